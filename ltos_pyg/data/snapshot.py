@@ -1,0 +1,87 @@
+"""One moment of a graph environment as PyG data, with a declared rule for how each field collates."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+
+class Snapshot(Data):
+    r"""The graph that agents see at one step: nodes are agents, edges are who hears whom.
+
+    Fields (all but ``x`` and ``edge_index`` optional):
+
+    ===============  ==================  =====================================================================
+    ``x``            ``(N, F)``          what each agent observes, in the dtype that the environment declares
+    ``edge_index``   ``(2, E)`` int64    row 0 sends, row 1 receives; no self-loops
+    ``edge_attr``    ``(E, D)``          features of the edges
+    ``node_id``      ``(N,)`` int64      who is who across the steps of an episode
+    ``action_mask``  ``(N, A)`` bool     which actions each agent may choose
+    ===============  ==================  =====================================================================
+
+    A plain :class:`torch_geometric.data.Data` guesses from a field's *name* how to batch it (a name that contains
+    ``index`` or ``batch`` is shifted by the number of nodes). A ``Snapshot`` declares it: fields named in
+    :attr:`NODE_NUMBERS` hold node numbers and are shifted; every other field is stacked unchanged along its first
+    axis. Subclass it to declare more of them.
+    """
+
+    NODE_NUMBERS = frozenset({'edge_index'})  # fields that hold node numbers
+    EDGE_FIELDS = frozenset({'edge_index', 'edge_attr'})  # fields with one entry per edge; see `batch_snapshots`
+
+    def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.num_nodes if key in self.NODE_NUMBERS else 0
+
+    def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        return 1 if key == 'edge_index' else 0
+
+
+@cache
+def _batch_class(cls: Any) -> type[Any]:
+    """PyG's class for a batch of ``cls``. ``Batch(_base_cls=cls)`` looks for it anew each time, in about 40 us."""
+    return type(Batch(_base_cls=cls))
+
+
+def batch_snapshots(
+    nodes_per_graph: Tensor,
+    edges_per_graph: Tensor,
+    *,
+    cls: type[Snapshot] = Snapshot,
+    ptr: Tensor | None = None,
+    batch: Tensor | None = None,
+    **fields: Tensor,
+) -> Batch:
+    r"""Builds the PyG batch of many graphs from tensors that already lie side by side: no loop over graphs.
+
+    Args:
+        nodes_per_graph (Tensor): Number of nodes of each graph :math:`(B,)`, int64.
+        edges_per_graph (Tensor): Number of edges of each graph :math:`(B,)`, int64.
+        cls: The snapshot class, which says how the fields collate.
+        ptr (Tensor, optional): First node of each graph and the end :math:`(B + 1,)`, where it is known already.
+        batch (Tensor, optional): Graph of each node :math:`(N,)`, where it is known already.
+        fields: The concatenated fields. Node numbers (``edge_index``) must count over the whole batch already.
+            A field has one entry per edge if it is named in ``cls.EDGE_FIELDS`` and one per node otherwise.
+
+    The result equals ``Batch.from_data_list`` of the single graphs; ``to_data_list`` and ``batch[i]`` work on it.
+    """
+    zero = nodes_per_graph.new_zeros(1)
+    if ptr is None:
+        ptr = torch.cat([zero, nodes_per_graph.cumsum(0)])
+    if batch is None:
+        batch = torch.repeat_interleave(nodes_per_graph, output_size=int(ptr[-1]))
+    edge_ptr = torch.cat([zero, edges_per_graph.cumsum(0)])
+    num_graphs = nodes_per_graph.numel()
+    no_shift = torch.zeros(num_graphs, dtype=torch.int64)
+    base: Any = cls  # mypy does not see the base class of `Snapshot`, and takes no such class for hashable
+    out: Any = type.__call__(_batch_class(base))  # past the search for the class
+    for key, value in fields.items():
+        out[key] = value
+    out._num_graphs = num_graphs
+    out._slice_dict = {key: edge_ptr if key in cls.EDGE_FIELDS else ptr for key in fields}
+    out._inc_dict = {key: ptr[:-1] if key in cls.NODE_NUMBERS else no_shift for key in fields}
+    out.ptr = ptr
+    out.batch = batch
+    return out
