@@ -1,0 +1,378 @@
+"""Any PettingZoo parallel environment, with a rule that says who is whose neighbour, as a graph environment."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltos_pyg.data.snapshot import Snapshot
+from ltos_pyg.graph_env.neighbours import fully_connected, k_nearest
+from ltos_pyg.graph_env.vector import SingleGraphEnv, SingleStep, VectorGraphEnv
+
+Agent = Any  # PettingZoo names agents by strings, mostly
+EdgeFunction = Callable[[dict[Agent, Any], list[Agent]], Tensor]  # (observations, agents) -> edge_index
+
+_OWN_DTYPES = {np.dtype(np.int8): torch.int8, np.dtype(np.uint8): torch.uint8}  # all others become float32
+
+
+class NeighbourRule(ABC):
+    """Says which agents are neighbours. ``symmetric`` and :meth:`max_edges` go into the spec."""
+
+    symmetric: bool = False
+
+    @abstractmethod
+    def edges(self, env: Any, agents: list[Agent], observations: dict[Agent, Any]) -> Tensor:
+        """Edge indices (2, E) between the positions of ``agents``; row 0 sends, row 1 receives.
+
+        ``env`` is the PettingZoo environment, for what no observation holds. ``observations`` are as the environment
+        gave them, without the action mask.
+        """
+
+    def max_edges(self, num_agents: int) -> int:
+        """Most edges among ``num_agents`` agents."""
+        return num_agents * (num_agents - 1)
+
+
+class FullyConnected(NeighbourRule):
+    """Every living agent is the neighbour of every other."""
+
+    symmetric = True
+
+    def edges(self, env: Any, agents: list[Agent], observations: dict[Agent, Any]) -> Tensor:
+        return fully_connected(len(agents))
+
+
+class KNearest(NeighbourRule):
+    """Each agent hears the ``k`` nearest of the others; see :func:`~ltos_pyg.graph_env.k_nearest`.
+
+    Args:
+        k (int): Others to hear.
+        position: Where an agent is: a slice of its flattened observation (``slice(2, 4)`` in MPE), or a function
+            ``(env, agent) -> coordinates`` for positions that the observation does not hold.
+        symmetric (bool): If ``True``, two agents are neighbours, both ways, if either hears the other.
+    """
+
+    def __init__(
+        self, k: int, position: slice | Callable[[Any, Agent], Sequence[float]], symmetric: bool = True
+    ) -> None:
+        if k < 1:
+            raise ValueError(f"'k' must be at least 1 (got {k})")
+        self.k = k
+        self.position = position
+        self.symmetric = symmetric
+
+    def edges(self, env: Any, agents: list[Agent], observations: dict[Agent, Any]) -> Tensor:
+        if not agents:
+            return fully_connected(0)
+        if isinstance(self.position, slice):
+            rows = [np.ravel(observations[agent])[self.position] for agent in agents]
+        else:
+            rows = [np.ravel(self.position(env, agent)) for agent in agents]
+        return k_nearest(torch.from_numpy(np.stack(rows).astype(np.float64)), self.k, self.symmetric)
+
+    def max_edges(self, num_agents: int) -> int:
+        heard = num_agents * min(self.k, num_agents - 1)
+        return min(2 * heard, num_agents * (num_agents - 1)) if self.symmetric else heard
+
+
+class _OwnRule(NeighbourRule):
+    def __init__(self, function: EdgeFunction) -> None:
+        self.function = function
+
+    def edges(self, env: Any, agents: list[Agent], observations: dict[Agent, Any]) -> Tensor:
+        return torch.as_tensor(self.function(observations, agents), dtype=torch.int64)
+
+
+class PettingZooEnv(SingleGraphEnv):
+    """One PettingZoo parallel environment as a :class:`~ltos_pyg.graph_env.SingleGraphEnv`.
+
+    Nodes are the living agents in the order of ``possible_agents``, and ``node_id`` is an agent's place there. What
+    happens to an agent, happens to its node:
+
+    - it terminates while others go on: it gets its last reward and is missing from the successor, so that nothing is
+      bootstrapped for it;
+    - it is truncated while others go on: the same. A graph environment knows one clock per episode only, so the
+      value of what would have come after an agent's own clock is lost;
+    - it is born: it is in the successor, and acts from then on. It must be one of ``possible_agents``;
+    - nobody is left: the episode ends, ``truncated`` if a clock stopped any of the last agents (the successor then
+      holds those agents, to bootstrap from) and ``terminated`` if all terminated.
+
+    An agent both terminated and truncated counts as terminated. Each episode is reset with a seed drawn from
+    :attr:`generator`, so that episodes can be repeated even where ``reset(seed=None)`` asks the operating system.
+
+    Args:
+        make_env: Makes the PettingZoo environment.
+        neighbours: A :class:`NeighbourRule`, or a function ``(observations, agents) -> edge_index``. An attribute
+            ``symmetric = True`` on the function goes into the spec.
+        observation_sizes: What to do if agents observe different numbers of values: ``'pad'`` appends zeros up to the
+            largest, ``'error'`` refuses.
+        fixed_nodes (bool): Promise that no agent ever leaves or comes before the episode ends.
+        horizon (int, optional): Truncate episodes after so many steps, beside any clock of the environment's own.
+
+    Observations may be of any space that Gymnasium can flatten, or a ``Dict`` of ``observation`` and ``action_mask``.
+    They are flattened to float32, or stay int8 or uint8 where all agents observe that. Actions must be ``Discrete``;
+    where agents have different numbers of actions, ``action_mask`` rules out those that an agent lacks.
+
+    Raises:
+        ValueError: If the environment is not a parallel one, or its spaces do not fit.
+        ImportError: If PettingZoo is not installed.
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[[], Any],
+        neighbours: NeighbourRule | EdgeFunction | None = None,
+        *,
+        observation_sizes: Literal['pad', 'error'] = 'pad',
+        fixed_nodes: bool = False,
+        horizon: int | None = None,
+    ) -> None:
+        if observation_sizes not in ('pad', 'error'):
+            raise ValueError(f"'observation_sizes' must be 'pad' or 'error' (got {observation_sizes!r})")
+        self.env = make_env()
+        _check_parallel(self.env)
+        self.rule = _as_rule(neighbours)
+        self.possible_agents = list(self.env.possible_agents)
+        self._number = {agent: i for i, agent in enumerate(self.possible_agents)}
+        self._observers = {agent: _Observer(agent, self.env) for agent in self.possible_agents}
+        self._first_action, self._num_actions = _read_actions(self.env, self.possible_agents)
+        self._agents: list[Agent] = []  # who acts now, in node order
+        self._last_seen: dict[Agent, Any] = {}
+
+        sizes = {agent: observer.size for agent, observer in self._observers.items()}
+        if observation_sizes == 'error' and len(set(sizes.values())) > 1:
+            raise ValueError(
+                f'Agents must observe equally many values (got {sizes}). '
+                f"Wrap the environment, or append zeros with observation_sizes='pad'."
+            )
+        counts = set(self._num_actions.values())
+        dtypes = {observer.dtype for observer in self._observers.values()}
+        self.num_features = max(sizes.values())
+        self.num_actions = max(counts)
+        self.max_nodes = len(self.possible_agents)
+        self.max_edges = self.rule.max_edges(self.max_nodes)
+        self.feature_dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+        self.has_action_mask = len(counts) > 1 or any(observer.masks for observer in self._observers.values())
+        self.symmetric = self.rule.symmetric
+        self.fixed_nodes = fixed_nodes
+        self.horizon = horizon
+
+    def start(self) -> Snapshot:
+        seed = int(torch.randint(2**31 - 1, (1,), generator=self.generator))
+        observations, _ = self.env.reset(seed=seed)
+        self._agents = self._in_order(self.env.agents)
+        if not self._agents:
+            raise ValueError(f'{self._name} has no agent after reset(). An episode needs at least one.')
+        self._last_seen = {}
+        return self._look(self._agents, observations)
+
+    def step(self, action: Tensor) -> SingleStep:
+        acted = self._agents
+        observations, rewards, terminations, truncations, _ = self.env.step(
+            {agent: self._first_action[agent] + a for agent, a in zip(acted, action.tolist(), strict=True)}
+        )
+        reward = torch.tensor([float(self._of('reward', rewards, agent)) for agent in acted])
+        gone = {agent for agent in acted if self._of('termination', terminations, agent)}
+        late = [agent for agent in acted if self._of('truncation', truncations, agent) and agent not in gone]
+        self._agents = [agent for agent in self._in_order(self.env.agents) if agent not in gone and agent not in late]
+        if self._agents:
+            return SingleStep(self._look(self._agents, observations), reward)
+        if late:  # these are bootstrapped from what they see now: nothing older will do
+            return SingleStep(self._look(late, observations, over=True), reward, truncated=True)
+        seen = {**self._last_seen, **observations}
+        return SingleStep(self._look(acted, seen, over=True), reward, terminated=True)
+
+    def close(self) -> None:
+        self.env.close()
+
+    @property
+    def _name(self) -> str:
+        return str(self.env)
+
+    def _in_order(self, agents: Sequence[Agent]) -> list[Agent]:
+        strangers = [agent for agent in agents if agent not in self._number]
+        if strangers:
+            raise ValueError(
+                f"'agents' of {self._name} must be among 'possible_agents' (got {strangers} beside "
+                f'{self.possible_agents}). List there whoever may ever be born.'
+            )
+        return sorted(agents, key=self._number.__getitem__)
+
+    def _of(self, what: str, per_agent: dict[Agent, Any], agent: Agent) -> Any:
+        # aec_to_parallel hands out a defaultdict, in which a missing agent would be given 0
+        if agent not in per_agent:
+            raise ValueError(
+                f'{self._name} must give every agent that acted its {what} (got none for {agent!r}, only for '
+                f'{list(per_agent)}). Return it from step(), also in the step in which the agent leaves.'
+            )
+        return per_agent[agent]
+
+    def _look(self, agents: list[Agent], observations: dict[Agent, Any], over: bool = False) -> Snapshot:
+        seen = {agent: self._of('observation', observations, agent) for agent in agents}
+        self._last_seen = seen
+        x = np.zeros((len(agents), self.num_features), dtype=_numpy_dtype(self.feature_dtype))
+        for row, agent in zip(x, agents, strict=True):
+            values = self._observers[agent].flatten(seen[agent])
+            row[: values.size] = values
+        plain = {agent: self._observers[agent].plain(seen[agent]) for agent in agents}
+        fields = {'action_mask': self._masks(seen, over)} if self.has_action_mask else {}
+        return Snapshot(
+            x=torch.from_numpy(x),
+            edge_index=self.rule.edges(self.env, agents, plain),
+            node_id=torch.tensor([self._number[agent] for agent in agents], dtype=torch.int64),
+            **fields,
+        )
+
+    def _masks(self, seen: dict[Agent, Any], over: bool) -> Tensor:
+        masks = np.zeros((len(seen), self.num_actions), dtype=bool)
+        for row, (agent, observation) in zip(masks, seen.items(), strict=True):
+            count = self._num_actions[agent]
+            row[:count] = self._observers[agent].mask(observation, count)
+            if over and not row.any():
+                row[:count] = True  # those who are out may do nothing: no reason to have no value
+            if not row.any():
+                raise ValueError(
+                    f"'action_mask' must leave each agent an action (got none for {agent!r}). An environment in which "
+                    f'agents take turns needs an action that means "wait".'
+                )
+        return torch.from_numpy(masks)
+
+
+def from_pettingzoo(
+    make_env: Callable[[], Any],
+    neighbours: NeighbourRule | EdgeFunction | None = None,
+    num_envs: int = 1,
+    *,
+    seed: int = 0,
+    observation_sizes: Literal['pad', 'error'] = 'pad',
+    fixed_nodes: bool = False,
+    horizon: int | None = None,
+) -> VectorGraphEnv:
+    """``num_envs`` episodes of a PettingZoo parallel environment as a :class:`~ltos_pyg.graph_env.GraphEnv`.
+
+    .. code-block:: python
+
+        from mpe2 import simple_spread_v3
+
+        env = from_pettingzoo(
+            lambda: simple_spread_v3.parallel_env(N=5), neighbours=KNearest(2, position=slice(2, 4)), num_envs=16
+        )
+
+    Args:
+        neighbours: :class:`FullyConnected` (the default), :class:`KNearest`, or a function
+            ``(observations, agents) -> edge_index``.
+        seed (int): Each episode gets a seed of its own from it. ``reset(seed)`` replaces it.
+
+    The other arguments, and what becomes of agents that die or are born: :class:`PettingZooEnv`.
+    """
+    make = partial(
+        PettingZooEnv,
+        make_env,
+        neighbours,
+        observation_sizes=observation_sizes,
+        fixed_nodes=fixed_nodes,
+        horizon=horizon,
+    )
+    return VectorGraphEnv(make, num_envs=num_envs, seed=seed)
+
+
+class _Observer:
+    """Reads what one agent observes."""
+
+    def __init__(self, agent: Agent, env: Any) -> None:
+        from gymnasium import spaces
+
+        space = env.observation_space(agent)
+        self.masks = isinstance(space, spaces.Dict) and {'observation', 'action_mask'} == set(space.spaces)
+        self.space = space['observation'] if self.masks else space
+        if not self.space.is_np_flattenable:
+            raise ValueError(
+                f'The observation space of {agent!r} must be one that flattens to a fixed number of values, or a Dict '
+                f"of 'observation' and 'action_mask' (got {space}). Wrap the environment so that it observes a Box."
+            )
+        self._flatten = spaces.flatten
+        self.size = int(spaces.flatdim(self.space))
+        self.dtype = _OWN_DTYPES.get(spaces.flatten_space(self.space).dtype, torch.float32)
+
+    def plain(self, observation: Any) -> Any:
+        """The observation without its action mask."""
+        return observation['observation'] if self.masks else observation
+
+    def flatten(self, observation: Any) -> np.ndarray[Any, Any]:
+        values = np.asarray(self._flatten(self.space, self.plain(observation)))
+        if values.size != self.size:
+            raise ValueError(
+                f'An observation must fit its space {self.space} of {self.size} values (got {values.size}). '
+                f'The space must be the same at every step.'
+            )
+        return values
+
+    def mask(self, observation: Any, count: int) -> np.ndarray[Any, Any]:
+        if not self.masks:
+            return np.ones(count, dtype=bool)
+        mask = np.ravel(observation['action_mask'])
+        if mask.size != count:
+            raise ValueError(f"'action_mask' needs one entry per action: expected {count}, got {mask.size}")
+        return mask.astype(bool)
+
+
+def _check_parallel(env: Any) -> None:
+    try:
+        from pettingzoo import AECEnv, ParallelEnv
+    except ImportError as error:
+        raise ImportError('PettingZoo is not installed: run `pip install "ltos_pyg[pettingzoo]"`') from error
+    if isinstance(env, AECEnv):
+        raise ValueError(
+            f"'make_env' must make a parallel environment, in which all agents act at once (got the AEC environment "
+            f'{env}). Use its parallel_env(), or pettingzoo.utils.aec_to_parallel where agents need not take turns.'
+        )
+    if not isinstance(env, ParallelEnv):
+        raise ValueError(
+            f"'make_env' must make a pettingzoo.ParallelEnv (got {type(env).__name__}). A game of your own is better "
+            f'written as ltos_pyg.graph_env.SingleGraphEnv.'
+        )
+    if not getattr(env, 'possible_agents', None):
+        raise ValueError(
+            f"{env} must list all agents that can ever take part in 'possible_agents' (got none): nodes are numbered, "
+            f'and networks and memory sized, by it.'
+        )
+
+
+def _as_rule(neighbours: NeighbourRule | EdgeFunction | None) -> NeighbourRule:
+    if neighbours is None:
+        return FullyConnected()
+    if isinstance(neighbours, NeighbourRule):
+        return neighbours
+    if isinstance(neighbours, type) or not callable(neighbours):
+        raise ValueError(
+            f"'neighbours' must be a NeighbourRule or a function (observations, agents) -> edge_index (got "
+            f'{neighbours!r}). Did you mean FullyConnected() or KNearest(k, position)?'
+        )
+    rule = _OwnRule(neighbours)
+    rule.symmetric = bool(getattr(neighbours, 'symmetric', False))
+    return rule
+
+
+def _read_actions(env: Any, agents: list[Agent]) -> tuple[dict[Agent, int], dict[Agent, int]]:
+    """The first action and the number of actions of each agent."""
+    from gymnasium import spaces
+
+    action_spaces = {agent: env.action_space(agent) for agent in agents}
+    other = {agent: space for agent, space in action_spaces.items() if not isinstance(space, spaces.Discrete)}
+    if other:
+        raise ValueError(
+            f'Actions must be Discrete (got {other}). Many environments offer them (continuous_actions=False in MPE); '
+            f'otherwise wrap the environment so that it picks from a list of actions.'
+        )
+    start = {agent: int(space.start) for agent, space in action_spaces.items()}
+    return start, {agent: int(space.n) for agent, space in action_spaces.items()}
+
+
+def _numpy_dtype(dtype: torch.dtype) -> Any:
+    return torch.empty(0, dtype=dtype).numpy().dtype

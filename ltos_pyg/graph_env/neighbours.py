@@ -1,0 +1,60 @@
+"""Who is whose neighbour: edge indices of the usual rules, for one graph at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def fully_connected(num_nodes: int) -> Tensor:
+    """Edges between each two of ``num_nodes`` nodes, both ways: (2, N (N - 1)) int64, ordered by sender."""
+    return _off_diagonal(torch.ones(num_nodes, num_nodes, dtype=torch.bool))
+
+
+def k_nearest(position: Tensor, k: int, symmetric: bool = True) -> Tensor:
+    r"""Edges from each node's ``k`` nearest others, by Euclidean distance.
+
+    Args:
+        position (Tensor): Where each node is :math:`(N, D)`.
+        k (int): Others to hear. With fewer than ``k`` others, all of them.
+        symmetric (bool): If ``True``, two nodes are neighbours, both ways, as soon as either is among the other's
+            ``k`` nearest (a node may then have more than ``k``). If ``False``, each node hears exactly its ``k``.
+
+    Returns:
+        Tensor: Edge indices :math:`(2, E)` int64 ordered by sender, free of self-loops and duplicates. Of two others
+        equally far away, the one with the lower number is the nearer.
+    """
+    _check_position(position)
+    if k < 0:
+        raise ValueError(f"'k' must be at least 0 (got {k})")
+    N = position.size(0)
+    distance = _squared_distance(position)
+    distance.fill_diagonal_(float('inf'))
+    nearest = distance.sort(dim=1, stable=True).indices[:, : min(k, max(N - 1, 0))]
+    hears = torch.zeros(N, N, dtype=torch.bool, device=position.device).scatter_(1, nearest, True)
+    sends = hears | hears.t() if symmetric else hears.t()
+    return sends.nonzero().t().contiguous()
+
+
+def within_radius(position: Tensor, radius: float) -> Tensor:
+    """Edges, both ways, between each two nodes of ``position`` (N, D) that are at most ``radius`` apart."""
+    _check_position(position)
+    return _off_diagonal(_squared_distance(position) <= radius**2)
+
+
+def _check_position(position: Tensor) -> None:
+    if position.dim() != 2 or not bool(position.isfinite().all()):
+        raise ValueError(
+            f"'position' must be a finite (N, D) tensor (got shape {tuple(position.shape)}, "
+            f'{int((~position.isfinite()).sum())} NaN or infinite entries). Give one row of coordinates per node.'
+        )
+
+
+def _squared_distance(position: Tensor) -> Tensor:
+    # Summed differences, not torch.cdist: that one rounds by way of a matrix product, and ties would fall by chance.
+    offset = position.unsqueeze(1) - position.unsqueeze(0)
+    return (offset.double() ** 2).sum(-1)
+
+
+def _off_diagonal(sends: Tensor) -> Tensor:
+    return sends.fill_diagonal_(False).nonzero().t().contiguous()

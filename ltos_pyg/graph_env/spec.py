@@ -1,0 +1,51 @@
+"""What an environment promises about the graphs that it emits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphEnvSpec:
+    """The promises of a :class:`~ltos_pyg.graph_env.GraphEnv`: sizes, dtypes and bounds.
+
+    Networks are sized from it, :class:`~ltos_pyg.data.GraphReplay` takes its memory from it, and
+    :func:`~ltos_pyg.graph_env.check_env` holds the environment to it.
+    """
+
+    num_envs: int  # B: graphs per batch
+    num_features: int  # F: columns of `x`
+    num_actions: int  # A: actions are integers in [0, A)
+    max_nodes: int  # of one graph, at any step
+    max_edges: int  # of one graph, at any step
+    edge_dim: int | None = None  # D: columns of `edge_attr`; None: the env emits none
+    feature_dtype: torch.dtype = torch.float32  # dtype of `x`, also in the replay (int8 windows stay int8)
+    edge_dtype: torch.dtype = torch.float32  # dtype of `edge_attr`
+    feature_scale: tuple[float, ...] | None = None  # networks see x * feature_scale; None: x as it is
+    edge_scale: tuple[float, ...] | None = None  # networks see edge_attr * edge_scale
+    has_action_mask: bool = False  # the env emits `action_mask`
+    fixed_nodes: bool = True  # each graph has the same nodes in the same order at every step of an episode
+    symmetric: bool = False  # with j -> i there is always i -> j
+    horizon: int | None = None  # steps after which an episode is truncated; None: none
+
+    def __post_init__(self) -> None:
+        for name in ('num_envs', 'num_features', 'num_actions', 'max_nodes'):
+            if getattr(self, name) < 1:
+                raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
+        for name in ('edge_dim', 'horizon'):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"'{name}' must be at least 1, or None for none (got {getattr(self, name)})")
+        if self.max_edges < 0:
+            raise ValueError(f"'max_edges' must be at least 0 (got {self.max_edges})")
+        for name, length in (('feature_scale', self.num_features), ('edge_scale', self.edge_dim)):
+            scale = getattr(self, name)
+            if scale is not None and len(scale) != length:
+                raise ValueError(f"'{name}' needs one number per column: expected {length}, got {len(scale)}")
+
+    def scale(self, of: str = 'feature') -> Tensor | None:
+        """``feature_scale`` or ``edge_scale`` as a float32 tensor."""
+        scale = self.feature_scale if of == 'feature' else self.edge_scale
+        return None if scale is None else torch.tensor(scale, dtype=torch.float32)

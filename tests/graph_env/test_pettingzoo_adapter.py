@@ -1,0 +1,484 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from magent2.environments import battle_v4
+from mpe2 import simple_spread_v3
+from pettingzoo import ParallelEnv
+
+from ltos_pyg.graph_env import FullyConnected, KNearest, NeighbourRule, PettingZooEnv, check_env, from_pettingzoo
+
+
+class Pond(ParallelEnv):
+    """Frogs come and go by a timetable. A frog sees (its number, the time); its reward is 10 x number + action.
+
+    ``timetable[t]`` says what step t (from 1) does: ``dies``, ``late`` and ``born`` list frogs.
+    """
+
+    metadata = {'name': 'pond_v0'}
+    possible_agents = ['a', 'b', 'c', 'd']
+
+    def __init__(self, timetable: dict[int, dict[str, str]], start: str = 'abc') -> None:
+        self.timetable, self.first = timetable, start
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        return spaces.Box(0, 100, (2,))
+
+    def action_space(self, agent: str) -> spaces.Space:
+        return spaces.Discrete(3)
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.time, self.agents = 0, list(self.first)
+        return self.observe(self.agents), {agent: {} for agent in self.agents}
+
+    def observe(self, agents: list[str]) -> dict[str, Any]:
+        return {agent: np.array([self.number(agent), self.time], dtype=np.float32) for agent in agents}
+
+    def number(self, agent: str) -> int:
+        return self.possible_agents.index(agent)
+
+    def step(self, actions: dict[str, int]) -> Any:
+        self.time += 1
+        today = self.timetable.get(self.time, {})
+        dies, late, born = (list(today.get(what, '')) for what in ('dies', 'late', 'born'))
+        acted = list(actions)
+        self.agents = [agent for agent in [*born, *self.agents] if agent not in dies + late]
+        return (
+            self.observe(acted + born),
+            {agent: 10 * self.number(agent) + actions[agent] for agent in acted},
+            {agent: agent in dies for agent in acted},
+            {agent: agent in late for agent in acted},
+            {agent: {} for agent in acted},
+        )
+
+
+def play(timetable, *, start='abc', action=0, **options):
+    """Starts and yields the steps of one episode."""
+    env = from_pettingzoo(lambda: Pond(timetable, start), **options)
+    graph = env.reset(seed=0)
+    while True:
+        step = env.step(torch.full((graph.num_nodes,), action))
+        yield step
+        graph = step.graph
+
+
+def ids(graph):
+    return ''.join('abcd'[i] for i in graph.node_id.tolist())
+
+
+def flags(step):
+    return bool(step.terminated), bool(step.truncated)
+
+
+# --- Who is there, and how an episode ends ---------------------------------------------------------------------------
+
+
+def test_an_agent_that_dies_gets_its_last_reward_and_leaves_the_successor():
+    one, two = (step for step, _ in zip(play({1: {'dies': 'b'}}, action=2), range(2), strict=False))
+    assert one.reward.tolist() == [2, 12, 22]
+    assert ids(one.successor) == 'ac'
+    assert one.graph is one.successor
+    assert flags(one) == (False, False)
+    assert one.successor.x.tolist() == [[0, 1], [2, 1]]
+    assert two.reward.tolist() == [2, 22]
+
+
+def test_an_agent_whose_own_clock_ran_out_leaves_too():
+    step = next(play({1: {'late': 'a'}}))
+    assert ids(step.successor) == 'bc'
+    assert flags(step) == (False, False)
+
+
+def test_an_agent_that_is_born_is_in_the_successor_in_its_place():
+    one, two = (step for step, _ in zip(play({1: {'born': 'b'}}, start='dac'), range(2), strict=False))
+    assert one.reward.tolist() == [0, 20, 30]  # a, c, d: the order of possible_agents
+    assert ids(one.successor) == 'abcd'
+    assert two.reward.tolist() == [0, 10, 20, 30]
+
+
+def test_all_dead_is_terminated_and_shows_their_last_sight():
+    step = next(play({1: {'dies': 'abc'}}))
+    assert flags(step) == (True, False)
+    assert step.successor.x.tolist() == [[0, 1], [1, 1], [2, 1]]
+    assert step.graph.x.tolist() == [[0, 0], [1, 0], [2, 0]]
+
+
+def test_all_late_is_truncated_with_the_true_successor():
+    step = next(play({1: {'late': 'abc'}}))
+    assert flags(step) == (False, True)
+    assert step.successor.x[:, 1].tolist() == [1, 1, 1]
+    assert step.graph.x[:, 1].tolist() == [0, 0, 0]
+
+
+def test_of_the_last_agents_only_those_late_are_there_to_bootstrap_from():
+    step = next(play({1: {'dies': 'a', 'late': 'bc'}}))
+    assert flags(step) == (False, True)
+    assert ids(step.successor) == 'bc'
+    assert ids(step.graph) == 'abc'
+
+
+def test_an_agent_both_dead_and_late_is_dead():
+    step = next(play({1: {'dies': 'abc', 'late': 'abc'}}))
+    assert flags(step) == (True, False)
+
+
+def test_a_horizon_is_a_clock_beside_the_environments_own():
+    steps = [step for step, _ in zip(play({}, horizon=3), range(6), strict=False)]
+    assert [flags(step) for step in steps] == [(False, False), (False, False), (False, True)] * 2
+    assert steps[2].successor.x[:, 1].tolist() == [3, 3, 3]
+
+
+@pytest.mark.parametrize('timetable', [{1: {'dies': 'b'}, 2: {'born': 'd'}, 5: {'dies': 'ac'}, 6: {'late': 'd'}}])
+def test_the_checker_is_content_with_deaths_and_births(timetable):
+    check_env(lambda: from_pettingzoo(lambda: Pond(timetable), num_envs=2), steps=30)
+
+
+# --- Real environments -----------------------------------------------------------------------------------------------
+
+
+def spread():
+    return simple_spread_v3.parallel_env(N=3, max_cycles=10)
+
+
+def test_simple_spread_keeps_the_contract():
+    rule = KNearest(1, position=slice(2, 4))
+    check_env(lambda: from_pettingzoo(spread, rule, num_envs=2, fixed_nodes=True, horizon=10), steps=25)
+
+
+def test_simple_spread_is_what_the_environment_says():
+    env = from_pettingzoo(spread, KNearest(1, position=slice(2, 4), symmetric=False), num_envs=2)
+    assert (env.spec.num_features, env.spec.num_actions, env.spec.max_nodes, env.spec.max_edges) == (18, 5, 3, 3)
+    assert (env.spec.symmetric, env.spec.has_action_mask, env.spec.feature_dtype) == (False, False, torch.float32)
+    graph, raw = env.reset(seed=3), [spread(), spread()]
+    dice = [torch.Generator().manual_seed(one.generator.initial_seed()) for one in env.envs]
+    draw = [lambda d=d: int(torch.randint(2**31 - 1, (1,), generator=d)) for d in dice]
+    seen = [one.reset(seed=d())[0] for one, d in zip(raw, draw, strict=True)]
+    for t in range(25):
+        assert torch.equal(graph.x, torch.from_numpy(np.stack([v for s in seen for v in s.values()])))
+        action = torch.randint(5, (6,), generator=torch.Generator().manual_seed(t))
+        step = env.step(action)
+        results = [
+            one.step(dict(zip(one.agents, a, strict=True)))
+            for one, a in zip(raw, action.view(2, 3).tolist(), strict=True)
+        ]
+        rewards = [r[agent] for _, r, *_ in results for agent in ('agent_0', 'agent_1', 'agent_2')]
+        assert torch.allclose(step.reward, torch.tensor(rewards))
+        assert torch.equal(step.successor.x, torch.from_numpy(np.stack([v for s, *_ in results for v in s.values()])))
+        assert step.truncated.tolist() == [not one.agents for one in raw] == [t % 10 == 9] * 2
+        assert not bool(step.terminated.any())
+        seen = [r[0] if one.agents else one.reset(seed=d())[0] for one, r, d in zip(raw, results, draw, strict=True)]
+        graph = step.graph
+
+
+def test_simple_spread_neighbours_are_the_nearest():
+    def place_of(env, agent):
+        return env.unwrapped.world.agents[int(agent[-1])].state.p_pos
+
+    env = from_pettingzoo(spread, KNearest(1, position=slice(2, 4), symmetric=False))
+    by_state = from_pettingzoo(spread, KNearest(1, place_of, symmetric=False))
+    graph, other = env.reset(seed=1), by_state.reset(seed=1)
+    for t in range(15):
+        place = graph.x[:, 2:4]
+        distance = torch.cdist(place, place).fill_diagonal_(torch.inf)
+        assert dict(graph.edge_index.flip(0).t().tolist()) == dict(enumerate(distance.argmin(1).tolist()))
+        assert torch.equal(graph.edge_index, other.edge_index)
+        action = torch.randint(5, (3,), generator=torch.Generator().manual_seed(t))
+        graph, other = env.step(action).graph, by_state.step(action).graph
+
+
+def test_battle_loses_agents_until_a_team_is_gone():
+    env = from_pettingzoo(lambda: battle_v4.parallel_env(map_size=12, max_cycles=300), num_envs=1)
+    assert (env.spec.num_features, env.spec.num_actions, env.spec.max_nodes) == (13 * 13 * 5, 21, 4)
+    graph, dice = env.reset(seed=0), np.random.default_rng(0)
+    sizes, deaths, ends = [], 0, 0
+    for _ in range(600):
+        view = graph.x.view(-1, 13, 13, 5)
+        enemy_beside = (view[:, 5:8, 5:8, 3] > 0).flatten(1).any(1)
+        move, hit = (torch.from_numpy(dice.integers(*span, graph.num_nodes)) for span in ((0, 13), (13, 21)))
+        step = env.step(torch.where(enemy_beside, hit, move))
+        sizes.append(graph.num_nodes)
+        assert set(step.successor.node_id.tolist()) <= set(graph.node_id.tolist())
+        deaths += graph.num_nodes - step.successor.num_nodes
+        teams = {int(i) // 2 for i in step.successor.node_id}
+        assert bool(step.terminated) or bool(step.truncated) or len(teams) == 2
+        ends += bool(step.terminated)
+        graph = step.graph
+    assert deaths >= 3
+    assert ends >= 1
+    assert set(sizes) == {2, 3, 4}
+
+
+def test_battle_keeps_the_contract():
+    check_env(lambda: from_pettingzoo(lambda: battle_v4.parallel_env(map_size=12, max_cycles=12), num_envs=2), steps=30)
+
+
+# --- Observations, masks and actions ---------------------------------------------------------------------------------
+
+
+class Zoo(Pond):
+    """A pond whose spaces are set by the test; it shows what `show` says."""
+
+    def __init__(self, observation=None, action=None, show=None) -> None:
+        super().__init__({4: {'late': 'abc'}})
+        self.spaces = observation or {}, action or {}
+        self.show = show or {}
+
+    def observation_space(self, agent):
+        return self.spaces[0].get(agent, super().observation_space(agent))
+
+    def action_space(self, agent):
+        return self.spaces[1].get(agent, super().action_space(agent))
+
+    def observe(self, agents):
+        return {agent: self.show.get(agent, seen) for agent, seen in super().observe(agents).items()}
+
+    def step(self, actions):
+        self.taken = actions
+        return super().step(actions)
+
+
+def test_shorter_observations_are_padded_with_zeros():
+    zoo = {'observation': {'b': spaces.Box(0, 1, (2, 2))}, 'show': {'b': np.full((2, 2), 0.5, dtype=np.float32)}}
+    env = from_pettingzoo(lambda: Zoo(**zoo))
+    assert env.reset().x.tolist() == [[0, 0, 0, 0], [0.5, 0.5, 0.5, 0.5], [2, 0, 0, 0]]
+    check_env(lambda: from_pettingzoo(lambda: Zoo(**zoo)), steps=15)
+    with pytest.raises(
+        ValueError, match=r"observe equally many values \(got {'a': 2, 'b': 4, .*observation_sizes='pad'"
+    ):
+        from_pettingzoo(lambda: Zoo(**zoo), observation_sizes='error')
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'expected'), [(np.uint8, torch.uint8), (np.int8, torch.int8), (np.float64, torch.float32)]
+)
+def test_small_integers_stay_small(dtype, expected):
+    box = spaces.Box(0, 100, (2,), dtype=dtype)
+    observation, show = dict.fromkeys('abcd', box), dict.fromkeys('abcd', np.array([1, 2], dtype=dtype))
+    env = from_pettingzoo(lambda: Zoo(observation, show=show))
+    assert env.spec.feature_dtype == env.reset().x.dtype == expected
+    mixed = from_pettingzoo(lambda: Zoo({**observation, 'a': spaces.Box(0, 1, (2,), dtype=np.float32)}, show=show))
+    assert mixed.spec.feature_dtype == torch.float32
+
+
+def test_a_space_that_flattens_will_do():
+    observation = dict.fromkeys('abcd', spaces.Tuple([spaces.Discrete(3), spaces.MultiBinary(2)]))
+    env = from_pettingzoo(lambda: Zoo(observation, show=dict.fromkeys('abcd', (1, np.array([0, 1], dtype=np.int8)))))
+    assert env.reset().x[0].tolist() == [0, 1, 0, 0, 1]
+
+
+def masked(mask, size=3):
+    space = spaces.Dict(observation=spaces.Box(0, 9, (1,)), action_mask=spaces.Box(0, 1, (size,), dtype=np.int8))
+    seen = {'observation': np.ones(1, dtype=np.float32), 'action_mask': np.array(mask, dtype=np.int8)}
+    return {'observation': dict.fromkeys('abcd', space), 'show': dict.fromkeys('abcd', seen)}
+
+
+def test_an_action_mask_is_taken_out_of_the_observation():
+    def rule(observations, agents):
+        assert all(seen.shape == (1,) for seen in observations.values())  # without the mask
+        return [[0], [1]]
+
+    env = from_pettingzoo(lambda: Zoo(**masked([0, 1, 1])), rule)
+    graph = env.reset()
+    assert env.spec.has_action_mask
+    assert graph.x.tolist() == [[1]] * 3
+    assert graph.action_mask.tolist() == [[False, True, True]] * 3
+    check_env(lambda: from_pettingzoo(lambda: Zoo(**masked([0, 1, 1])), rule), steps=15)
+
+
+def test_agents_with_fewer_actions_have_the_rest_masked():
+    actions = {'b': spaces.Discrete(2, start=5)}
+    env = from_pettingzoo(lambda: Zoo(action=actions))
+    assert env.spec.has_action_mask
+    assert env.reset().action_mask.tolist() == [[True] * 3, [True, True, False], [True] * 3]
+    env.step(torch.tensor([2, 1, 0]))
+    assert env.envs[0].env.taken == {'a': 2, 'b': 6, 'c': 0}  # b's actions start at 5
+    check_env(lambda: from_pettingzoo(lambda: Zoo(action=actions)), steps=15)
+
+
+def test_a_mask_that_allows_nothing_is_refused_while_the_agent_lives():
+    with pytest.raises(ValueError, match=r"'action_mask' must leave each agent an action \(got none for 'a'\)"):
+        from_pettingzoo(lambda: Zoo(**masked([0, 0, 0]))).reset()
+
+    class Last(Zoo):
+        def observe(self, agents):
+            legal = [0, 0, 0] if self.time == 4 else [1, 0, 0]
+            return {a: {**seen, 'action_mask': np.array(legal)} for a, seen in super().observe(agents).items()}
+
+    env = from_pettingzoo(lambda: Last(**masked([1, 0, 0])))
+    env.reset()
+    steps = [env.step(torch.zeros(3, dtype=torch.int64)) for _ in range(4)]
+    assert bool(steps[-1].truncated)
+    assert steps[-1].successor.action_mask.all()  # its value is that of its best action, of all
+
+
+# --- Neighbours ------------------------------------------------------------------------------------------------------
+
+
+def test_rules_go_into_the_spec():
+    def near(rule):
+        spec = from_pettingzoo(lambda: Pond({}), rule).spec
+        return spec.symmetric, spec.max_edges
+
+    def own(observations, agents):
+        return torch.empty(2, 0, dtype=torch.int64)
+
+    assert near(None) == near(FullyConnected()) == (True, 12)
+    assert near(KNearest(1, slice(0, 1))) == (True, 8)
+    assert near(KNearest(2, slice(0, 1))) == (True, 12)
+    assert near(KNearest(2, slice(0, 1), symmetric=False)) == (False, 8)
+    assert near(own) == (False, 12)
+    own.symmetric = True
+    assert near(own) == (True, 12)
+
+
+@pytest.mark.parametrize('symmetric', [True, False])
+@pytest.mark.parametrize('k', [1, 2, 5])
+def test_k_nearest_never_has_more_edges_than_it_says(k, symmetric):
+    rule, dice = KNearest(k, slice(None), symmetric), np.random.default_rng(0)
+    for n in (1, 2, 6):
+        agents = list(range(n))
+        counts = [rule.edges(None, agents, {a: dice.normal(size=2) for a in agents}).size(1) for _ in range(50)]
+        assert max(counts) <= rule.max_edges(n)
+
+
+def test_a_rule_of_ones_own_sees_who_lives():
+    class Chain(NeighbourRule):
+        def edges(self, env, agents, observations):
+            assert env.agents == agents == list(observations)
+            return torch.stack([torch.arange(len(agents) - 1), torch.arange(1, len(agents))])
+
+        def max_edges(self, num_agents):
+            return num_agents - 1
+
+    steps = play({1: {'dies': 'b'}}, neighbours=Chain())
+    assert next(steps).graph.edge_index.tolist() == [[0], [1]]
+
+
+# --- Bad input -------------------------------------------------------------------------------------------------------
+
+
+class NoList(Pond):
+    possible_agents: list[str] = []
+
+
+class Unnamed(Pond):
+    def reset(self, seed=None, options=None):
+        observations, infos = super().reset()
+        self.agents.append('zebra')
+        return observations, infos
+
+
+class Blind(Pond):
+    def step(self, actions):
+        observations, *others = super().step(actions)
+        return {a: o for a, o in observations.items() if a != 'b'}, *others
+
+
+class Unpaid(Pond):
+    def step(self, actions):
+        observations, rewards, *others = super().step(actions)
+        del rewards['c']
+        return observations, rewards, *others
+
+
+class Empty(Pond):
+    def reset(self, seed=None, options=None):
+        self.agents = []
+        return {}, {}
+
+
+@pytest.mark.parametrize(
+    ('make_env', 'message'),
+    [
+        (
+            lambda: simple_spread_v3.env(),
+            r'in which all agents act at once \(got the AEC environment .*aec_to_parallel',
+        ),
+        (lambda: 'battle', r'must make a pettingzoo.ParallelEnv \(got str\)\. A game of your own'),
+        (lambda: NoList({}), r"pond_v0 must list all agents that can ever take part in 'possible_agents' \(got none\)"),
+        (
+            lambda: simple_spread_v3.parallel_env(continuous_actions=True),
+            r"Actions must be Discrete \(got {'agent_0': Box\(.*continuous_actions=False",
+        ),
+        (
+            lambda: Zoo({'a': spaces.Graph(spaces.Box(0, 1, (2,)), None)}),
+            r"observation space of 'a' must be one that flattens .*\(got Graph\(",
+        ),
+    ],
+)
+def test_an_environment_that_does_not_fit_is_refused_at_once(make_env, message):
+    with pytest.raises(ValueError, match=message):
+        PettingZooEnv(make_env)
+
+
+@pytest.mark.parametrize(
+    ('make_env', 'message'),
+    [
+        (lambda: Unnamed({}), r"'agents' of pond_v0 must be among 'possible_agents' \(got \['zebra'\] beside \['a'"),
+        (lambda: Empty({}), r'pond_v0 has no agent after reset\(\)'),
+        (lambda: Blind({}), r"give every agent that acted its observation \(got none for 'b', only for \['a', 'c'\]\)"),
+        (lambda: Unpaid({}), r"give every agent that acted its reward \(got none for 'c', only for \['a', 'b'\]\)"),
+        (lambda: Blind({1: {'late': 'abc'}}), r"its observation \(got none for 'b'.*also in the step in which"),
+        (lambda: Zoo(show={'a': np.ones(3)}), r'An observation must fit its space .* of 2 values \(got 3\)'),
+        (lambda: Zoo(**masked([1, 1])), r"'action_mask' needs one entry per action: expected 3, got 2"),
+    ],
+)
+def test_an_environment_that_breaks_its_word_is_told_so(make_env, message):
+    env = from_pettingzoo(make_env)
+    with pytest.raises(ValueError, match=message):  # noqa: PT012 (some fail at once, some in the first step)
+        env.reset()
+        env.step(torch.zeros(3, dtype=torch.int64))
+
+
+def test_the_dead_need_no_last_sight():
+    env = from_pettingzoo(lambda: Blind({1: {'dies': 'abc'}}))
+    env.reset()
+    step = env.step(torch.zeros(3, dtype=torch.int64))
+    assert step.successor.x.tolist() == [[0, 1], [1, 0], [2, 1]]  # of b, what it saw before
+
+
+@pytest.mark.parametrize('neighbours', [KNearest, 3, 'all'])
+def test_neighbours_must_be_a_rule(neighbours):
+    with pytest.raises(ValueError, match=r"'neighbours' must be a NeighbourRule or a function .*Did you mean Fully"):
+        PettingZooEnv(lambda: Pond({}), neighbours)
+
+
+def test_options_are_checked():
+    with pytest.raises(ValueError, match=r"'k' must be at least 1 \(got 0\)"):
+        KNearest(0, slice(0, 2))
+    with pytest.raises(ValueError, match=r"'observation_sizes' must be 'pad' or 'error' \(got 'cut'\)"):
+        PettingZooEnv(lambda: Pond({}), observation_sizes='cut')
+
+
+def test_the_environment_is_closed():
+    closed = []
+
+    class Door(Pond):
+        def close(self) -> None:
+            closed.append(self)
+
+    from_pettingzoo(lambda: Door({}), num_envs=2).close()
+    assert len(closed) == 2
+
+
+def test_without_pettingzoo_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pettingzoo', None)
+    with pytest.raises(ImportError, match=r'PettingZoo is not installed: run `pip install "ltos_pyg\[pettingzoo\]"`'):
+        from_pettingzoo(lambda: Pond({}))
+
+
+def test_importing_loads_none_of_the_extras():
+    script = (
+        'import sys, torch_geometric; before = set(sys.modules)\n'  # PyG itself imports Numba where there is one
+        'import ltos_pyg.graph_env, ltos_pyg.testing\n'
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(new & {'gymnasium', 'numba', 'pettingzoo', 'matplotlib', 'mpe2', 'magent2'}))"
+    )
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == '[]'

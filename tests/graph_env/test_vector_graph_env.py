@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+from ltos_pyg.data import Snapshot
+from ltos_pyg.graph_env import SingleGraphEnv, SingleStep, VectorGraphEnv, check_env, fully_connected
+
+
+class Leader(Snapshot):
+    NODE_NUMBERS = Snapshot.NODE_NUMBERS | {'leader'}
+
+
+class Camp(SingleGraphEnv):
+    """0 to 4 campers at random places; each follows a leader. It ends when nobody is left, or at the horizon."""
+
+    num_features, num_actions, max_nodes, horizon = 2, 3, 4, 5
+    fixed_nodes, symmetric = False, True
+
+    def start(self) -> Snapshot:
+        self.campers = torch.arange(1 + int(torch.randint(4, (1,), generator=self.generator)))
+        return self.look()
+
+    def step(self, action: Tensor) -> SingleStep:
+        reward = action.float() + self.campers
+        stay = torch.rand(len(action), generator=self.generator) < 0.9
+        self.campers = self.campers[stay]
+        over = len(self.campers) == 0
+        return SingleStep(self.look(), reward, terminated=over, info={'left': float(len(self.campers))})
+
+    def look(self) -> Snapshot:
+        n = len(self.campers)
+        x = torch.rand(n, 2, generator=self.generator)
+        leader = torch.arange(n).flip(0)
+        return Leader(x=x, edge_index=fully_connected(n), node_id=self.campers, leader=leader)
+
+
+class Count(SingleGraphEnv):
+    """Two agents see the step's number and a random one; it can be saved."""
+
+    num_features, num_actions, max_nodes, symmetric, horizon = 2, 2, 2, True, 4
+
+    def start(self) -> Snapshot:
+        self.seen = torch.zeros(2, 2)
+        return self.look()
+
+    def step(self, action: Tensor) -> SingleStep:
+        self.seen[:, 0] += 1
+        self.seen[:, 1] = torch.rand(2, generator=self.generator)
+        return SingleStep(self.look(), action.float(), terminated=bool((self.seen[:, 1] < 0.1).any()))
+
+    def look(self) -> Snapshot:
+        return Snapshot(x=self.seen.clone(), edge_index=fully_connected(2))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {'seen': self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> Snapshot:
+        self.seen = state['seen']
+        return self.look()
+
+
+def assert_same_graph(one: Data, other: Data) -> None:
+    assert set(one.keys()) == set(other.keys())
+    for key in one.keys():  # noqa: SIM118
+        assert torch.equal(one[key], other[key]), key
+
+
+def actions(n: int, t: int, high: int = 3) -> Tensor:
+    return torch.randint(high, (n,), generator=torch.Generator().manual_seed(t))
+
+
+@pytest.mark.parametrize('game', [Camp, Count])
+def test_the_checker_is_content(game):
+    check_env(lambda: VectorGraphEnv(game, num_envs=3), steps=40)
+
+
+def test_a_batch_is_its_games_side_by_side():
+    env = VectorGraphEnv(Camp, num_envs=4)
+    graph = env.reset(seed=5)
+    singles = [Camp() for _ in range(4)]
+    for single, twin in zip(singles, env.envs, strict=True):
+        single.seed(twin.generator.initial_seed())
+    shown, clocks = [single.start() for single in singles], [0] * 4
+    for t in range(30):
+        assert_same_graph(graph, Batch.from_data_list(shown))
+        action = actions(graph.num_nodes, t)
+        step = env.step(action)
+        alone = [s.step(a) for s, a in zip(singles, action.split([g.x.size(0) for g in shown]), strict=True)]
+        clocks = [clock + 1 for clock in clocks]
+        assert torch.equal(step.reward, torch.cat([one.reward for one in alone]))
+        assert step.info['left'].tolist() == [one.info['left'] for one in alone]
+        assert_same_graph(step.successor, Batch.from_data_list([one.graph for one in alone]))
+        assert step.terminated.tolist() == [one.terminated for one in alone]
+        late = [clock == 5 and not one.terminated for clock, one in zip(clocks, alone, strict=True)]
+        assert step.truncated.tolist() == late
+        ended = step.ended.tolist()
+        shown = [s.start() if end else one.graph for s, end, one in zip(singles, ended, alone, strict=True)]
+        clocks = [0 if end else clock for clock, end in zip(clocks, ended, strict=True)]
+        graph = step.graph
+
+
+def test_node_numbers_of_a_subclass_are_shifted_and_come_back():
+    graph = VectorGraphEnv(Camp, num_envs=3).reset()
+    assert graph.leader.tolist() == [
+        int(p) + i for p, n in zip(graph.ptr[:-1], graph.ptr.diff(), strict=True) for i in reversed(range(n))
+    ]
+    for one in graph.to_data_list():
+        assert isinstance(one, Leader)
+        assert one.leader.tolist() == list(reversed(range(one.num_nodes)))
+
+
+@pytest.mark.parametrize('end', [3, 4, 5, None])
+def test_a_task_that_ends_at_the_horizon_is_terminated_not_truncated(end):
+    class Ends(Count):  # its horizon is 4
+        def step(self, action: Tensor) -> SingleStep:
+            return super().step(action)._replace(terminated=bool(self.seen[0, 0] == end))
+
+    env = VectorGraphEnv(Ends)
+    env.reset()
+    steps = [env.step(torch.zeros(2, dtype=torch.int64)) for _ in range(4)]
+    length = 4 if end is None else min(end, 4)
+    assert [bool(s.ended) for s in steps[:length]] == [False] * (length - 1) + [True]
+    assert bool(steps[length - 1].terminated) == (end in (3, 4))
+    assert bool(steps[length - 1].truncated) == (end not in (3, 4))
+
+
+def test_a_clock_of_its_own_truncates_unless_the_task_ended():
+    class Tired(Count):
+        def step(self, action: Tensor) -> SingleStep:
+            return super().step(action)._replace(terminated=bool(action[0]), truncated=True)
+
+    env = VectorGraphEnv(Tired, num_envs=2)
+    env.reset()
+    step = env.step(torch.tensor([0, 0, 1, 0]))
+    assert (step.truncated.tolist(), step.terminated.tolist()) == ([True, False], [False, True])
+
+
+def test_where_nothing_ended_graph_and_successor_are_one():
+    env = VectorGraphEnv(Count, num_envs=2)
+    env.reset(seed=0)
+    steps = [env.step(torch.ones(4, dtype=torch.int64)) for _ in range(12)]
+    assert {bool(step.ended.any()) for step in steps} == {True, False}
+    for step in steps:
+        assert (step.graph is step.successor) == (not bool(step.ended.any()))
+        assert step.graph.x[step.ended[step.graph.batch], 0].eq(0).all()  # a new start
+        assert step.successor.x[:, 0].gt(0).all()  # the end of the old episode
+
+
+def test_each_game_has_its_own_seed_whatever_their_number():
+    few, many = VectorGraphEnv(Camp, num_envs=2, seed=3), VectorGraphEnv(Camp, num_envs=50, seed=3)
+    seeds = [env.generator.initial_seed() for env in many.envs]
+    assert len(set(seeds)) == 50
+    assert [env.generator.initial_seed() for env in few.envs] == seeds[:2]
+    many.reset(seed=4)
+    assert not set(seeds) & {env.generator.initial_seed() for env in many.envs}
+
+
+def test_reset_without_a_seed_lets_chance_run_on():
+    env = VectorGraphEnv(Camp, num_envs=8)
+    first, second = env.reset(seed=1), env.reset()
+    assert first.x.shape != second.x.shape or not torch.equal(first.x, second.x)
+    assert_same_graph(first, env.reset(seed=1))
+
+
+def test_a_state_can_be_loaded_twice():
+    env = VectorGraphEnv(Count, num_envs=3)
+    graph = env.reset(seed=2)
+    env.step(torch.ones(6, dtype=torch.int64))
+    state = env.state_dict()
+    plays = []
+    for _ in range(3):
+        plays.append([env.step(torch.ones(6, dtype=torch.int64)) for _ in range(9)])
+        graph = env.load_state_dict(state)
+    assert graph.x[0, 0] == 1
+    for one, two, three in zip(*plays, strict=True):
+        assert torch.equal(one.successor.x, two.successor.x)
+        assert torch.equal(one.successor.x, three.successor.x)
+        assert torch.equal(one.terminated, two.terminated)
+
+
+def test_no_state_where_a_game_has_none():
+    env = VectorGraphEnv(Camp, num_envs=2)
+    env.reset()
+    assert env.state_dict() is None
+    with pytest.raises(RuntimeError, match=r'Camp does not save its state: call start\(\) instead'):
+        env.load_state_dict({'envs': [None, None], 'generators': [], 'elapsed': []})
+    two, three = VectorGraphEnv(Count, num_envs=2), VectorGraphEnv(Count, num_envs=3)
+    assert two.state_dict() is None  # nothing has started
+    two.reset()
+    with pytest.raises(ValueError, match=r"'state' must hold 3 games \(got 2\). Make the environment with num_envs=2"):
+        three.load_state_dict(two.state_dict())
+
+
+def test_every_game_is_closed():
+    closed = []
+
+    class Door(Count):
+        def close(self) -> None:
+            closed.append(self)
+
+    VectorGraphEnv(Door, num_envs=3).close()
+    assert len(closed) == 3
+
+
+@pytest.mark.parametrize(
+    ('action', 'message'),
+    [
+        (torch.zeros(3, dtype=torch.int64), r"'action' needs one entry per node .* expected shape \(4,\), got \(3,\)"),
+        (torch.zeros(4, 1, dtype=torch.int64), r'expected shape \(4,\), got \(4, 1\)'),
+        (torch.zeros(4), r"'action' must be integers \(got torch.float32\)"),
+        (torch.tensor([0, 0, 2, 0]), r"'action' must lie in \[0, 1\] \(got 0..2\). Does the network have 2 outputs"),
+        (torch.tensor([0, -1, 0, 0]), r"'action' must lie in \[0, 1\] \(got -1..0\)"),
+    ],
+)
+def test_bad_actions_are_refused_before_anything_moves(action, message):
+    env = VectorGraphEnv(Count, num_envs=2)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        env.step(action)
+    twin = VectorGraphEnv(Count, num_envs=2)
+    twin.reset(seed=0)
+    right = torch.ones(4, dtype=torch.int64)
+    assert torch.equal(env.step(right).successor.x, twin.step(right).successor.x)
+
+
+def test_actions_of_any_integer_type_are_taken():
+    env = VectorGraphEnv(Count)
+    env.reset()
+    assert env.step(torch.ones(2, dtype=torch.uint8)).reward.tolist() == [1, 1]
+
+
+def with_method(name: str, method: Any) -> type[Count]:
+    return type('Broken', (Count,), {name: method})
+
+
+def test_a_game_that_gives_the_wrong_thing_is_told_so():
+    short = with_method('step', lambda self, action: SingleStep(self.look(), torch.ones(1)))
+    env = VectorGraphEnv(short)
+    env.reset()
+    with pytest.raises(
+        ValueError, match=r"'reward' needs one entry per agent that acted: expected shape \(2,\), got \(1,\)"
+    ):
+        env.step(torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r'Broken.start\(\) must return a Snapshot \(got Data\)'):
+        VectorGraphEnv(with_method('start', lambda self: Data())).reset()
+    with pytest.raises(RuntimeError, match=r'No episode has started yet: call reset\(\) before step\(\)'):
+        VectorGraphEnv(Count).step(torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"'num_envs' must be at least 1 \(got 0\)"):
+        VectorGraphEnv(Count, num_envs=0)
+
+
+def test_info_has_the_same_names_everywhere():
+    def step(self, action):
+        info = {'odd': 1.0} if self.generator.initial_seed() % 2 else {}
+        return SingleStep(self.look(), torch.ones(2), info=info)
+
+    env = VectorGraphEnv(with_method('step', step), num_envs=8)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"'info' must have the same names in every game .*\['odd'\]"):
+        env.step(torch.zeros(16, dtype=torch.int64))
+
+
+def test_graphs_of_a_batch_have_the_same_fields():
+    def start(self):
+        graph = Count.start(self)
+        if self.generator.initial_seed() % 2:
+            graph.extra = torch.zeros(2)
+        return graph
+
+    with pytest.raises(ValueError, match=r'graphs of a batch must have the same fields .*extra.*or in none'):
+        VectorGraphEnv(with_method('start', start), num_envs=8).reset(seed=0)
+
+
+def test_sizes_must_be_said_and_be_the_same():
+    class Silent(Count):
+        def __getattribute__(self, name: str) -> Any:
+            if name in ('num_actions', 'max_nodes'):
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    with pytest.raises(ValueError, match=r'Silent must say its sizes: num_actions, max_nodes missing'):
+        VectorGraphEnv(Silent)
+    sizes = iter([2, 3])
+
+    class Growing(Count):
+        def __init__(self) -> None:
+            self.max_nodes = next(sizes)
+
+    with pytest.raises(
+        ValueError, match=r"'make_env' must make games of the same sizes every time .*game 1: .*max_nodes=3"
+    ):
+        VectorGraphEnv(Growing, num_envs=2)
+
+
+def test_the_spec_says_what_the_game_says():
+    class Wide(Count):
+        max_edges, edge_dim, edge_scale, feature_scale, feature_dtype = 7, 2, (1.0, 0.5), (1.0, 2.0), torch.int8
+
+    spec = VectorGraphEnv(Wide, num_envs=3).spec
+    assert (spec.num_envs, spec.max_edges, spec.edge_dim, spec.horizon) == (3, 7, 2, 4)
+    assert (spec.feature_dtype, spec.edge_scale, spec.feature_scale) == (torch.int8, (1.0, 0.5), (1.0, 2.0))
+    assert VectorGraphEnv(Camp).spec.max_edges == 12  # four fully connected nodes
