@@ -1,0 +1,29 @@
+"""Games on graphs. Installed as ``ltos_pyg.envs``; in a checkout ``envs`` is the same package by its folder's name."""
+
+if __name__ == 'envs':  # reached by its folder name from a checkout: hand over the one real package
+    import sys
+
+    try:
+        import ltos_pyg.envs  # noqa: F401  imported for its entry in sys.modules
+    except ModuleNotFoundError as error:
+        raise ImportError("'envs' is installed as 'ltos_pyg.envs': run 'pip install -e .' in this checkout") from error
+    for name in [n for n in sys.modules if n == 'ltos_pyg.envs' or n.startswith('ltos_pyg.envs.')]:
+        sys.modules[name.removeprefix('ltos_pyg.')] = sys.modules[name]
+else:
+    from ltos_pyg.envs.jungle import JungleEnv
+    from ltos_pyg.envs.jungle_rules import JungleConfig
+    from ltos_pyg.envs.prisoner import PrisonerEnv
+    from ltos_pyg.envs.registration import register_envs
+    from ltos_pyg.envs.scripted import GreedyAttacker, PeacefulEater, RandomPolicy
+
+    register_envs()
+
+    __all__ = [
+        'GreedyAttacker',
+        'JungleConfig',
+        'JungleEnv',
+        'PeacefulEater',
+        'PrisonerEnv',
+        'RandomPolicy',
+        'register_envs',
+    ]

@@ -1,0 +1,225 @@
+"""The jungle: agents on a board eat, and may attack each other."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from ltos_pyg.data import batch_snapshots
+from ltos_pyg.envs.checks import check_action, check_count
+from ltos_pyg.envs.jungle_numba import NumbaJungle
+from ltos_pyg.envs.jungle_rules import NUM_ACTIONS, JungleConfig, Sight, check_cells
+from ltos_pyg.envs.jungle_torch import TorchJungle
+from ltos_pyg.envs.streams import first_streams
+from ltos_pyg.graph_env import GraphEnv, GraphEnvSpec, GraphStep
+
+
+class JungleEnv(GraphEnv):
+    r"""Agents on a walled board eat foods that never run out, and may attack each other: a social dilemma on a moving
+    graph, after the "eat" game of MAgent that `"Graph Convolutional Reinforcement Learning"
+    <https://arxiv.org/abs/1810.09202>`_ made and `"Learning to Share in Multi-Agent Reinforcement Learning"
+    <https://arxiv.org/abs/2112.08702>`_ reports.
+
+    **Rules.** N agents and L foods start on distinct free cells, drawn uniformly. Nobody dies. Actions: 0 up, 1 left,
+    2 stay, 3 right, 4 down; attack 5 up, 6 left, 7 right, 8 down (y goes down, x right). Within a step all attacks come
+    first, on where everyone stood when the step began; then the agents move one by one in the order of their numbers,
+    and a move into a wall, a food or an agent fails at no cost.
+
+    **Reward.** An attack on a food brings 1, on an agent 2, on a blank or a wall -0.01; each attack costs its victim 4.
+    With ``cost_on_hit`` every attack costs 0.01, also one that hits: so counts MAgent's engine.
+
+    **Observation**, int8: the window of radius ``view`` around the agent, row by row (agents, itself included, 1; foods
+    -1; else 0; cells farther than ``view`` are blank, as are walls), then its y and x.
+    ``spec.feature_scale`` is 1 on the window and ``1 / size`` on the cell.
+
+    **Graph.** Each agent hears its ``neighbours`` nearest others (Euclidean; of two at one distance, the one of the
+    lower number), anew in each step. If ``symmetric``, those whom it is nearest to hear it too. Edges lie graph by
+    graph, in rising order of receiver, then of sender. ``edge_attr`` is (dy, dx) from receiver to sender, int8, and
+    ``spec.edge_scale`` is ``1 / (2 view)``.
+
+    All ``num_envs`` episodes share one clock: they start together, and are truncated and restarted together at
+    ``horizon``. Nothing terminates.
+
+    Args:
+        num_envs (int): Episodes side by side, B.
+        num_agents (int): Agents N on each board.
+        num_foods (int): Foods L on each board.
+        size (int): Cells on a side of the board, with its wall; at most 127.
+        neighbours (int): k of the k-nearest graph; all others where there are fewer.
+        view (int): Radius of the window.
+        horizon (int): Steps of an episode.
+        symmetric (bool): Whether hearing is mutual.
+        cost_on_hit (bool): Whether an attack that hits costs 0.01 too.
+        edge_features (bool): Whether the graphs have ``edge_attr``.
+        seed (int): Start of the env's own randomness. Graph b draws the same cells in a batch of any size.
+        backend (str): ``'numba'`` (CPU), ``'torch'`` (any device), or ``'auto'``, the former on the CPU and else
+            the latter. Both give the same episodes, to the last bit.
+        device: Where the tensors live.
+        threads (int): Threads that the Numba backend splits the boards over.
+
+    ``info`` has for each graph (B,) how many attacks hit an agent (``attacks``), a food (``food``) and nothing
+    (``blanks``).
+
+    Raises:
+        ValueError: If an option or an action is out of its range.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        num_agents: int = 20,
+        num_foods: int = 12,
+        size: int = 30,
+        neighbours: int = 3,
+        view: int = 5,
+        horizon: int = 120,
+        symmetric: bool = True,
+        cost_on_hit: bool = False,
+        edge_features: bool = True,
+        seed: int = 0,
+        backend: str = 'auto',
+        device: str | torch.device = 'cpu',
+        threads: int = 1,
+    ) -> None:
+        check_count('num_envs', num_envs, 1)
+        self.config = JungleConfig(
+            num_agents=num_agents,
+            num_foods=num_foods,
+            size=size,
+            neighbours=neighbours,
+            view=view,
+            horizon=horizon,
+            symmetric=symmetric,
+            cost_on_hit=cost_on_hit,
+            edge_features=edge_features,
+        )
+        self.num_envs, self.device = num_envs, torch.device(device)
+        self.spec = _spec(self.config, num_envs)
+        self._board = _board(self.config, num_envs, backend, self.device, threads)
+        self._board.streams.copy_(first_streams(seed, num_envs, 'jungle'))
+        self._clock: int | None = None  # steps played; None before the first reset
+        self._fixed = _unchanging(num_envs, num_agents, self.device)
+
+    @property
+    def agent_positions(self) -> Tensor:
+        """Cells of the agents (B, N, 2) int64, y and x."""
+        return self._board.cells()[:, : self.config.num_agents]
+
+    @property
+    def food_positions(self) -> Tensor:
+        """Cells of the foods (B, L, 2) int64, y and x."""
+        return self._board.cells()[:, self.config.num_agents :]
+
+    def reset(self, seed: int | None = None) -> Batch:
+        if seed is not None:
+            self._board.streams.copy_(first_streams(seed, self.num_envs, 'jungle'))
+        return self._restart()
+
+    def set_positions(self, agents: Tensor, foods: Tensor) -> Batch:
+        """Starts episodes from given cells instead of random ones, and returns the batch to act on.
+
+        Args:
+            agents (Tensor): Cells of the agents (B, N, 2), integers, y and x.
+            foods (Tensor): Cells of the foods (B, L, 2).
+
+        Raises:
+            ValueError: If a cell is wall, taken twice, or the shapes or dtypes do not fit.
+        """
+        self._board.place(check_cells(agents, foods, self.config, self.num_envs))
+        self._clock = 0
+        return self._batch(self._board.observe())
+
+    def step(self, action: Tensor) -> GraphStep:
+        if self._clock is None:
+            raise RuntimeError('the episodes have not begun: call reset() before step()')
+        action = check_action(action, self.num_envs * self.config.num_agents, NUM_ACTIONS, self.device)
+        reward, tally, sight = self._board.step(action)
+        graph = successor = self._batch(sight)
+        self._clock += 1
+        over = self._clock >= self.config.horizon
+        if over:
+            graph = self._restart()
+        terminated = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        info = {'attacks': tally[0], 'food': tally[1], 'blanks': tally[2]}
+        return GraphStep(graph, successor, reward, terminated, torch.full_like(terminated, over), info)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            'config': asdict(self.config),
+            'cells': self._board.cells().cpu(),
+            'streams': self._board.streams.cpu().clone(),
+            'clock': self._clock,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> Batch:
+        mine = {'num_envs': self.num_envs, **asdict(self.config)}
+        theirs = {'num_envs': state['streams'].numel(), **state['config']}
+        wrong = {name: (mine[name], theirs.get(name)) for name in mine if mine[name] != theirs.get(name)}
+        if wrong:
+            said = ', '.join(f'{name}={there!r} where this env has {here!r}' for name, (here, there) in wrong.items())
+            raise ValueError(f"'state' is of a jungle with {said}. Build the env with the options of the saved one.")
+        self._board.streams.copy_(state['streams'])
+        self._board.place(state['cells'])
+        self._clock = state['clock']
+        return self._batch(self._board.observe())
+
+    def close(self) -> None:
+        self._board.close()
+
+    def _restart(self) -> Batch:
+        self._clock = 0
+        self._board.start()
+        return self._batch(self._board.observe())
+
+    def _batch(self, sight: Sight) -> Batch:
+        fields: dict[str, Any] = {'x': sight.x, 'edge_index': sight.edge_index, **self._fixed}
+        if sight.edge_attr is not None:
+            fields['edge_attr'] = sight.edge_attr
+        return batch_snapshots(edges_per_graph=sight.edges_per_graph, **fields)
+
+
+def _board(
+    config: JungleConfig, num_envs: int, backend: str, device: torch.device, threads: int
+) -> NumbaJungle | TorchJungle:
+    if backend == 'auto':
+        backend = 'numba' if device.type == 'cpu' else 'torch'
+    if backend not in ('numba', 'torch'):
+        raise ValueError(f"'backend' must be 'auto', 'numba' or 'torch' (got {backend!r})")
+    if backend == 'torch':
+        return TorchJungle(config, num_envs, device)
+    if device.type != 'cpu':
+        raise ValueError(f"'backend' must be 'torch' or 'auto' on {device}: Numba's runs on the CPU (got 'numba')")
+    check_count('threads', threads, 1)
+    return NumbaJungle(config, num_envs, threads)
+
+
+def _unchanging(num_envs: int, num_agents: int, device: torch.device) -> dict[str, Tensor]:
+    """What each batch has in common."""
+    return {
+        'nodes_per_graph': torch.full((num_envs,), num_agents, device=device),
+        'ptr': num_agents * torch.arange(num_envs + 1, device=device),
+        'batch': torch.arange(num_envs, device=device).repeat_interleave(num_agents),
+        'node_id': torch.arange(num_agents, device=device).repeat(num_envs),
+    }
+
+
+def _spec(config: JungleConfig, num_envs: int) -> GraphEnvSpec:
+    window = config.num_features - 2
+    return GraphEnvSpec(
+        num_envs=num_envs,
+        num_features=config.num_features,
+        num_actions=NUM_ACTIONS,
+        max_nodes=config.num_agents,
+        max_edges=config.max_edges,
+        edge_dim=2 if config.edge_features else None,
+        feature_dtype=torch.int8,
+        edge_dtype=torch.int8,
+        feature_scale=(1.0,) * window + (1 / config.size,) * 2,
+        edge_scale=(1 / (2 * config.view),) * 2 if config.edge_features else None,
+        symmetric=config.symmetric,
+        horizon=config.horizon,
+    )

@@ -1,0 +1,314 @@
+"""The jungle on the CPU, compiled. A board is ``ys`` and ``xs``, the cells of its N agents, then of its L foods, and a
+``grid`` of signed bytes that says who stands where (agent 1, food -1). Each function works on the boards ``[lo, hi)``
+alone and releases the GIL, so that threads may share a batch.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from numba import njit
+from torch import Tensor
+
+from ltos_pyg.envs import jungle_rules
+from ltos_pyg.envs.jungle_rules import FIRST_ATTACK, JungleConfig, Sight
+
+Array = npt.NDArray[Any]
+FAR = np.int32(2**31 - 1)  # the key of no neighbour
+HALF, LOW = np.int32(16), np.int32(2**16 - 1)  # a pair is receiver << 16 | sender
+DY = np.array(jungle_rules.DY, dtype=np.int64)
+DX = np.array(jungle_rules.DX, dtype=np.int64)
+CHUNK = 32  # boards carried through all passes together: few enough to stay in cache
+
+
+@njit(cache=True, nogil=True)
+def padded(length: int) -> int:
+    """The next multiple of 8, so that loops over int32 lanes have no remainder."""
+    return (length + 7) // 8 * 8
+
+
+@njit(cache=True, nogil=True)
+def _draw(streams: Array, b: int, bound: int) -> np.int64:
+    """The next number of stream ``b`` in [0, bound): SplitMix64, its upper 32 bits scaled to the bound."""
+    streams[b] += np.uint64(0x9E3779B97F4A7C15)
+    z = streams[b]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return np.int64(((z >> np.uint64(32)) * np.uint64(bound)) >> np.uint64(32))
+
+
+@njit(cache=True, nogil=True)
+def draw_cells(lo: int, hi: int, size: int, streams: Array, ys: Array, xs: Array) -> None:
+    """Agents, then foods, on distinct free cells, uniformly: the first steps of a Fisher-Yates shuffle."""
+    side = size - 2
+    cells = np.empty(side * side, dtype=np.int32)
+    for b in range(lo, hi):
+        for c in range(side * side):
+            cells[c] = c
+        for m in range(ys.shape[1]):
+            pick = m + _draw(streams, b, side * side - m)
+            cell = cells[pick]
+            cells[pick] = cells[m]
+            ys[b, m] = 1 + cell // side
+            xs[b, m] = 1 + cell % side
+
+
+@njit(cache=True, nogil=True)
+def paint(lo: int, hi: int, N: int, ys: Array, xs: Array, grid: Array) -> None:
+    """Marks who stands where: agent +1, food -1."""
+    for b in range(lo, hi):
+        grid[b, :, :] = 0
+        for m in range(ys.shape[1]):
+            grid[b, ys[b, m], xs[b, m]] = 1 if m < N else -1
+
+
+@njit(cache=True, nogil=True)
+def play(
+    lo: int, hi: int, size: int, payoffs: Array, action: Array, ys: Array, xs: Array, grid: Array,
+    reward: Array, tally: Array,
+) -> None:  # fmt: skip
+    """One step: attacks on the start-of-step cells, then moves one by one."""
+    N = reward.shape[1]
+    hits = np.empty(N, dtype=np.int32)
+    for b in range(lo, hi):
+        hits[:] = 0
+        tally[:, b] = 0
+        for i in range(N):
+            a = action[b, i]
+            reward[b, i] = 0
+            if a < FIRST_ATTACK:
+                continue
+            y, x = ys[b, i] + DY[a], xs[b, i] + DX[a]
+            what = grid[b, y, x]
+            if what < 0:
+                reward[b, i] = payoffs[0]
+                tally[1, b] += 1
+            elif what > 0:
+                reward[b, i] = payoffs[1]
+                tally[0, b] += 1
+                for j in range(N):
+                    if ys[b, j] == y and xs[b, j] == x:
+                        hits[j] += 1
+                        break
+            else:
+                reward[b, i] = payoffs[2]
+                tally[2, b] += 1
+        for i in range(N):
+            reward[b, i] += payoffs[3] * hits[i]
+            a = action[b, i]
+            if a < FIRST_ATTACK:
+                y, x = ys[b, i] + DY[a], xs[b, i] + DX[a]
+                if 0 < y < size - 1 and 0 < x < size - 1 and grid[b, y, x] == 0:
+                    grid[b, ys[b, i], xs[b, i]] = 0
+                    grid[b, y, x] = 1
+                    ys[b, i] = y
+                    xs[b, i] = x
+
+
+@njit(cache=True, nogil=True)
+def look(lo: int, hi: int, view: int, ys: Array, xs: Array, out: Array) -> None:
+    """Each agent's window, row by row, then its y and x.
+
+    Every entity is written into every window: its place in it where it is seen, the last column where it is not, which
+    takes x afterwards. That has no branch to guess, and is faster than to cut the window out of a map.
+    """
+    N, M, last = out.shape[1], ys.shape[1], np.int32(out.shape[2] - 1)
+    side, middle, reach = np.int32(2 * view + 1), np.int32(2 * view * (view + 1)), np.int32(view * view)
+    y, x, place = np.zeros(padded(M), np.int32), np.zeros(padded(M), np.int32), np.empty(padded(M), np.int32)
+    for b in range(lo, hi):
+        out[b, :, :] = 0
+        for m in range(M):
+            y[m] = ys[b, m]
+            x[m] = xs[b, m]
+        for i in range(N):
+            row, yi, xi = out[b, i], y[i], x[i]
+            for m in range(place.shape[0]):
+                dy, dx = np.int32(y[m] - yi), np.int32(x[m] - xi)
+                seen = np.int32(dy * dy + dx * dx) <= reach
+                place[m] = np.int32(np.int32(dy * side) + dx + middle) if seen else last
+            for m in range(N):
+                row[np.uint32(place[m])] = 1
+            for m in range(N, M):
+                row[np.uint32(place[m])] = -1
+            row[last - 1] = yi
+            row[last] = xi
+
+
+@njit(cache=True, nogil=True)
+def find_neighbours(
+    lo: int, hi: int, N: int, k: int, symmetric: bool, ys: Array, xs: Array, pairs: Array, edges: Array
+) -> None:
+    """Who hears whom, in rising order of receiver, then of sender: the first ``edges[b]`` of ``pairs[b]``.
+
+    A key is ``distance^2 << bits | index``: all differ, and ties go to the lower index. The k smallest keys of all
+    receivers lie in k sorted rows, and each sender's keys sift through them side by side, without a branch.
+    """
+    bits = np.int32(1)
+    while (1 << bits) < N:
+        bits = np.int32(bits + 1)
+    P, last = padded(N), np.int32((1 << bits) - 1)
+    y, x, key = np.zeros(P, np.int32), np.zeros(P, np.int32), np.empty(P, np.int32)
+    nearest = np.empty((k, P), np.int32)
+    hears = np.empty((N, N), np.uint8)
+    for b in range(lo, hi):
+        for i in range(N):
+            y[i] = ys[b, i]
+            x[i] = xs[b, i]
+        nearest[:] = FAR
+        for j in range(N):
+            yj, xj, sender = y[j], x[j], np.int32(j)
+            for i in range(P):
+                dy, dx = np.int32(y[i] - yj), np.int32(x[i] - xj)
+                key[i] = np.int32(np.int32(dy * dy + dx * dx) << bits) | sender
+            key[j] = FAR
+            for r in range(k):
+                for i in range(P):
+                    best, new = nearest[r, i], key[i]
+                    nearest[r, i] = min(best, new)
+                    key[i] = max(best, new)
+        hears[:] = 0
+        for r in range(k):
+            for i in range(N):
+                near = np.uint32(nearest[r, i] & last)
+                hears[i, near] = 1
+                if symmetric:
+                    hears[near, np.uint32(i)] = 1
+        found, end = pairs[b], np.uint32(0)
+        for i in range(N):
+            heard = hears[i]
+            for j in range(N):  # each pair is written, and stays if the end moves on
+                found[end] = np.int32(i << HALF | j)
+                end = np.uint32(end + heard[j])
+        edges[b] = end
+
+
+@njit(cache=True, nogil=True)
+def write_edges(
+    lo: int, hi: int, N: int, ys: Array, xs: Array, pairs: Array, edges: Array, ends: Array,
+    edge_index: Array, edge_attr: Array,
+) -> None:  # fmt: skip
+    """Numbers over the whole batch and (dy, dx) of each edge; the edges of board ``b`` end at ``ends[b]``."""
+    with_attr = edge_attr.shape[1] > 0
+    for b in range(lo, hi):
+        count, first = edges[b], ends[b] - edges[b]
+        found, y, x = pairs[b], ys[b], xs[b]
+        source, target = edge_index[0, first : ends[b]], edge_index[1, first : ends[b]]
+        for e in range(count):
+            source[e] = b * N + (found[e] & LOW)
+            target[e] = b * N + (found[e] >> HALF)
+        if with_attr:
+            attr = edge_attr[first : ends[b]]
+            for e in range(count):
+                j, i = np.uint32(found[e] & LOW), np.uint32(found[e] >> HALF)
+                attr[e, 0] = y[j] - y[i]
+                attr[e, 1] = x[j] - x[i]
+
+
+@njit(cache=True, nogil=True)
+def observe(
+    lo: int, hi: int, N: int, k: int, symmetric: bool, view: int, ys: Array, xs: Array,
+    window: Array, pairs: Array, edges: Array,
+) -> None:  # fmt: skip
+    """:func:`look` and :func:`find_neighbours`, chunk by chunk."""
+    for start in range(lo, hi, CHUNK):
+        stop = min(start + CHUNK, hi)
+        look(start, stop, view, ys, xs, window)
+        find_neighbours(start, stop, N, k, symmetric, ys, xs, pairs, edges)
+
+
+@njit(cache=True, nogil=True)
+def advance(
+    lo: int, hi: int, size: int, payoffs: Array, action: Array, grid: Array, reward: Array, tally: Array,
+    N: int, k: int, symmetric: bool, view: int, ys: Array, xs: Array, window: Array, pairs: Array, edges: Array,
+) -> None:  # fmt: skip
+    """:func:`play`, then :func:`observe`, chunk by chunk."""
+    for start in range(lo, hi, CHUNK):
+        stop = min(start + CHUNK, hi)
+        play(start, stop, size, payoffs, action, ys, xs, grid, reward, tally)
+        observe(start, stop, N, k, symmetric, view, ys, xs, window, pairs, edges)
+
+
+class NumbaJungle:
+    """B boards on the CPU. With ``threads`` above 1 a pool of threads shares them."""
+
+    def __init__(self, config: JungleConfig, num_envs: int, threads: int = 1) -> None:
+        self.config, self.num_envs = config, num_envs
+        entities = config.num_agents + config.num_foods
+        self.streams = torch.zeros(num_envs, dtype=torch.int64)
+        self._ys = np.zeros((num_envs, entities), dtype=np.int32)
+        self._xs = np.zeros((num_envs, entities), dtype=np.int32)
+        self._grid = np.zeros((num_envs, config.size, config.size), dtype=np.int8)
+        self._payoffs = config.payoffs
+        # Room for one more than there can be: the writer without branches writes one ahead.
+        self._pairs = np.zeros((num_envs, config.max_edges + 1), dtype=np.int32)
+        self._parts = list(pairwise(np.linspace(0, num_envs, threads + 1).astype(int).tolist()))
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def start(self) -> None:
+        """New random cells for everyone."""
+        bits = self.streams.numpy().view(np.uint64)  # the same memory
+        self._run(draw_cells, self.config.size, bits, self._ys, self._xs)
+        self._paint()
+
+    def cells(self) -> Tensor:
+        """(B, N + L, 2) int64, y and x."""
+        return torch.from_numpy(np.stack([self._ys, self._xs], 2)).long()
+
+    def place(self, cells: Tensor) -> None:
+        """Puts everyone on given cells."""
+        self._ys[:], self._xs[:] = cells.numpy().transpose(2, 0, 1)
+        self._paint()
+
+    def observe(self) -> Sight:
+        """What the agents see now."""
+        seen = self._unseen()
+        self._run(observe, *seen)
+        return self._sight(seen)
+
+    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Sight]:
+        """Rewards (B N,), attacks on agents, food and blanks (3, B), and what the agents see then."""
+        B, seen = self.num_envs, self._unseen()
+        reward, tally = torch.empty(action.numel()), torch.empty(3, B)
+        played = (action.view(B, -1).numpy(), self._grid, reward.view(B, -1).numpy(), tally.numpy())
+        self._run(advance, self.config.size, self._payoffs, *played, *seen)
+        return reward, tally, self._sight(seen)
+
+    def close(self) -> None:
+        """Ends the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _paint(self) -> None:
+        self._run(paint, self.config.num_agents, self._ys, self._xs, self._grid)
+
+    def _unseen(self) -> tuple[Any, ...]:
+        """What :func:`observe` takes, with a fresh window to write to."""
+        c = self.config
+        window = torch.empty(self.num_envs, c.num_agents, c.num_features, dtype=torch.int8).numpy()
+        options = (c.num_agents, c.degree, c.symmetric, c.view)
+        edges = np.empty(self.num_envs, dtype=np.int64)
+        return *options, self._ys, self._xs, window, self._pairs, edges
+
+    def _sight(self, seen: tuple[Any, ...]) -> Sight:
+        c, window, edges = self.config, seen[6], seen[-1]
+        ends = edges.cumsum()
+        edge_index = torch.empty(2, int(ends[-1]), dtype=torch.int64)
+        edge_attr = torch.empty(int(ends[-1]), 2 if c.edge_features else 0, dtype=torch.int8)
+        found = (self._pairs, edges, ends)
+        self._run(write_edges, c.num_agents, self._ys, self._xs, *found, edge_index.numpy(), edge_attr.numpy())
+        x = torch.from_numpy(window).view(-1, c.num_features)
+        return Sight(x, edge_index, edge_attr if c.edge_features else None, torch.from_numpy(edges))
+
+    def _run(self, kernel: Any, *args: Any) -> None:
+        """The kernel over all boards. An error in a thread comes out here."""
+        if self._pool is None:
+            kernel(0, self.num_envs, *args)
+        else:
+            for done in [self._pool.submit(kernel, lo, hi, *args) for lo, hi in self._parts]:
+                done.result()

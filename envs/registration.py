@@ -1,0 +1,38 @@
+"""The games under their Gymnasium names: ``gymnasium.make('ltos_pyg/Jungle-v0', num_agents=10)``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ltos_pyg.graph_env.adapters.gymnasium import GymnasiumEnv
+
+GAMES = {'ltos_pyg/Jungle-v0': 'make_jungle', 'ltos_pyg/Prisoner-v0': 'make_prisoner'}
+
+
+def register_envs() -> None:
+    """Registers the games with Gymnasium. Importing ``ltos_pyg.envs`` calls it; once more does nothing.
+
+    Where the import shall be left to Gymnasium, ``gymnasium.make('ltos_pyg.envs:ltos_pyg/Jungle-v0')`` does it.
+    """
+    from gymnasium.envs.registration import register, registry
+
+    for name, maker in GAMES.items():
+        if name not in registry:
+            register(name, entry_point=f'{__name__}:{maker}')
+
+
+def make_jungle(**options: Any) -> GymnasiumEnv:
+    """One :class:`~ltos_pyg.envs.JungleEnv` episode at a time; takes its options."""
+    from ltos_pyg.envs.jungle import JungleEnv
+    from ltos_pyg.graph_env.adapters.gymnasium import GymnasiumEnv
+
+    return GymnasiumEnv(JungleEnv(**options))
+
+
+def make_prisoner(**options: Any) -> GymnasiumEnv:
+    """One :class:`~ltos_pyg.envs.PrisonerEnv` episode at a time; takes its options."""
+    from ltos_pyg.envs.prisoner import PrisonerEnv
+    from ltos_pyg.graph_env.adapters.gymnasium import GymnasiumEnv
+
+    return GymnasiumEnv(PrisonerEnv(**options))

@@ -1,0 +1,50 @@
+"""One stream of chance per graph: SplitMix64 counters in an int64 tensor, the same numbers on every device.
+
+A graph's stream hangs on the seed and on its place in the batch alone, so it draws the same numbers in a batch of any
+size, and the state to save is one integer a graph. The generator is that of Steele, Lea and Flood,
+`"Fast Splittable Pseudorandom Number Generators" <https://doi.org/10.1145/2660193.2660195>`_.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def _signed(bits: int) -> int:
+    """A 64-bit pattern as the int64 that has it."""
+    return bits - 2**64 if bits >= 2**63 else bits
+
+
+STEP, FIRST, SECOND = (_signed(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def first_streams(seed: int, num_envs: int, game: str) -> Tensor:
+    """The streams of ``num_envs`` graphs :math:`(B,)` int64, from one seed. Games with the same seed differ.
+
+    Raises:
+        ValueError: If the seed is no integer, or below 0.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"'seed' must be an integer of at least 0 (got {seed!r}). Convert arrays with int(seed).")
+    state = np.random.SeedSequence([seed, *game.encode()]).generate_state(num_envs, np.uint64)
+    return torch.from_numpy(state.view(np.int64))
+
+
+def draw(streams: Tensor, bound: int) -> Tensor:
+    """Moves every stream on by one, in place, and returns a number in [0, bound) from each (B,) int64.
+
+    ``bound`` may be up to 2^31; the upper 32 bits are scaled to it, so no number is likelier than another by more than
+    one part in ``2^32 / bound``.
+    """
+    streams += STEP
+    z = (streams ^ _shift(streams, 30)) * FIRST
+    z = (z ^ _shift(z, 27)) * SECOND
+    z = z ^ _shift(z, 31)
+    return (_shift(z, 32) * bound) >> 32
+
+
+def _shift(x: Tensor, by: int) -> Tensor:
+    """Logical shift to the right: torch has no unsigned one."""
+    return (x >> by) & (2 ** (64 - by) - 1)

@@ -1,0 +1,279 @@
+"""DQN on graph batches: independent Q-learning with shared weights. The other value methods build on it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from ltos_pyg.algos.base import Algorithm, Decision, Inputs, NonFiniteLossError, first_nonfinite, soft_update
+from ltos_pyg.algos.exploration import epsilon_greedy, linear_schedule
+from ltos_pyg.algos.losses import double_q_value, follow, td_loss, td_target
+from ltos_pyg.data import GraphReplay, Transition
+from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
+from ltos_pyg.nn import DGN, Sharing
+from ltos_pyg.seeding import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class DQNConfig:
+    """Options of DQN, and of every method that learns Q-values as it does."""
+
+    total_steps: int = 500_000  # env steps (one graph, one step) over which the schedules run
+    gamma: float = 0.96  # discount per step
+    n_step: int = 3  # rewards summed before the bootstrap
+    batch_size: int = 32  # graphs per gradient step
+    lr: float = 5e-4  # Adam, at the start
+    lr_end: float = 0.03  # its last value, as a part of the first
+    tau: float = 0.01  # soft target update per gradient step
+    average: float = 0.999  # greedy actions come from a running average of the weights; 0: from the weights themselves
+    double_q: bool = True  # the online network chooses the successor's action
+    boltz: float = 0.0
+    ladder: bool = False
+    huber: float | None = 1.0  # where the loss turns linear; None: mean square
+    max_grad_norm: float = 10.0
+    epsilon_start: float = 1.0  # chance of a random action at the start
+    epsilon_end: float = 0.02
+    epsilon_fraction: float = 0.3  # part of training over which it falls
+    greedy_fraction: float = 0.5  # part of the episodes in which it falls to 0: they show where greed is stuck
+    replay_size: int = 50_000  # graphs kept
+    learning_starts: int = 1_000  # env steps before the first gradient step
+    steps_per_update: float = 32.0  # env steps per gradient step
+    hidden_channels: int = 128
+    encoder_channels: tuple[int, ...] = (512,)
+    num_layers: int = 2  # relation kernels (0 for DQN: no node sees another)
+    heads: int = 8
+    precision: Literal['float32', 'bf16'] = 'float32'  # bf16: the networks' matrix products under autocast
+
+    def __post_init__(self) -> None:
+        if self.precision not in ('float32', 'bf16'):
+            raise ValueError(f"'precision' must be 'float32' or 'bf16' (got {self.precision!r})")
+        for name in ('total_steps', 'n_step', 'batch_size', 'replay_size', 'hidden_channels', 'heads'):
+            if getattr(self, name) < 1:
+                raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
+        for name in ('learning_starts', 'num_layers'):
+            if getattr(self, name) < 0:
+                raise ValueError(f"'{name}' must be at least 0 (got {getattr(self, name)})")
+        if any(channels < 1 for channels in self.encoder_channels):
+            raise ValueError(f"'encoder_channels' must be at least 1 each (got {self.encoder_channels})")
+        chances = ('epsilon_start', 'epsilon_end', 'epsilon_fraction', 'greedy_fraction')
+        for name in ('gamma', 'tau', 'average', 'lr_end', *chances):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"'{name}' must lie in [0, 1] (got {getattr(self, name)})")
+        for name in ('lr', 'steps_per_update', 'max_grad_norm'):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"'{name}' must be above 0 (got {getattr(self, name)})")
+        if self.huber is not None and not self.huber > 0:
+            raise ValueError(f"'huber' must be above 0, or None for the mean square (got {self.huber})")
+
+
+class DQN(Algorithm):
+    r"""Independent Q-learning on each node's own observation and own reward; one network for all nodes.
+
+    .. math::
+        L = \frac{1}{N} \sum_i \mathrm{Huber}\big(R_i + \gamma^n Q^{-}(o'_i, \arg\max_a Q(o'_i, a))
+        - Q(o_i, a_i)\big)
+
+    after `"Human-level control through deep reinforcement learning" <https://doi.org/10.1038/nature14236>`_, with
+    double-Q choice, n-step returns :math:`R_i` and soft target updates.
+
+    Args:
+        spec: What the environment promises.
+        config: The options.
+        seed: Seeds the weights, the replay's draws and the exploration, each a stream of its own.
+        device: Where the networks live; the replay stays in main memory.
+    """
+
+    config: DQNConfig
+    messages = False  # whether nodes see each other
+    stores_sharing = False  # whether transitions carry sharing weights
+
+    def __init__(
+        self, spec: GraphEnvSpec, config: DQNConfig, seed: int = 0, device: str | torch.device = 'cpu'
+    ) -> None:
+        self.spec, self.config, self.device = spec, config, torch.device(device)
+        self.env_steps = self.updates = 0
+        self.inputs = Inputs(spec).to(self.device)
+        with torch.random.fork_rng(devices=[]):  # PyTorch draws initial weights from its global generator only
+            torch.manual_seed(generator(seed, 'weights').initial_seed())
+            self.network = self.build_network().to(self.device)
+            self.build_more()
+        self.target = copy.deepcopy(self.network).requires_grad_(False)
+        self.averaged = copy.deepcopy(self.network).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, fused=True)
+        self.replay = GraphReplay(spec, config.replay_size, share=self.stores_sharing)
+        self.replay_rng = generator(seed, 'replay')
+        self.explore_rng = generator(seed, 'explore', self.device)
+
+    def build_network(self) -> nn.Module:
+        """The Q-network."""
+        c = self.config
+        return DGN(
+            self.spec.num_features,
+            self.spec.num_actions,
+            hidden_channels=c.hidden_channels,
+            encoder_channels=c.encoder_channels,
+            num_layers=c.num_layers if self.messages else 0,
+            heads=c.heads,
+            edge_dim=self.spec.edge_dim if self.messages else None,
+        )
+
+    def build_more(self) -> None:
+        """Networks beside the Q-network, where a method has any."""
+
+    @property
+    def progress(self) -> float:
+        """How much of training is done, in [0, 1]."""
+        return min(self.env_steps / self.config.total_steps, 1.0)
+
+    def boltzmann(self, q: Tensor, graph: Batch) -> Tensor:
+        t = self.config.boltz
+        greedy = graph.batch >= graph.num_graphs - round(self.config.greedy_fraction * graph.num_graphs)
+        noise = -torch.log(-torch.log(torch.rand(q.shape, generator=self.explore_rng, device=q.device).clamp(1e-9, 1 - 1e-6)))
+        return torch.where(greedy.unsqueeze(-1), q, q + t * noise)
+
+    def epsilon(self, graph: Batch) -> Tensor:
+        if self.config.ladder:
+            b = torch.arange(graph.num_graphs) / max(graph.num_graphs - 1, 1)
+            end = 0.4 ** (1 + 7 * b)
+            start = self.config.epsilon_start
+            done = min(self.progress / self.config.epsilon_fraction, 1.0)
+            return (start + (end - start) * done)[graph.batch]
+        """Chance of a random action now, for each node (N,); the last graphs of the batch fall to 0."""
+        c = self.config
+        ends = (c.epsilon_end, 0.0)
+        rate, greedy_rate = (linear_schedule(c.epsilon_start, e, c.epsilon_fraction, self.progress) for e in ends)
+        greedy = graph.batch >= graph.num_graphs - round(c.greedy_fraction * graph.num_graphs)
+        return torch.where(greedy, greedy_rate, rate)
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 for the matrices, if the configuration asks for it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == 'bf16')
+
+    # acting ------------------------------------------------------------------------------------------------------
+
+    def q_values(self, network: nn.Module, graph: Batch, sharing: Sharing | None) -> Tensor:
+        """Action values of every node, (N, A)."""
+        x, edge_index, edge_attr = self.inputs(graph)
+        with self.autocast():
+            return network(x, edge_index, edge_attr if self.messages else None)
+
+    def choose_sharing(self, graph: Batch, explore: bool) -> Sharing | None:
+        """The weights in force, where a method has any."""
+        return None
+
+    @torch.no_grad()
+    def act(self, graph: Batch, explore: bool = False) -> Decision:
+        graph = graph.to(self.device)
+        sharing = self.choose_sharing(graph, explore)
+        q = self.q_values(self.network if explore else self.averaged, graph, sharing)
+        epsilon = self.epsilon(graph) if explore else 0.0
+        if explore and self.config.boltz > 0:
+            q = self.boltzmann(q, graph)
+        return Decision(epsilon_greedy(q, epsilon, self.explore_rng, graph.get('action_mask')), sharing)
+
+    def observe(self, graph: Batch, decision: Decision, step: GraphStep) -> None:
+        self.replay.push(graph, decision.action, decision.sharing, step)
+        self.env_steps += graph.num_graphs
+
+    def restart_episodes(self) -> None:
+        self.replay.start_stream()
+
+    # learning ----------------------------------------------------------------------------------------------------
+
+    def loss(self, t: Transition) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one batch, and what to log of it."""
+        with torch.no_grad():
+            online = self.q_values(self.network, t.successor, t.sharing_next)
+            target = self.q_values(self.target, t.successor, t.sharing_next)
+            mask = t.successor.get('action_mask')
+            if not self.config.double_q:
+                online = target
+            next_value = follow(double_q_value(online, target, mask), t.successor_node)
+            y = td_target(self.reward(t), t.discount, next_value)
+        q = self.q_values(self.network, t.graph, t.sharing).gather(-1, t.action.unsqueeze(-1)).squeeze(-1)
+        loss = td_loss(q, y, self.config.huber)
+        return loss, {'loss': loss.detach(), 'q': q.detach().mean()}
+
+    def reward(self, t: Transition) -> Tensor:
+        """The reward that this method learns from, per node."""
+        return t.reward
+
+    @property
+    def due_updates(self) -> int:
+        c = self.config
+        due = max(0, int((self.env_steps - c.learning_starts) / c.steps_per_update) - self.updates)
+        return due if due == 0 or self.replay.num_transitions(c.n_step) > 0 else 0
+
+    def update(self) -> dict[str, float]:
+        c = self.config
+        t = self.replay.sample(c.batch_size, self.replay_rng, c.n_step, c.gamma).to(self.device)
+        loss, metrics = self.loss(t)
+        self.step_optimizer(self.optimizer, self.network, loss)
+        soft_update(self.target, self.network, c.tau)
+        self.update_average(self.averaged, self.network)
+        self.updates += 1
+        return {name: float(value) for name, value in metrics.items()}
+
+    def update_average(self, averaged: nn.Module, online: nn.Module) -> None:
+        r"""Running average :math:`\bar\theta \leftarrow \beta \bar\theta + (1 - \beta) \theta`, shorter at first."""
+        soft_update(averaged, online, 1 - min(self.config.average, self.updates / (self.updates + 10)))
+
+    def step_optimizer(self, optimizer: torch.optim.Optimizer, network: nn.Module, loss: Tensor) -> None:
+        """Backward, clip, step; refuses to touch the weights if the loss or a gradient is not finite."""
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(network.parameters(), self.config.max_grad_norm, foreach=True)
+        if not bool(torch.isfinite(norm + loss.detach())):
+            raise NonFiniteLossError(
+                f'{self.first_bad(network, loss)} is NaN or infinite at gradient step {self.updates + 1}; the weights '
+                f'were left as they were. Lower the learning rate (lr={self.config.lr}), or look for extreme rewards.'
+            )
+        lr = linear_schedule(1.0, self.config.lr_end, 1.0, self.progress)
+        for group in optimizer.param_groups:
+            group['lr'] = lr * group.setdefault('initial_lr', group['lr'])
+        optimizer.step()
+
+    def first_bad(self, network: nn.Module, loss: Tensor) -> str:
+        """Name of the first tensor that is not finite, in the order in which they depend on each other."""
+        name = next((name for name, module in self.modules().items() if module is network), 'network')
+        weights = {f'{name}.{n}': p for n, p in network.named_parameters()}
+        grads = {f'gradient of {n}': p.grad for n, p in weights.items()}
+        return first_nonfinite({**weights, 'loss': loss, **grads}) or f'norm of the gradients of {name}'
+
+    # saving ------------------------------------------------------------------------------------------------------
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Networks, by name."""
+        return {'network': self.network, 'target': self.target, 'averaged': self.averaged}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Optimizers, by name."""
+        return {'optimizer': self.optimizer}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            'env_steps': self.env_steps,
+            'updates': self.updates,
+            'modules': {name: module.state_dict() for name, module in self.modules().items()},
+            'optimizers': {name: opt.state_dict() for name, opt in self.optimizers().items()},
+            'replay': self.replay.state_dict(),
+            'rng': {'replay': self.replay_rng.get_state(), 'explore': self.explore_rng.get_state()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.load_policy(state)
+        for name, opt in self.optimizers().items():
+            opt.load_state_dict(state['optimizers'][name])
+        self.replay.load_state_dict(state['replay'])
+        self.replay_rng.set_state(state['rng']['replay'])
+        self.explore_rng.set_state(state['rng']['explore'])
+
+    def load_policy(self, state: dict[str, Any]) -> None:
+        self.env_steps, self.updates = state['env_steps'], state['updates']
+        for name, module in self.modules().items():
+            module.load_state_dict(state['modules'][name])

@@ -1,0 +1,68 @@
+"""Targets and losses as pure functions, each with its equation; tested with numbers worked by hand."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def masked(q: Tensor, action_mask: Tensor | None) -> Tensor:
+    """Action values with forbidden actions at minus infinity, so that no maximum takes them."""
+    return q if action_mask is None else q.masked_fill(~action_mask, -torch.inf)
+
+
+def td_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
+    r"""The temporal-difference target :math:`y = R + d\,V'`.
+
+    Args:
+        reward (Tensor): n-step discounted reward sum :math:`R = \sum_k \gamma^k r_{t+k}`.
+        discount (Tensor): :math:`d = \gamma^n (1 - \text{terminated})`; an episode that the clock cut off goes on.
+        next_value (Tensor): Value of the successor, of the same shape.
+    """
+    return reward + discount * next_value
+
+
+def double_q_value(online: Tensor, target: Tensor, action_mask: Tensor | None = None) -> Tensor:
+    r"""Value of the successor with the action chosen by the online network,
+    :math:`Q^{-}(s', \arg\max_a Q(s', a))`, after
+    `"Deep Reinforcement Learning with Double Q-learning" <https://arxiv.org/abs/1509.06461>`_.
+    """
+    best = masked(online, action_mask).argmax(-1, keepdim=True)
+    return target.gather(-1, best).squeeze(-1)
+
+
+def follow(value: Tensor, row: Tensor) -> Tensor:
+    """The successor's values (N',) of the agents that acted (N,), by their rows there; 0 if nobody at all is left."""
+    return value.index_select(0, row) if value.size(0) > 0 else value.new_zeros(row.shape)
+
+
+def td_loss(value: Tensor, target: Tensor, delta: float | None = 1.0) -> Tensor:
+    r"""Mean Huber loss of the temporal-difference error :math:`\delta`-clipped, or with ``delta=None`` half the mean
+    square. No entries, no loss: the mean over nothing is zero."""
+    if value.numel() == 0:
+        return value.sum()
+    if delta is None:
+        return 0.5 * (value - target).square().mean()
+    return torch.nn.functional.huber_loss(value, target, delta=delta)
+
+
+def sharing_gain(q: Tensor, neighbourhood: Tensor, temperature: float) -> Tensor:
+    r"""What the answer of each node to its weights does to its whole neighbourhood.
+
+    .. math::
+        F = \sum_i \mathbb{E}_{a \sim \mathrm{softmax}(Q_i / \tau)} \Big[ \sum_{j \in \{i\} \cup \mathcal{N}_i}
+        \big( U_{ji}(a) - \tfrac{1}{A} \textstyle\sum_{a'} U_{ji}(a') \big) \Big]
+
+    The gradient runs through :math:`Q_i = \sum_j w_{ji} U_{ji}` alone, so nothing is gained by handing value around:
+    only weights that change what somebody does count.
+
+    Args:
+        q (Tensor): Action values under the weights, :math:`(N, A)`.
+        neighbourhood (Tensor): :math:`\sum_j U_{ji}(a)`, unweighted, :math:`(N, A)`; taken as given.
+        temperature (float): :math:`\tau`, in units of value.
+
+    Returns:
+        One number per node, :math:`(N,)`.
+    """
+    advantage = (neighbourhood - neighbourhood.mean(-1, keepdim=True)).detach()
+    return (torch.softmax(q / temperature, dim=-1) * advantage).sum(-1)

@@ -1,0 +1,367 @@
+"""LToS: a high level that learns how to share rewards, a low level that learns to act for what it receives."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from ltos_pyg.algos.base import soft_update
+from ltos_pyg.algos.dgn import DGN
+from ltos_pyg.algos.dqn import DQNConfig
+from ltos_pyg.algos.exploration import HeldShares, linear_schedule
+from ltos_pyg.algos.losses import follow, masked, sharing_gain, td_loss, td_target
+from ltos_pyg.data import Transition
+from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
+from ltos_pyg.nn import DGN as DGNNetwork
+from ltos_pyg.nn import (
+    DGNTrunk,
+    EdgeQHead,
+    QHead,
+    Sharing,
+    SharingPolicy,
+    constant_sharing,
+    keep_all,
+    sender_softmax,
+)
+from ltos_pyg.seeding import generator
+
+CRITICS = ('edge', 'node')
+HIGH_LEVEL_CRITICS = ('gain', 'shared', 'global')
+
+
+@dataclass(frozen=True, kw_only=True)
+class LToSConfig(DQNConfig):
+    """Options of LToS."""
+
+    critic: Literal['edge', 'node'] = 'edge'  # Q_i = sum of w_ji U_ji over the edges, or w is an input of Q (the paper)
+    high_level_critic: Literal['gain', 'global', 'shared'] = 'gain'  # what phi climbs; 'shared' is the paper's
+    sees_sharing: bool = False  # whether the edge critic has w as an input too (the node critic always has)
+    initial_own: float | None = 0.4  # share that phi keeps at the start; None: uniform over itself and neighbours
+    phi_lr: float = 1e-4  # Adam
+    phi_every: int = 4  # gradient steps of the low level per one of the high level
+    phi_starts: float = 0.05  # part of training before the first one
+    phi_channels: int = 64
+    pair_channels: int = 64  # hidden size of the edge critic's pair values
+    temperature: float = 0.1  # of the softmax in the gain, in units of value
+    own_cost: float = 0.0  # what giving costs phi, per unit of reward shared: ties go to keeping
+    random_fraction: float = 0.5  # part of the episodes under random held own shares, at the start of training
+    random_until: float = 0.5  # part of training over which that falls to none; 0: it stays
+    random_low: float = 0.25  # least own share drawn
+    random_high: float = 1.0
+    random_hold: int = 120  # steps that a draw is held
+    global_newest: int = 2_000  # the global critic learns from the newest frames only
+    w_noise: float = 0.0  # standard deviation of Gaussian noise on phi's logits in training
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, allowed in (('critic', CRITICS), ('high_level_critic', HIGH_LEVEL_CRITICS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"'{name}' must be one of {allowed} (got {getattr(self, name)!r})")
+        if self.high_level_critic == 'gain' and self.critic != 'edge':
+            raise ValueError("high_level_critic='gain' needs critic='edge': it reads the pair values U_ji")
+        if self.high_level_critic == 'shared' and self.critic != 'node':
+            raise ValueError("high_level_critic='shared' needs critic='node': it reads Q(o, a; w)")
+        for name in ('random_fraction', 'phi_starts'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"'{name}' must lie in [0, 1] (got {getattr(self, name)})")
+        for name in ('phi_every', 'phi_channels', 'random_hold', 'global_newest'):
+            if getattr(self, name) < 1:
+                raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
+        for name in ('phi_lr', 'temperature'):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"'{name}' must be above 0 (got {getattr(self, name)})")
+        for name in ('own_cost', 'w_noise'):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"'{name}' must be at least 0 (got {getattr(self, name)})")
+        if self.initial_own is not None and not 0 < self.initial_own < 1:
+            raise ValueError(f"'initial_own' must lie strictly between 0 and 1, or be None (got {self.initial_own})")
+        if not 0 <= self.random_low <= self.random_high <= 1:
+            raise ValueError(
+                f"'random_low' and 'random_high' must satisfy 0 <= low <= high <= 1 (got {self.random_low} and "
+                f'{self.random_high})'
+            )
+
+
+class EdgeQNetwork(nn.Module):
+    """:class:`~ltos_pyg.nn.DGNTrunk` with an :class:`~ltos_pyg.nn.EdgeQHead`."""
+
+    def __init__(self, trunk: DGNTrunk, num_actions: int, pair_channels: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = EdgeQHead(trunk.out_channels, num_actions, pair_channels)
+
+
+class ValueNetwork(nn.Module):
+    """One value per node, (N,), given the sharing weights."""
+
+    def __init__(self, trunk: DGNTrunk) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = QHead(trunk.out_channels, 1)
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, sharing: Sharing) -> Tensor:
+        return self.head(self.trunk(x, edge_index, edge_attr, sharing)).squeeze(-1)
+
+
+class LToS(DGN):
+    r"""Learning to share, after `"Learning to Share in Multi-Agent Reinforcement Learning"
+    <https://arxiv.org/abs/2112.08702>`_.
+
+    The high level :math:`\phi` maps one hop of observations to weights :math:`w`; the low level maximises the shaped
+    reward :math:`r^w_i = \sum_j w_{ji} r_j`. Both learn in turns: ``phi_every`` low steps, one high step.
+
+    **Low level.** ``critic='node'`` is the paper's: :math:`Q_i(o, a; w)` with :math:`w` an input of the network,
+    trained on :math:`r^w`. ``critic='edge'`` learns :math:`U_{ji}(o, a)`, the discounted return of *j's own* reward
+    after *i* does :math:`a`, and uses :math:`Q_i = \sum_j w_{ji} U_{ji}`: what is learned depends on no
+    distribution of weights, and the gradient through :math:`w` is exact.
+
+    **High level.** ``'shared'`` is the paper's: maximise :math:`\sum_i \max_a Q_i(o, a; \phi(o))`, Q frozen.
+    ``'global'``: maximise :math:`\sum_i G_i(o, \phi(o))` of a critic of each node's own, unshaped return.
+    ``'gain'``: maximise :func:`~ltos_pyg.algos.losses.sharing_gain`, what each node's answer to the weights does to
+    its neighbourhood.
+
+    In a part of the training episodes the weights are not :math:`\phi`'s but random own shares, held for a while, so
+    that the low level answers to any weights. :attr:`sharing_mode` chooses the weights of :meth:`act` without
+    exploration: ``'phi'``, ``'keep'`` (nobody shares) or ``'uniform'``.
+    """
+
+    config: LToSConfig
+    stores_sharing = True
+    sharing_modes = ('phi', 'keep', 'uniform')
+    sharing_mode = 'phi'
+
+    def __init__(
+        self, spec: GraphEnvSpec, config: LToSConfig, seed: int = 0, device: str | torch.device = 'cpu'
+    ) -> None:
+        super().__init__(spec, config, seed, device)
+        self.held = HeldShares(config.random_low, config.random_high, config.random_hold)
+        self.shares_rng = generator(seed, 'shares', self.device)
+
+    def trunk(self, sharing: bool) -> DGNTrunk:
+        """A trunk of the configured size."""
+        c = self.config
+        return DGNTrunk(
+            self.spec.num_features, c.hidden_channels, c.num_layers, c.heads, c.encoder_channels, self.spec.edge_dim,
+            sharing,
+        )  # fmt: skip
+
+    def build_network(self) -> nn.Module:
+        c, spec = self.config, self.spec
+        if c.critic == 'edge':
+            return EdgeQNetwork(self.trunk(sharing=c.sees_sharing), spec.num_actions, c.pair_channels)
+        return DGNNetwork(
+            spec.num_features, spec.num_actions, hidden_channels=c.hidden_channels, num_layers=c.num_layers,
+            heads=c.heads, encoder_channels=c.encoder_channels, edge_dim=spec.edge_dim, sharing=True,
+        )  # fmt: skip
+
+    def build_more(self) -> None:
+        c, spec = self.config, self.spec
+        self.phi = SharingPolicy(
+            spec.num_features, c.phi_channels, encoder_channels=(c.phi_channels,), edge_dim=spec.edge_dim,
+            initial_own=c.initial_own,
+        ).to(self.device)  # fmt: skip
+        self.averaged_phi = copy.deepcopy(self.phi).requires_grad_(False)
+        self.phi_optimizer = torch.optim.Adam(self.phi.parameters(), lr=c.phi_lr, fused=True)
+        self.value: ValueNetwork | None = None
+        if c.high_level_critic == 'global':
+            self.value = ValueNetwork(self.trunk(sharing=True)).to(self.device)
+            self.value_target = ValueNetwork(self.trunk(sharing=True)).to(self.device).requires_grad_(False)
+            self.value_target.load_state_dict(self.value.state_dict())
+            self.value_optimizer = torch.optim.Adam(self.value.parameters(), lr=c.lr, fused=True)
+
+    # sharing -----------------------------------------------------------------------------------------------------
+
+    def phi_sharing(self, phi: SharingPolicy, graph: Batch, noise: float = 0.0) -> Sharing:
+        """What the high level says, with Gaussian noise of that standard deviation on its logits."""
+        x, edge_index, edge_attr = self.inputs(graph)
+        with self.autocast():
+            edge_logit, self_logit = phi.logits(x, edge_index, edge_attr)
+        if noise > 0:
+            edge_logit, self_logit = (
+                logit + noise * torch.randn(logit.shape, generator=self.shares_rng, device=self.device)
+                for logit in (edge_logit, self_logit)
+            )
+        return sender_softmax(edge_logit, self_logit, edge_index)
+
+    def choose_sharing(self, graph: Batch, explore: bool) -> Sharing:
+        edge_index, num_nodes = graph.edge_index, graph.num_nodes
+        if not explore:
+            if self.sharing_mode == 'keep':
+                return keep_all(edge_index, num_nodes)
+            if self.sharing_mode == 'uniform':
+                return constant_sharing(edge_index, num_nodes)
+            return self.phi_sharing(self.averaged_phi, graph)
+        sharing = self.phi_sharing(self.phi, graph, self.config.w_noise)
+        fraction = self.config.random_fraction
+        if self.config.random_until > 0:
+            fraction = linear_schedule(fraction, 0.0, self.config.random_until, self.progress)
+        if fraction == 0:
+            return sharing
+        own = self.held.own(graph.batch, graph.num_graphs, self.shares_rng)
+        random = constant_sharing(edge_index, num_nodes, own)
+        # The first streams of the batch run under random weights, the others under phi's.
+        is_random = graph.batch < round(fraction * graph.num_graphs)
+        return Sharing(
+            torch.where(is_random[edge_index[0]], random.given, sharing.given),
+            torch.where(is_random, random.kept, sharing.kept),
+        )
+
+    def observe(self, graph: Batch, decision: Any, step: GraphStep) -> None:
+        super().observe(graph, decision, step)
+        self.held.step(step.ended)
+
+    def restart_episodes(self) -> None:
+        super().restart_episodes()
+        self.held.restart()
+
+    # low level ---------------------------------------------------------------------------------------------------
+
+    def pair_values(
+        self, network: Any, graph: Batch, sharing: Sharing | None, pairs: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """:math:`U_{ii}` and :math:`U_{ji}` for the edges of the graph, or for the pairs given."""
+        x, edge_index, edge_attr = self.inputs(graph)
+        with self.autocast():
+            h = network.trunk(x, edge_index, edge_attr, sharing if self.config.sees_sharing else None)
+            own, pair = network.head(h, edge_index if pairs is None else pairs)
+        return own, pair
+
+    def q_values(self, network: nn.Module, graph: Batch, sharing: Sharing | None) -> Tensor:
+        assert sharing is not None
+        x, edge_index, edge_attr = self.inputs(graph)
+        if self.config.critic == 'edge':
+            own, pair = self.pair_values(network, graph, sharing)
+            return EdgeQHead.combine(own, pair, edge_index, sharing)
+        with self.autocast():
+            return network(x, edge_index, edge_attr, sharing)
+
+    def reward(self, t: Transition) -> Tensor:
+        return t.shaped
+
+    def loss(self, t: Transition) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.config.critic == 'node':
+            return super().loss(t)
+        owner, actor = t.graph.edge_index
+        with torch.no_grad():
+            own_next, pair_next = self.next_values(t)
+            both = t.discount[owner] * (t.discount[actor] > 0)
+            own_target = td_target(t.reward, t.discount, own_next)
+            pair_target = td_target(t.reward[owner], both, pair_next)
+        own, pair = self.pair_values(self.network, t.graph, t.sharing)
+        own_taken = own.gather(-1, t.action.unsqueeze(-1)).squeeze(-1)
+        pair_taken = pair.gather(-1, t.action[actor].unsqueeze(-1)).squeeze(-1)
+        own_loss = td_loss(own_taken, own_target, self.config.huber)
+        pair_loss = td_loss(pair_taken, pair_target, self.config.huber)
+        self._values = own.detach(), pair.detach()  # the high level reads them
+        metrics = {'loss': own_loss.detach(), 'pair_loss': pair_loss.detach(), 'q': own_taken.detach().mean()}
+        return own_loss + pair_loss, metrics
+
+    def next_values(self, t: Transition) -> tuple[Tensor, Tensor]:
+        """Values of the best actions n steps on: of each node (N,), and of the two agents of each edge (E,)."""
+        edge_index = t.graph.edge_index
+        if t.successor.num_nodes == 0:  # nobody is left
+            return torch.zeros_like(t.reward), t.reward.new_zeros(edge_index.size(1))
+        online = self.q_values(self.network if self.config.double_q else self.target, t.successor, t.sharing_next)
+        best = masked(online, t.successor.get('action_mask')).argmax(-1)
+        pairs = t.successor_node[edge_index]  # known in training even if they are no longer neighbours
+        own, pair = self.pair_values(self.target, t.successor, t.sharing_next, pairs)
+        own = follow(own.gather(-1, best.unsqueeze(-1)).squeeze(-1), t.successor_node)
+        return own, pair.gather(-1, best[pairs[1]].unsqueeze(-1)).squeeze(-1)
+
+    # high level --------------------------------------------------------------------------------------------------
+
+    def update(self) -> dict[str, float]:
+        c = self.config
+        t = self.replay.sample(c.batch_size, self.replay_rng, c.n_step, c.gamma).to(self.device)
+        loss, metrics = self.loss(t)
+        self.step_optimizer(self.optimizer, self.network, loss)
+        soft_update(self.target, self.network, c.tau)
+        self.update_average(self.averaged, self.network)
+        if self.value is not None:
+            metrics['value_loss'] = self.update_value()
+        if self.updates % c.phi_every == 0 and self.progress >= c.phi_starts:
+            metrics |= self.update_phi(t)
+        self.updates += 1
+        return {name: float(value) for name, value in metrics.items()}
+
+    def update_value(self) -> Tensor:
+        r"""One step of the global critic: :math:`G_i(o, w) \to R_i + \gamma^n G_i^-(o', w')` on the newest frames."""
+        assert self.value is not None
+        c = self.config
+        t = self.replay.sample(c.batch_size, self.replay_rng, c.n_step, c.gamma, newest=c.global_newest).to(self.device)
+        x, edge_index, edge_attr = self.inputs(t.graph)
+        with self.autocast():
+            with torch.no_grad():
+                value = self.value_target(*self.inputs(t.successor), t.sharing_next)
+                y = td_target(t.reward, t.discount, follow(value, t.successor_node))
+            value = self.value(x, edge_index, edge_attr, t.sharing)
+        loss = td_loss(value, y, c.huber)
+        self.step_optimizer(self.value_optimizer, self.value, loss)
+        soft_update(self.value_target, self.value, c.tau)
+        return loss.detach()
+
+    def objective(self, t: Transition, sharing: Sharing) -> Tensor:
+        """What the high level climbs, one number per node; the gradient runs through ``sharing`` alone."""
+        c = self.config
+        x, edge_index, edge_attr = self.inputs(t.graph)
+        if c.high_level_critic == 'gain':
+            own, pair = self._values
+            q = masked(EdgeQHead.combine(own, pair, edge_index, sharing), t.graph.get('action_mask'))
+            return sharing_gain(q, own.index_add(0, edge_index[1], pair), c.temperature)
+        if c.high_level_critic == 'global':
+            assert self.value is not None
+            with self.autocast():
+                return self.value(x, edge_index, edge_attr, sharing)
+        q = self.q_values(self.network, t.graph, sharing)
+        return masked(q, t.graph.get('action_mask')).amax(-1)
+
+    def update_phi(self, t: Transition) -> dict[str, Tensor]:
+        """One step of the high level on the low level's batch."""
+        sharing = self.phi_sharing(self.phi, t.graph)
+        frozen = [p for m in (self.network, self.value) if m is not None for p in m.parameters()]
+        for p in frozen:
+            p.requires_grad_(False)
+        gain = self.objective(t, sharing).mean()
+        loss = self.config.own_cost * (1 - sharing.kept).mean() - gain
+        self.step_optimizer(self.phi_optimizer, self.phi, loss)
+        self.update_average(self.averaged_phi, self.phi)
+        for p in frozen:
+            p.requires_grad_(True)
+        grad = torch.stack([p.grad.norm() for p in self.phi.parameters() if p.grad is not None]).norm()
+        kept = sharing.kept.detach()
+        return {
+            'phi/objective': gain.detach(),
+            'phi/grad_norm': grad,
+            'phi/selfishness': kept.mean(),
+            'phi/selfishness_std': kept.std(correction=0),
+        }
+
+    # saving ------------------------------------------------------------------------------------------------------
+
+    def modules(self) -> dict[str, nn.Module]:
+        more: dict[str, nn.Module] = {'phi': self.phi, 'averaged_phi': self.averaged_phi}
+        if self.value is not None:
+            more |= {'value': self.value, 'value_target': self.value_target}
+        return super().modules() | more
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        more = {'phi_optimizer': self.phi_optimizer}
+        if self.value is not None:
+            more['value_optimizer'] = self.value_optimizer
+        return super().optimizers() | more
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        state['rng']['shares'] = self.shares_rng.get_state()
+        state['held'] = self.held.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.shares_rng.set_state(state['rng']['shares'])
+        self.held.load_state_dict(state['held'])

@@ -1,0 +1,28 @@
+"""Speed, measured beside a peer in the same run: ``ltos bench``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+Row = dict[str, Any]  # name, value, unit, ratio, target, note
+
+BENCHMARKS = {'jungle': 'bench_jungle', 'nn': 'bench_nn', 'replay': 'bench_replay', 'training': 'bench_training'}
+
+
+def run_benchmarks(names: Sequence[str] = ()) -> list[Row]:
+    """Runs benchmarks by name (all of them if none is named), one after the other, on one thread.
+
+    Raises:
+        ValueError: If there is no such benchmark; lists those that there are.
+    """
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        raise ValueError(f"unknown benchmark '{unknown[0]}'. Choose from: {', '.join(BENCHMARKS)}")
+    rows: list[Row] = []
+    for name in names or BENCHMARKS:
+        module = import_module(f'ltos_pyg.experiments.bench.{name}')
+        run: Callable[[], list[Row]] = getattr(module, BENCHMARKS[name])
+        rows += run()
+    return rows

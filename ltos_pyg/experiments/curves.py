@@ -1,0 +1,349 @@
+"""Learning curves and their summary, rendered from run folders only (``config.json`` and ``metrics.jsonl``)."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltos_pyg.training.checkpoint import atomic_write
+from ltos_pyg.training.logging import read_metrics
+
+Array = NDArray[np.float64]
+
+# Okabe and Ito's palette, told apart with any colour vision, without its yellow, which is too light for a line.
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
+MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+LINES = ('-', '--', ':')
+_INTERVALS = 8  # error bars along a curve; more would hide it
+_STYLE = {
+    'axes.grid': True,
+    'axes.spines.right': False,
+    'axes.spines.top': False,
+    'font.size': 9.0,
+    'grid.alpha': 0.3,
+    'legend.frameon': False,
+    'pdf.fonttype': 42,
+    'svg.hashsalt': 'ltos_pyg',  # the same runs give the same file
+}
+_NO_DATE: dict[str, dict[str, Any]] = {'.svg': {'Date': None}, '.pdf': {'CreationDate': None}}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One metric of one run folder: T values over rising steps, none of them NaN."""
+
+    folder: Path
+    scenario: str
+    label: str  # the config's `label`, else its algorithm, and its preset if it names one
+    seed: int
+    step: Array  # (T,) environment steps
+    value: Array  # (T,)
+    not_finite: int  # rows in which the metric was NaN or infinite; they are left out
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The runs of one scenario and label that differ in the seed only, on the steps that all of them cover."""
+
+    scenario: str
+    label: str
+    runs: tuple[Run, ...]
+    step: Array  # (T,) every step at which some seed has a value, inside the range that all seeds cover
+    value: Array  # (n, T) one row per seed, interpolated linearly, never beyond what was observed
+
+    @property
+    def mean(self) -> Array:
+        """(T,) mean over the seeds."""
+        return self.value.mean(0)
+
+    @property
+    def band(self) -> tuple[Array, Array]:
+        """(T,) lowest and (T,) highest value of any seed."""
+        return self.value.min(0), self.value.max(0)
+
+    @property
+    def interval(self) -> Array:
+        """(T,) half the width of the 95 % Student-t interval of the mean; NaN for a single seed."""
+        return half_interval(self.value)
+
+    @property
+    def area(self) -> Array:
+        r"""(n,) area under each seed's curve over the number of steps, :math:`\frac{1}{s_T - s_1} \int v\, ds`: the
+        mean value over the run."""
+        width = np.diff(self.step)
+        if width.size == 0:
+            return self.value[:, 0]
+        return ((self.value[:, 1:] + self.value[:, :-1]) / 2 * width).sum(1) / width.sum()
+
+
+@functools.cache
+def student_t_quantile(p: float, dof: int) -> float:
+    r"""The quantile of Student's t for a whole number of degrees of freedom, without SciPy.
+
+    Finds the angle :math:`\theta = \arctan(t / \sqrt{\nu})` by bisection, for the finite series of
+    :math:`P(|T| \le t)` in :math:`\sin\theta` and :math:`\cos\theta` (`Abramowitz and Stegun
+    <https://personal.math.ubc.ca/~cbm/aands/page_948.htm>`_, 26.7.3 and 26.7.4).
+
+    Args:
+        p: Probability, between 0 and 1: 0.975 for a two-sided 95 % interval.
+        dof: Degrees of freedom, at least 1: the number of values less one.
+    """
+    if not 0 < p < 1:
+        raise ValueError(f"'p' must lie between 0 and 1 (got {p}), e.g. 0.975 for a two-sided 95 % interval")
+    if dof < 1:
+        raise ValueError(f"'dof' must be at least 1 (got {dof}): an interval needs two values or more")
+    odd = dof % 2
+    k = np.arange(1, (dof - odd) // 2)
+    series = np.cumprod([1.0, *(2 * k / (2 * k + 1) if odd else (2 * k - 1) / (2 * k))])
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        theta = (low + high) / 2
+        total = math.sin(theta) * float((series * math.cos(theta) ** (2.0 * np.arange(series.size))).sum())
+        if odd:
+            total = (theta + (math.cos(theta) * total if dof > 1 else 0.0)) * 2 / math.pi
+        low, high = (theta, high) if total < abs(2 * p - 1) else (low, theta)
+    return math.copysign(math.sqrt(dof) * math.tan((low + high) / 2), p - 0.5)
+
+
+def half_interval(value: Array, level: float = 0.95) -> Array:
+    r"""Half the width of the Student-t interval of the mean along the first axis,
+    :math:`t_{n-1} \cdot s / \sqrt{n}` with :math:`s` over :math:`n - 1`.
+
+    Shapes:
+        - **input:** :math:`(n, *)`, one row per independent value (a seed)
+        - **output:** :math:`(*)`; NaN if :math:`n = 1`
+    """
+    n = len(value)
+    if n < 2:
+        return np.full(value.shape[1:], np.nan)
+    return student_t_quantile((1 + level) / 2, n - 1) * value.std(0, ddof=1) / math.sqrt(n)
+
+
+def load_run(folder: Path | str, metric: str = 'eval/return') -> Run:
+    """Reads one metric of a run folder. Of several rows with the same step the last one counts.
+
+    Raises:
+        ValueError: If the folder is no run folder, or never logged a finite value of the metric.
+    """
+    folder = Path(folder)
+    config = _config(folder)
+    rows = [row for row in read_metrics(folder / 'metrics.jsonl') if metric in row]
+    value = {row['step']: float(row[metric]) for row in rows if row[metric] is not None}
+    if not value:
+        names = sorted({name for row in read_metrics(folder / 'metrics.jsonl') for name in row} - {'step'})
+        raise ValueError(
+            f"'{folder}' has no value of '{metric}': expected one of {names} (got {len(rows)} rows with it, all null). "
+            f'Choose another metric, or let the run go on until its first evaluation.'
+        )
+    step = sorted(value)
+    return Run(
+        folder=folder,
+        scenario=str(config['scenario']),
+        label=_label(config),
+        seed=int(config['seed']),
+        step=np.array(step, float),
+        value=np.array([value[s] for s in step]),
+        not_finite=sum(row[metric] is None for row in rows),
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    for name in ('config.json', 'metrics.jsonl'):
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"'{folder}' is no run folder: expected 'config.json' and 'metrics.jsonl' in it, got no '{name}'. "
+                f'Name the folder that the training wrote.'
+            )
+    try:
+        config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ValueError(
+            f"'{folder / 'config.json'}' is no valid JSON ({error}). Restore it, or drop this run."
+        ) from error
+    missing = [key for key in ('scenario', 'algo', 'seed') if key not in config]
+    if missing:
+        raise ValueError(
+            f"'{folder / 'config.json'}' must have 'scenario', 'algo' and 'seed' (got no {missing}). Did another "
+            f'program write it?'
+        )
+    return dict(config)
+
+
+def _label(config: dict[str, Any]) -> str:
+    if config.get('label'):
+        return str(config['label'])
+    preset = config.get('preset')
+    return str(config['algo']) if preset in (None, '', 'default') else f'{config["algo"]} ({preset})'
+
+
+def aggregate(folders: Sequence[Path | str], metric: str = 'eval/return') -> list[Curve]:
+    """Groups runs by scenario and label, and puts the seeds of a group on common steps.
+
+    Raises:
+        ValueError: If there is no run, a seed counts twice, or the runs of a group share no step.
+    """
+    if not folders:
+        raise ValueError("'runs' must name at least one run folder (got none)")
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for folder in folders:
+        run = load_run(folder, metric)
+        groups.setdefault((run.scenario, run.label), []).append(run)
+    return [_curve(sorted(runs, key=lambda run: run.seed)) for _, runs in sorted(groups.items())]
+
+
+def _curve(runs: list[Run]) -> Curve:
+    name = f"'{runs[0].label}' on '{runs[0].scenario}'"
+    for one, other in itertools.pairwise(runs):
+        if one.seed == other.seed:
+            raise ValueError(
+                f"seeds of {name} must differ: expected each once, got seed {one.seed} in '{one.folder}' and "
+                f"'{other.folder}'. Leave one out, or give them a 'label' each."
+            )
+    low, high = max(run.step[0] for run in runs), min(run.step[-1] for run in runs)
+    if low > high:
+        ranges = ', '.join(f"'{run.folder}' {run.step[0]:.0f}-{run.step[-1]:.0f}" for run in runs)
+        raise ValueError(f'runs of {name} must share steps: got {ranges}. Leave out the ones that broke off early.')
+    step = np.unique(np.concatenate([run.step for run in runs]))
+    step = step[(step >= low) & (step <= high)]
+    value = np.stack([np.interp(step, run.step, run.value) for run in runs])
+    return Curve(runs[0].scenario, runs[0].label, tuple(runs), step, value)
+
+
+def summarise(runs: Sequence[Path | str], metric: str = 'eval/return') -> list[dict[str, Any]]:
+    """One row per scenario and label: how high the runs end, and how fast they get there.
+
+    ``final_*`` is over the last value of each run, ``area_*`` over the area under each curve divided by its steps,
+    on the range ``first_step`` to ``last_step`` that all seeds cover. ``*_low`` and ``*_high`` bound the 95 % Student-t
+    interval of the mean; they and ``*_std`` (over n - 1) are ``None`` for a single seed.
+    """
+    return [_summary(curve, metric) for curve in aggregate(runs, metric)]
+
+
+def _summary(curve: Curve, metric: str) -> dict[str, Any]:
+    final = np.array([run.value[-1] for run in curve.runs])
+    return {
+        'scenario': curve.scenario,
+        'label': curve.label,
+        'metric': metric,
+        'count': len(curve.runs),
+        **_moments('final', final),
+        **_moments('area', curve.area),
+        'first_step': int(curve.step[0]),
+        'last_step': int(curve.step[-1]),
+        'not_finite': sum(run.not_finite for run in curve.runs),
+    }
+
+
+def _moments(name: str, value: Array) -> dict[str, float | None]:
+    mean = float(value.mean())
+    if len(value) < 2:
+        return {f'{name}_mean': mean, f'{name}_std': None, f'{name}_low': None, f'{name}_high': None}
+    half = float(half_interval(value))
+    std = float(value.std(ddof=1))
+    return {f'{name}_mean': mean, f'{name}_std': std, f'{name}_low': mean - half, f'{name}_high': mean + half}
+
+
+def plot_curves(runs: Sequence[Path | str], metric: str = 'eval/return', out: Path | str = Path('curves.png')) -> Path:
+    """Draws the learning curves of run folders into one file (PNG, SVG or PDF, by the suffix).
+
+    One panel per scenario, one colour per label. The line is the mean over seeds, the band spans the lowest and the
+    highest seed, the bars are 95 % Student-t intervals of the mean. The same runs give the same file.
+
+    Raises:
+        ValueError: As :func:`aggregate`, or for an unknown suffix.
+        ImportError: Without matplotlib (extra ``plot``).
+    """
+    out = Path(out)
+    if out.suffix not in ('.png', '.svg', '.pdf'):
+        raise ValueError(f"'out' must end in .png, .svg or .pdf (got '{out}')")
+    figure = curve_figure(aggregate(runs, metric), metric)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _style():
+        return atomic_write(
+            out, lambda file: figure.savefig(file, format=out.suffix[1:], dpi=150, metadata=_NO_DATE.get(out.suffix))
+        )
+
+
+def curve_figure(curves: Sequence[Curve], metric: str = 'eval/return') -> Any:
+    """The :class:`matplotlib.figure.Figure` of :func:`plot_curves`, for those who want to change it. It belongs to no
+    window and no ``pyplot`` state."""
+    with _style():
+        from matplotlib.figure import Figure
+
+        scenarios = sorted({curve.scenario for curve in curves})
+        labels = sorted({curve.label for curve in curves})
+        figure = Figure(figsize=(1 + 4.6 * len(scenarios), 4.2), layout='constrained')
+        panels = figure.subplots(1, len(scenarios), squeeze=False)[0]
+        for axes, scenario in zip(panels, scenarios, strict=True):
+            for curve in curves:
+                if curve.scenario == scenario:
+                    _draw(axes, curve, labels.index(curve.label), len(labels))
+            _annotate(axes, scenario, metric)
+        figure.supxlabel(_caption(curves), fontsize=7.5, color='0.35')
+    return figure
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """The same look whatever the user's settings, which are as before afterwards."""
+    try:
+        import matplotlib.style
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: install it with pip install 'ltos_pyg[plot]'") from error
+    with matplotlib.style.context(['default', _STYLE]):
+        yield
+
+
+def _draw(axes: Any, curve: Curve, rank: int, ranks: int) -> None:
+    colour, marker = COLOURS[rank % len(COLOURS)], MARKERS[rank % len(MARKERS)]
+    n = len(curve.runs)
+    axes.fill_between(curve.step, *curve.band, color=colour, alpha=0.16, linewidth=0)
+    axes.plot(
+        curve.step,
+        curve.mean,
+        color=colour,
+        linestyle=LINES[rank // len(COLOURS) % len(LINES)],
+        marker=marker,
+        markersize=5,
+        markevery=_spread(curve.step.size, rank, ranks),
+        label=f'{curve.label} ({n} seed{"" if n == 1 else "s"})',
+    )
+    if n > 1:
+        at = _spread(curve.step.size, rank, ranks)
+        axes.errorbar(
+            curve.step[at], curve.mean[at], curve.interval[at], fmt='none', ecolor=colour, elinewidth=1, capsize=2.5
+        )
+
+
+def _spread(size: int, rank: int, ranks: int) -> list[int]:
+    """Where along a curve the intervals stand: spread evenly, each curve a little later than the one before, so that
+    they do not hide each other."""
+    share = (np.arange(_INTERVALS) + (rank + 1) / (ranks + 1)) / (_INTERVALS + 0.5)
+    return sorted({int(i) for i in np.rint(share * (size - 1))} | {size - 1})
+
+
+def _annotate(axes: Any, scenario: str, metric: str) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    axes.set_title(scenario)
+    axes.set_xlabel('environment steps')
+    axes.set_ylabel(metric)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=''))
+    axes.margins(x=0.01)
+    axes.legend(loc='best')
+
+
+def _caption(curves: Sequence[Curve]) -> str:
+    if all(len(curve.runs) == 1 for curve in curves):
+        return 'line: the single seed'
+    return 'line: mean over seeds; band: lowest to highest seed; bars: 95 % Student-t interval of the mean'

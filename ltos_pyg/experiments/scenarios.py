@@ -1,0 +1,186 @@
+"""The scenarios by name: their environments, the options that each algorithm starts from, and how they are drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ltos_pyg.algos import ALGORITHMS
+from ltos_pyg.envs import JungleConfig, JungleEnv, PrisonerEnv
+from ltos_pyg.graph_env import GraphEnv
+from ltos_pyg.training.config import TrainConfig, check_device
+from ltos_pyg.training.run import MakeEnv, RunConfig
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrisonerConfig:
+    """The options of :class:`~ltos_pyg.envs.PrisonerEnv`."""
+
+    length: int = 9  # cells of the corridor
+    horizon: int = 50  # steps after which an episode is cut off
+    cost: float = 0.01  # of each action
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """A named environment with the options that runs on it start from."""
+
+    name: str
+    env_config: type
+    make: Callable[[Any, int, str], GraphEnv]  # from (env options, number of graphs, device)
+    headline: str  # the metric that says how good a policy is
+    train: Options = field(default_factory=dict)
+    algorithm: Options = field(default_factory=dict)  # for every algorithm
+    presets: Mapping[tuple[str, str], Options] = field(default_factory=dict)  # (algorithm, preset) -> options
+
+    def config(self, algo: str, preset: str = 'default') -> RunConfig:
+        """The options of a preset.
+
+        Raises:
+            ValueError: If there is no such algorithm or preset; lists those that there are.
+        """
+        if algo not in ALGORITHMS:
+            raise ValueError(f"unknown algorithm '{algo}'. Choose one of: {', '.join(ALGORITHMS)}")
+        known = sorted({'default', *(p for a, p in self.presets if a == algo)})
+        if preset not in known:
+            raise ValueError(f"unknown preset '{preset}' of {algo} on {self.name}. Choose one of: {', '.join(known)}")
+        config_class = ALGORITHMS[algo][1]
+        names = {f.name for f in dataclasses.fields(config_class)}
+        options = {k: v for k, v in self.algorithm.items() if k in names} | dict(self.presets.get((algo, preset), {}))
+        return RunConfig(
+            scenario=self.name,
+            algo=algo,
+            preset=preset,
+            env=self.env_config(),
+            algorithm=config_class(**options),
+            train=TrainConfig(**self.train),
+        )
+
+    def make_env(self, config: RunConfig) -> MakeEnv:
+        """Makes the environment of a run with any number of graphs."""
+        check_device(config.train.device)
+        return lambda num_envs: self.make(config.env, num_envs, config.train.device)
+
+
+def _jungle(config: JungleConfig, num_envs: int, device: str) -> GraphEnv:
+    backend = 'numba' if device == 'cpu' else 'torch'
+    return JungleEnv(num_envs=num_envs, backend=backend, device=device, **dataclasses.asdict(config))
+
+
+def _prisoner(config: PrisonerConfig, num_envs: int, device: str) -> GraphEnv:
+    return PrisonerEnv(num_envs=num_envs, device=device, **dataclasses.asdict(config))
+
+
+# The paper's form of LToS: w is an input of Q, one critic for both levels, phi's weights alone in every episode.
+PAPER_LTOS: dict[str, Any] = {
+    'critic': 'node',
+    'high_level_critic': 'shared',
+    'random_fraction': 0.0,
+    'initial_own': 0.8,
+    'w_noise': 0.25,
+    'n_step': 1,
+    'double_q': False,
+    'huber': None,
+    'phi_lr': 1e-4,
+}
+# What the authors of DGN published for the jungle.
+PAPER_DGN: dict[str, Any] = {'n_step': 1, 'double_q': False, 'huber': None, 'lr': 1e-4, 'lr_end': 1.0}
+
+SMALL: dict[str, Any] = {
+    'hidden_channels': 32,
+    'encoder_channels': (32,),
+    'num_layers': 1,
+    'heads': 2,
+    'phi_channels': 32,
+}
+
+SCENARIOS: dict[str, Scenario] = {
+    'jungle': Scenario(
+        name='jungle',
+        env_config=JungleConfig,
+        make=_jungle,
+        headline='reward',
+        presets={
+            ('ltos', 'paper'): PAPER_LTOS | {'lr': 1e-4, 'lr_end': 1.0},
+            ('dgn', 'paper'): PAPER_DGN,
+            ('dqn', 'paper'): PAPER_DGN,
+            ('fixed_ltos', 'paper'): PAPER_DGN | {'own': 0.8},
+        },
+    ),
+    'prisoner': Scenario(
+        name='prisoner',
+        env_config=PrisonerConfig,
+        make=_prisoner,
+        headline='return',
+        train={'num_envs': 16, 'eval_every': 2_000, 'checkpoint_every': 10_000, 'log_every': 500},
+        algorithm=SMALL
+        | {
+            'total_steps': 20_000,
+            'gamma': 0.99,
+            'n_step': 1,
+            'batch_size': 64,
+            'lr': 1e-3,
+            'replay_size': 5_000,
+            'learning_starts': 500,
+            'steps_per_update': 16.0,
+            'epsilon_end': 0.05,
+            'initial_own': 0.4,
+            'phi_lr': 1e-3,
+            'random_hold': 20,
+        },
+    ),
+}
+
+
+def scenario(name: str) -> Scenario:
+    """The scenario of that name.
+
+    Raises:
+        ValueError: If there is none; lists those that there are.
+    """
+    if name not in SCENARIOS:
+        raise ValueError(f"unknown scenario '{name}'. Choose one of: {', '.join(SCENARIOS)}")
+    return SCENARIOS[name]
+
+
+def load_config(folder: Path) -> RunConfig:
+    """The configuration of a run folder.
+
+    Raises:
+        ValueError: If the folder is no run folder, or its configuration has options that this version does not know.
+    """
+    path = folder / 'config.json'
+    if not path.is_file():
+        raise ValueError(f"'{folder}' is no run folder: it has no config.json. Train first: ltos train SCENARIO")
+    try:
+        plain = json.loads(path.read_text(encoding='utf-8'))
+        base = scenario(plain['scenario']).config(plain['algo'])
+        return RunConfig(
+            scenario=plain['scenario'],
+            algo=plain['algo'],
+            preset=plain['preset'],
+            env=_from_plain(type(base.env), plain['env'], path),
+            algorithm=_from_plain(type(base.algorithm), plain['algorithm'], path),
+            train=_from_plain(TrainConfig, plain['train'], path),
+        )
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"'{path}' is not what a run writes ({type(error).__name__}: {error}). Restore it, or train again."
+        ) from error
+
+
+def _from_plain(cls: type, plain: dict[str, Any], path: Path) -> Any:
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(plain) - known)
+    if unknown:
+        raise ValueError(
+            f"'{path}' has options that this version of ltos_pyg does not know: {', '.join(unknown)}. "
+            f'Use the version named there.'
+        )
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()})

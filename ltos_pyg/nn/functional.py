@@ -1,0 +1,142 @@
+"""Pure maths of reward sharing: who gets which part of whose value, along the edges of a graph."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ltos_pyg.nn.validation import check_edge_index, check_rows, check_unit_interval
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Autocast runs the matrix products in half precision; softmax, sums and what leaves a network stay in float32."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+class Sharing(NamedTuple):
+    r"""The sharing weights of one graph (or one batch of graphs).
+
+    ``given[e]`` is :math:`w_{ji}`, the part of :math:`j`'s value that :math:`i` gets along edge :math:`e = (j \to i)`;
+    ``kept[i]`` is :math:`w_{ii}`, the part that :math:`i` keeps. For each sender
+    :math:`w_{jj} + \sum_{i} w_{ji} = 1`, so a node without out-edges keeps all.
+
+    Shapes:
+        - **given:** :math:`(E,)` or :math:`(E, H)`
+        - **kept:** :math:`(N,)` or :math:`(N, H)`
+    """
+
+    given: Tensor
+    kept: Tensor
+
+
+def sender_softmax(edge_logit: Tensor, self_logit: Tensor, edge_index: Tensor) -> Sharing:
+    r"""Softmax over each sender's {self} and out-edges.
+
+    .. math::
+        w_{ji} = \frac{\exp(e_{ji})}{\exp(s_j) + \sum_{k} \exp(e_{jk})}, \qquad
+        w_{jj} = \frac{\exp(s_j)}{\exp(s_j) + \sum_{k} \exp(e_{jk})}
+
+    No self-loops are added, so no shape depends on the data (``torch.compile``, ``torch.export``).
+
+    Shapes:
+        - **input:** edge logits :math:`(E,)` or :math:`(E, H)`, self logits :math:`(N,)` or :math:`(N, H)`,
+          edge indices :math:`(2, E)` free of self-loops
+        - **output:** :class:`Sharing` of the same shapes
+
+    Raises:
+        ValueError: If ``edge_index`` is no (2, E) int64 tensor over the nodes without self-loops, or the logits do not
+            fit it.
+    """
+    check_edge_index(edge_index, self_logit.size(0))
+    check_rows('edge_logit', edge_logit, edge_index.size(1), 'edge')
+    if edge_logit.shape[1:] != self_logit.shape[1:]:
+        raise ValueError(
+            f"'edge_logit' and 'self_logit' must agree in the number of heads (got {tuple(edge_logit.shape)} and "
+            f'{tuple(self_logit.shape)})'
+        )
+    return softmax_by_sender(edge_logit, self_logit, edge_index)
+
+
+def softmax_by_sender(edge_logit: Tensor, self_logit: Tensor, edge_index: Tensor) -> Sharing:
+    """:func:`sender_softmax` of input that was checked already."""
+    sender = edge_index[0]
+    index = sender.view(-1, *[1] * (edge_logit.dim() - 1)).expand_as(edge_logit)
+    # The largest logit of each sender is subtracted (softmax does not change), so that exp cannot overflow.
+    top = self_logit.detach().scatter_reduce(0, index, edge_logit.detach(), 'amax', include_self=True)
+    edge_exp = (edge_logit - top.index_select(0, sender)).exp()
+    self_exp = (self_logit - top).exp()
+    total = self_exp.index_add(0, sender, edge_exp)
+    return Sharing(edge_exp / total.index_select(0, sender), self_exp / total)
+
+
+def keep_all(edge_index: Tensor, num_nodes: int, dtype: torch.dtype = torch.float32) -> Sharing:
+    """Nobody shares: ``given = 0``, ``kept = 1``. With it LToS is DGN."""
+    device = edge_index.device
+    return Sharing(
+        torch.zeros(edge_index.size(1), dtype=dtype, device=device), torch.ones(num_nodes, dtype=dtype, device=device)
+    )
+
+
+def constant_sharing(edge_index: Tensor, num_nodes: int, own: Tensor | float | None = None) -> Sharing:
+    r"""Constant weights: each node keeps ``own`` and splits the rest evenly over its out-edges.
+
+    Args:
+        own: The share kept, in [0, 1]: one number, or one per node :math:`(N,)`. ``None`` is uniform sharing,
+            :math:`w_{jj} = w_{ji} = 1 / (1 + \text{out-degree}_j)`.
+
+    A node without out-edges keeps all.
+
+    Raises:
+        ValueError: If ``own`` lies outside [0, 1] or has another length than ``num_nodes``, or ``edge_index`` does not
+            fit it.
+    """
+    check_edge_index(edge_index, num_nodes)
+    sender = edge_index[0]
+    degree = torch.zeros(num_nodes, device=edge_index.device).index_add(
+        0, sender, torch.ones(edge_index.size(1), device=edge_index.device)
+    )
+    if own is None:
+        kept = 1 / (1 + degree)
+    else:
+        own = torch.as_tensor(own, dtype=degree.dtype, device=degree.device)
+        if own.dim() > 0:
+            check_rows('own', own, num_nodes, 'node')
+        check_unit_interval('own', own)
+        kept = torch.where(degree > 0, own, 1.0)
+    return Sharing(((1 - kept) / degree.clamp(min=1)).index_select(0, sender), kept)
+
+
+def share_value(value: Tensor, edge_index: Tensor, sharing: Sharing) -> Tensor:
+    r"""Moves value along the edges: the shaped reward of LToS, Eq. (2) of
+    `"Learning to Share in Multi-Agent Reinforcement Learning" <https://arxiv.org/abs/2112.08702>`_.
+
+    .. math::
+        y_i = w_{ii} v_i + \sum_{j \to i} w_{ji} v_j
+
+    Value is moved, never made: :math:`\sum_i y_i = \sum_i v_i` in each graph whenever the weights lie on the simplex
+    of each sender. :math:`N = 0`, :math:`E = 0` and isolated nodes are ordinary.
+
+    Shapes:
+        - **input:** values :math:`(N,)` or :math:`(N, D)`, edge indices :math:`(2, E)`, weights ``given``
+          :math:`(E,)`, ``kept`` :math:`(N,)`
+        - **output:** shared values, of the shape of ``value``
+
+    Raises:
+        ValueError: If a shape or dtype does not fit. Whether the weights sum to one is checked where they enter
+            (:func:`~ltos_pyg.nn.check_sharing`), not here.
+    """
+    check_edge_index(edge_index, value.size(0))
+    check_rows('sharing.given', sharing.given, edge_index.size(1), 'edge')
+    check_rows('sharing.kept', sharing.kept, value.size(0), 'node')
+    given, kept = sharing
+    if given.dim() != 1 or kept.dim() != 1:
+        raise ValueError(
+            f"'sharing' needs one weight per edge and node: expected given (E,) and kept (N,), got "
+            f'{tuple(given.shape)} and {tuple(kept.shape)}. Choose one head: Sharing(given[:, h], kept[:, h]).'
+        )
+    if value.dim() > 1:
+        given, kept = given.unsqueeze(-1), kept.unsqueeze(-1)
+    sent = given * value.index_select(0, edge_index[0])
+    return (kept * value).index_add(0, edge_index[1], sent)

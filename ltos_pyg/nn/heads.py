@@ -1,0 +1,168 @@
+"""Heads: from node features to one number per edge, per action, or per edge and action."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import Linear
+
+from ltos_pyg.nn.functional import Sharing, at_least_float32, softmax_by_sender
+from ltos_pyg.nn.validation import check_edge_index, check_rows
+
+
+class EdgePolicyHead(nn.Module):
+    r"""One logit per edge and one per node, from the features of the nodes that it joins.
+
+    .. math::
+        e_{ji} = \mathbf{a}^\top \mathrm{ReLU}(\mathbf{W}_s \mathbf{h}_j + \mathbf{W}_r \mathbf{h}_i
+        + \mathbf{W}_e \mathbf{e}_{ji} + \mathbf{b}), \qquad
+        s_i = \mathbf{c}^\top \mathrm{ReLU}(\mathbf{W}_o \mathbf{h}_i + \mathbf{b}_o)
+        + \log \Big( \frac{\rho}{1 - \rho} \max(d_i, 1) \Big)
+
+    with :math:`d_i` the out-degree of :math:`i`. The last layers start at zero, so at the start the softmax over each
+    sender (:func:`~ltos_pyg.nn.sender_softmax`) keeps exactly the share :math:`\rho` and splits the rest evenly,
+    whatever the degree.
+
+    Args:
+        in_channels (int): Size of each node feature.
+        hidden_channels (int): Size of the hidden layer.
+        edge_dim (int, optional): Size of each edge feature, if there are any.
+        out_channels (int): Number of logits per edge and per node (heads).
+        initial_own (float, optional): The share :math:`\rho` in (0, 1) that a node with neighbours keeps at the
+            start. ``None`` is uniform over itself and its neighbours.
+
+    Shapes:
+        - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)`, edge features :math:`(E, D)`
+        - **output:** edge logits :math:`(E,)`, self logits :math:`(N,)`; with ``out_channels`` H > 1
+          :math:`(E, H)` and :math:`(N, H)`; float32 also under autocast
+
+    Raises:
+        ValueError: If ``initial_own`` lies outside (0, 1), or ``edge_index`` or ``edge_attr`` does not fit.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int = 64,
+        edge_dim: int | None = None,
+        out_channels: int = 1,
+        initial_own: float | None = None,
+    ) -> None:
+        super().__init__()
+        if initial_own is not None and not 0 < initial_own < 1:
+            raise ValueError(f"'initial_own' must lie strictly between 0 and 1 (got {initial_own})")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.edge_dim = edge_dim
+        self.initial_own = initial_own
+        self.lin_sender = Linear(in_channels, hidden_channels)
+        self.lin_receiver = Linear(in_channels, hidden_channels, bias=False)
+        self.lin_edge = Linear(edge_dim, hidden_channels, bias=False) if edge_dim else None
+        self.lin_own = Linear(in_channels, hidden_channels)
+        self.edge_logit = Linear(hidden_channels, out_channels, bias=True)
+        self.self_logit = Linear(hidden_channels, out_channels, bias=True)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws new parameters; the last layers start at zero."""
+        for lin in (self.lin_sender, self.lin_receiver, self.lin_edge, self.lin_own):
+            if lin is not None:
+                lin.reset_parameters()
+        for lin in (self.edge_logit, self.self_logit):
+            nn.init.zeros_(lin.weight)
+            nn.init.zeros_(lin.bias)
+
+    def forward(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Returns (edge logits, self logits)."""
+        check_edge_index(edge_index, h.size(0))
+        pair = self.lin_sender(h).index_select(0, edge_index[0]) + self.lin_receiver(h).index_select(0, edge_index[1])
+        if (edge_attr is None) != (self.lin_edge is None):
+            raise ValueError(
+                "'edge_attr' was given to a head without edge features: build it with edge_dim=..."
+                if self.lin_edge is None
+                else f"'edge_attr' is missing: this head expects shape (E, edge_dim={self.edge_dim})"
+            )
+        if self.lin_edge is not None and edge_attr is not None:
+            if edge_attr.dim() != 2 or edge_attr.size(1) != self.edge_dim:
+                raise ValueError(
+                    f"'edge_attr' must have shape (E, edge_dim={self.edge_dim}) (got {tuple(edge_attr.shape)})"
+                )
+            check_rows('edge_attr', edge_attr, edge_index.size(1), 'edge')
+            pair = pair + self.lin_edge(edge_attr.to(h.dtype))
+        edge_logit = at_least_float32(self.edge_logit(pair.relu()))
+        self_logit = at_least_float32(self.self_logit(self.lin_own(h).relu()))
+        if self.initial_own is not None:
+            ones = torch.ones(edge_index.size(1), dtype=self_logit.dtype, device=h.device)
+            degree = torch.zeros(h.size(0), dtype=self_logit.dtype, device=h.device).index_add(0, edge_index[0], ones)
+            odds = math.log(self.initial_own / (1 - self.initial_own))
+            self_logit = self_logit + (odds + degree.clamp(min=1).log()).unsqueeze(-1)
+        if self.out_channels == 1:
+            return edge_logit.squeeze(-1), self_logit.squeeze(-1)
+        return edge_logit, self_logit
+
+    def share(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Sharing:
+        """The weights themselves: the softmax of the logits over each sender."""
+        edge_logit, self_logit = self(h, edge_index, edge_attr)
+        return softmax_by_sender(edge_logit, self_logit, edge_index)
+
+
+class QHead(nn.Module):
+    r"""Action values of each node, :math:`Q_i(a) = (\mathbf{W} \mathbf{h}_i + \mathbf{b})_a`.
+
+    Shapes:
+        - **input:** node features :math:`(N, F)`
+        - **output:** action values :math:`(N, A)`, float32 also under autocast
+    """
+
+    def __init__(self, in_channels: int, num_actions: int) -> None:
+        super().__init__()
+        self.lin = Linear(in_channels, num_actions)
+
+    def reset_parameters(self) -> None:
+        """Draws new parameters."""
+        self.lin.reset_parameters()
+
+    def forward(self, h: Tensor) -> Tensor:
+        return at_least_float32(self.lin(h))
+
+
+class EdgeQHead(nn.Module):
+    r"""Action values of each *pair*: what :math:`i`'s action is worth to itself and to each node that shares with it.
+
+    .. math::
+        U_{ji}(a) = \big(\mathbf{W}_U\,\mathrm{ReLU}(\mathbf{W}_s \mathbf{h}_j + \mathbf{W}_r \mathbf{h}_i +
+        \mathbf{b})\big)_a, \qquad U_{ii}(a) = (\mathbf{W} \mathbf{h}_i + \mathbf{b})_a
+
+    :math:`U_{ji}(a)` is the discounted return of :math:`j`'s own reward after :math:`i` does :math:`a`. Since the
+    shaped reward is linear in the weights, :math:`Q_i(a) = w_{ii} U_{ii}(a) + \sum_{j \to i} w_{ji} U_{ji}(a)`
+    (:meth:`combine`), and the gradient through the weights is exact.
+
+    Shapes:
+        - **input:** node features :math:`(N, F)`, pairs :math:`(2, P)` (row 0 owns the reward, row 1 acts)
+        - **output:** own values :math:`(N, A)`, pair values :math:`(P, A)`, float32 also under autocast
+    """
+
+    def __init__(self, in_channels: int, num_actions: int, hidden_channels: int = 128) -> None:
+        super().__init__()
+        self.own = QHead(in_channels, num_actions)
+        self.lin_owner = Linear(in_channels, hidden_channels)
+        self.lin_actor = Linear(in_channels, hidden_channels, bias=False)
+        self.pair = Linear(hidden_channels, num_actions)
+
+    def reset_parameters(self) -> None:
+        """Draws new parameters."""
+        for module in (self.own, self.lin_owner, self.lin_actor, self.pair):
+            module.reset_parameters()
+
+    def forward(self, h: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (own values, pair values)."""
+        hidden = self.lin_owner(h).index_select(0, pairs[0]) + self.lin_actor(h).index_select(0, pairs[1])
+        return self.own(h), at_least_float32(self.pair(hidden.relu()))
+
+    @staticmethod
+    def combine(own: Tensor, pair: Tensor, pairs: Tensor, sharing: Sharing) -> Tensor:
+        """Action values under the given weights, :math:`(N, A)`."""
+        sent = sharing.given.unsqueeze(-1) * pair
+        return (sharing.kept.unsqueeze(-1) * own).index_add(0, pairs[1], sent)

@@ -1,0 +1,173 @@
+"""Whole networks: the DGN trunk with its action values, and the policy that shares rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import MLP, Linear
+
+from ltos_pyg.nn.conv.dgn_conv import DGNConv
+from ltos_pyg.nn.functional import Sharing
+from ltos_pyg.nn.heads import EdgePolicyHead, QHead
+from ltos_pyg.nn.validation import check_rows
+
+
+class DGNTrunk(nn.Module):
+    r"""Encoder, then ``num_layers`` relation kernels; all their outputs side by side.
+
+    .. math::
+        \mathbf{h}^0 = \mathrm{MLP}(\mathbf{x}) , \qquad
+        \mathbf{h}^{l} = \mathrm{DGNConv}(\mathbf{h}^{l-1}), \qquad
+        \mathbf{z} = \mathbf{h}^0 \,\Vert\, \mathbf{h}^1 \,\Vert\, \dots \,\Vert\, \mathbf{h}^L
+
+    With ``sharing=True`` the weights are an input too: :math:`w_{ji}` is a feature of edge :math:`(j \to i)`, and
+    :math:`(w_{ii} - 1, \sum_{j \to i} w_{ji})` enters :math:`\mathbf{h}^0` through a linear map without bias. Under
+    "keep all" both are zero, so the network equals the one without these inputs, to the bit.
+
+    Args:
+        in_channels (int): Size of each node feature.
+        hidden_channels (int): Size of the encoder's output and of each layer.
+        num_layers (int): Number of relation kernels L. With 0 no node sees another.
+        heads (int): Attention heads of each.
+        encoder_channels (sequence of int): Sizes of the encoder's hidden layers.
+        edge_dim (int, optional): Size of each edge feature, if there are any.
+        sharing (bool): Whether the sharing weights are an input.
+
+    Shapes:
+        - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)`, edge features :math:`(E, D)`
+        - **output:** node features :math:`(N, (L + 1) \cdot \text{hidden\_channels})`
+
+    Raises:
+        ValueError: If ``sharing`` is missing, or given to a trunk without it, or does not fit the graph; for the edges
+            see :class:`DGNConv`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int = 128,
+        num_layers: int = 2,
+        heads: int = 8,
+        encoder_channels: Sequence[int] = (512,),
+        edge_dim: int | None = None,
+        sharing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.out_channels = (num_layers + 1) * hidden_channels
+        self.sharing = sharing
+        self.encoder = MLP([in_channels, *encoder_channels, hidden_channels], norm=None, plain_last=False)
+        self.lin_sharing = Linear(2, hidden_channels, bias=False) if sharing else None
+        edge_dim = (edge_dim or 0) + (1 if sharing else 0)
+        self.convs = nn.ModuleList(
+            DGNConv(hidden_channels, hidden_channels, heads, edge_dim=edge_dim or None) for _ in range(num_layers)
+        )
+
+    def reset_parameters(self) -> None:
+        """Draws new parameters."""
+        for module in (self.encoder, self.lin_sharing, *self.convs):
+            if module is not None:
+                module.reset_parameters()
+
+    def forward(
+        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, sharing: Sharing | None = None
+    ) -> Tensor:
+        """Runs the trunk; ``sharing`` is needed exactly if the trunk was built with it."""
+        if (sharing is not None) != self.sharing:
+            raise ValueError(
+                f"'sharing' must {'be given to' if self.sharing else 'not be given to'} a trunk built with "
+                f'sharing={self.sharing}'
+            )
+        h = self.encoder(x)
+        if sharing is not None and self.lin_sharing is not None:
+            check_rows('sharing.given', sharing.given, edge_index.size(1), 'edge')
+            check_rows('sharing.kept', sharing.kept, x.size(0), 'node')
+            received = torch.zeros_like(sharing.kept).index_add(0, edge_index[1], sharing.given)
+            h = h + self.lin_sharing(torch.stack([sharing.kept - 1, received], dim=-1))
+            given = sharing.given.unsqueeze(-1)
+            edge_attr = given if edge_attr is None else torch.cat([given, edge_attr.to(given.dtype)], dim=-1)
+        outs = [h]
+        for conv in self.convs:
+            outs.append(conv(outs[-1], edge_index, edge_attr))
+        return torch.cat(outs, dim=-1)
+
+
+class DGN(nn.Module):
+    r"""The Q-network of DGN: :class:`DGNTrunk`, then one linear layer to the action values, after
+    `"Graph Convolutional Reinforcement Learning" <https://arxiv.org/abs/1810.09202>`_.
+
+    .. math::
+        Q_i(a) = (\mathbf{W} \mathbf{z}_i + \mathbf{b})_a
+
+    Args:
+        in_channels (int): Size of each node feature.
+        out_channels (int): Number of actions :math:`A`.
+        kwargs: Those of :class:`DGNTrunk`.
+
+    Shapes:
+        - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)`, edge features :math:`(E, D)`
+        - **output:** action values :math:`(N, A)`
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, **kwargs: int | bool | Sequence[int] | None) -> None:
+        super().__init__()
+        self.trunk = DGNTrunk(in_channels, **kwargs)  # type: ignore[arg-type]
+        self.head = QHead(self.trunk.out_channels, out_channels)
+
+    def reset_parameters(self) -> None:
+        """Draws new parameters."""
+        self.trunk.reset_parameters()
+        self.head.reset_parameters()
+
+    def forward(
+        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, sharing: Sharing | None = None
+    ) -> Tensor:
+        return self.head(self.trunk(x, edge_index, edge_attr, sharing))
+
+
+class SharingPolicy(nn.Module):
+    r"""The high-level policy :math:`\phi` of LToS: from one hop of observations to the sharing weights.
+
+    A :class:`DGNTrunk` of one layer, then an :class:`EdgePolicyHead`, then the softmax over each sender.
+
+    Args:
+        in_channels (int): Size of each node feature.
+        hidden_channels (int): Size of the hidden layers.
+        heads (int): Attention heads.
+        num_layers (int): Hops that :math:`\phi` sees.
+        encoder_channels (sequence of int): Sizes of the encoder's hidden layers.
+        edge_dim (int, optional): Size of each edge feature, if there are any.
+        initial_own (float, optional): The share kept at the start; ``None`` is uniform.
+
+    Shapes:
+        - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)`, edge features :math:`(E, D)`
+        - **output:** :class:`Sharing` with weights :math:`(E,)` and :math:`(N,)`
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int = 64,
+        heads: int = 4,
+        num_layers: int = 1,
+        encoder_channels: Sequence[int] = (),
+        edge_dim: int | None = None,
+        initial_own: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.trunk = DGNTrunk(in_channels, hidden_channels, num_layers, heads, encoder_channels, edge_dim)
+        self.head = EdgePolicyHead(self.trunk.out_channels, hidden_channels, edge_dim, initial_own=initial_own)
+
+    def reset_parameters(self) -> None:
+        """Draws new parameters; the first weights are those of ``initial_own``."""
+        self.trunk.reset_parameters()
+        self.head.reset_parameters()
+
+    def logits(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The weights before the softmax: edge logits :math:`(E,)` and self logits :math:`(N,)`."""
+        edge_logit, self_logit = self.head(self.trunk(x, edge_index, edge_attr), edge_index, edge_attr)
+        return edge_logit, self_logit
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Sharing:
+        return self.head.share(self.trunk(x, edge_index, edge_attr), edge_index, edge_attr)

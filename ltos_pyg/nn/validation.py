@@ -1,0 +1,97 @@
+"""Border checks of graph tensors: each says what is wrong, what was expected, what came, and what to do next.
+
+Checks of shape and dtype always run. Checks of the numbers themselves run in eager mode on the CPU: under
+``torch.compile`` and ``torch.export`` they would break the graph, and on CUDA each would wait for the device.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ltos_pyg.nn.functional import Sharing
+
+
+def _may_look_at_values(tensor: Tensor) -> bool:
+    return tensor.device.type == 'cpu' and not torch.compiler.is_compiling()
+
+
+def check_rows(name: str, tensor: Tensor, rows: int, what: str) -> None:
+    """Raises a ``ValueError`` unless ``tensor`` has one row per node, edge or graph."""
+    if tensor.dim() == 0 or tensor.size(0) != rows:
+        raise ValueError(
+            f"'{name}' needs one row per {what}: expected {rows} rows, got shape {tuple(tensor.shape)}. "
+            f'Was it computed for another graph?'
+        )
+
+
+def check_edge_index(edge_index: Tensor, num_nodes: int) -> None:
+    """Raises a ``ValueError`` unless ``edge_index`` is a (2, E) int64 tensor over ``num_nodes`` nodes without loops."""
+    if edge_index.dim() != 2 or edge_index.size(0) != 2:
+        raise ValueError(
+            f"'edge_index' must have shape (2, E), senders above receivers (got {tuple(edge_index.shape)}). "
+            f'Transpose an (E, 2) list with edge_index.t().contiguous().'
+        )
+    if edge_index.dtype != torch.int64:
+        raise ValueError(f"'edge_index' must be torch.int64 (got {edge_index.dtype}). Convert it with .long().")
+    if not _may_look_at_values(edge_index) or edge_index.size(1) == 0:
+        return
+    low, high = edge_index.aminmax()
+    if int(low) < 0 or int(high) >= num_nodes:
+        raise ValueError(
+            f"'edge_index' must lie in [0, {num_nodes - 1}] for {num_nodes} nodes (got {int(low)}..{int(high)}). "
+            f'Do the edges belong to another graph, or are they shifted twice?'
+        )
+    loops = edge_index[0] == edge_index[1]
+    if bool(loops.any()):
+        where = loops.nonzero().flatten().tolist()
+        raise ValueError(
+            f"'edge_index' must be free of self-loops: what a node keeps has its own weight (got {len(where)}, first "
+            f'at edges {where[:5]}). Drop them with torch_geometric.utils.remove_self_loops.'
+        )
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raises a ``ValueError`` that counts and locates NaN and infinite entries."""
+    if not tensor.is_floating_point() or not _may_look_at_values(tensor):
+        return
+    bad = ~tensor.isfinite()
+    if bool(bad.any()):
+        where = bad.nonzero()
+        raise ValueError(
+            f"'{name}' must be finite (got {len(where)} NaN or infinite of {tensor.numel()} entries, first at "
+            f'{where[0].tolist()}). Look for a division by zero where it is made.'
+        )
+
+
+def check_unit_interval(name: str, tensor: Tensor) -> None:
+    """Raises a ``ValueError`` unless every entry lies in [0, 1]."""
+    if not _may_look_at_values(tensor) or tensor.numel() == 0:
+        return
+    low, high = (float(bound) for bound in tensor.detach().aminmax())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"'{name}' must lie in [0, 1] (got {low:.4g}..{high:.4g}): it is a share of the whole.")
+
+
+def check_sharing(sharing: Sharing, edge_index: Tensor, num_nodes: int, atol: float = 1e-4) -> None:
+    """Raises a ``ValueError`` unless the weights lie on the simplex of each sender, within ``atol``."""
+    given, kept = (weight.detach() for weight in sharing)
+    check_rows('sharing.given', given, edge_index.size(1), 'edge')
+    check_rows('sharing.kept', kept, num_nodes, 'node')
+    if not _may_look_at_values(given):
+        return
+    check_finite('sharing.given', given)
+    check_finite('sharing.kept', kept)
+    total = kept.index_add(0, edge_index[0], given)
+    off = (total - 1).abs() > atol
+    if bool((given < -atol).any()) or bool((kept < -atol).any()) or bool(off.any()):
+        worst = float((total - 1).abs().max()) if total.numel() else 0.0
+        raise ValueError(
+            f"'sharing' must lie on the simplex of each sender: no weight below 0, and kept + given over out-edges = 1 "
+            f'(got sums off by up to {worst:.3g} at {int(off.sum())} of {off.numel()} nodes, smallest weight '
+            f'{min([float(t.min()) for t in (given, kept) if t.numel()], default=0.0):.3g}). '
+            f'Make weights with ltos_pyg.nn.sender_softmax or constant_sharing.'
+        )

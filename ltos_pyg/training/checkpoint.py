@@ -1,0 +1,281 @@
+"""Files that are either whole or not there: atomic writes, and checkpoints that know when they are damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+from torch import Tensor
+
+FORMAT = 1  # raised whenever the layout of the file changes
+
+_MAGIC = b'ltos_pyg:sha256:'  # the trailer is this and the digest of everything before it
+_TRAILER = len(_MAGIC) + hashlib.sha256().digest_size
+_CHUNK = 1 << 20  # bytes
+_NAME = re.compile(r'step_(\d+)\.pt')
+_NO_ROOM = {
+    errno.ENOSPC: 'the disk is full',
+    errno.EDQUOT: 'the disk quota is used up',
+    errno.EFBIG: 'the file is larger than allowed here',
+}
+
+
+def atomic_write(path: Path | str, write: Callable[[BinaryIO], None]) -> Path:
+    """Writes a file so that ``path`` holds either its old content or the whole new one, whenever the process dies.
+
+    ``write`` fills a temporary file beside ``path``, which is synced to disk and then takes its place.
+
+    Args:
+        path: The file to write; its folder must exist.
+        write: Gets the open binary file.
+
+    Raises:
+        OSError: If the bytes do not fit or may not be written. Keeps the ``errno`` and says which file, how much room
+            is left and what to do; the earlier file is untouched and the temporary one is gone.
+    """
+    path = Path(path)
+    temp = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
+    try:
+        with temp.open('xb') as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temp.replace(path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        message = (
+            _explain(error, path) if isinstance(error, OSError) else ''
+        )  # before the temporary file frees its room
+        with contextlib.suppress(FileNotFoundError):
+            temp.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, message) from error
+        raise
+    return path
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the renaming itself last, where the system can open folders."""
+    if hasattr(os, 'O_DIRECTORY'):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _explain(error: OSError, path: Path) -> str:
+    before = 'the earlier file is untouched' if path.exists() else 'there was no earlier file'
+    if not path.parent.is_dir():
+        return f"cannot write '{path}': the folder '{path.parent}' does not exist. Create it first."
+    free = shutil.disk_usage(path.parent).free
+    reason = _NO_ROOM.get(error.errno or 0, error.strerror or str(error))
+    move = 'Free some space' if error.errno in _NO_ROOM else 'Check the permissions of the folder'
+    return (
+        f"cannot write '{path}': {reason} ({free:,} bytes free; {before}). {move}, or choose another folder, and go on."
+    )
+
+
+class CheckpointStore:
+    """The checkpoints of one run, ``step_{step:09d}.pt`` in one folder, of which the newest ``keep`` are kept.
+
+    A file is written by :func:`torch.save` and ends in a SHA-256 of itself (:func:`torch.load` and ``unzip`` ignore
+    it), so that any truncation or flipped bit is seen before anything is loaded.
+
+    Args:
+        folder: Where the files lie; created on the first save.
+        keep: How many of the newest to keep, at least 1.
+        fingerprint: What the state belongs to (a config as a plain dict), stored beside it.
+    """
+
+    def __init__(self, folder: Path | str, keep: int = 2, fingerprint: Mapping[str, Any] | None = None) -> None:
+        if keep < 1:
+            raise ValueError(f"'keep' must be at least 1 (got {keep}): the newest checkpoint always stays")
+        self.folder = Path(folder)
+        self.keep = keep
+        self.fingerprint = _plain(fingerprint or {})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}('{self.folder}', keep={self.keep})"
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoint files, damaged ones included, in rising order."""
+        return sorted(_steps_in(self.folder))
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of ``step`` lies."""
+        return self.folder / f'step_{step:09d}.pt'
+
+    def save(self, step: int, state: dict[str, Any]) -> Path:
+        """Saves the state of ``step``; older checkpoints go only when the new one is safely on disk.
+
+        Args:
+            step: The step that the state belongs to; an earlier save of the same step is replaced.
+            state: Nested dicts, lists, tuples, tensors, str, int, float, bool and None. Nothing else, so that loading
+                it can never run code.
+
+        Raises:
+            ValueError: If the state holds anything else, or the folder holds a sound checkpoint of a later step.
+            OSError: As :func:`atomic_write`; all earlier checkpoints are then still there.
+        """
+        _check_plain(state, 'state')
+        damaged = self._later_and_damaged(step)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = {'format': FORMAT, 'fingerprint': self.fingerprint, 'step': step, 'state': state}
+        try:
+            path = atomic_write(self.path(step), lambda file: _save_with_digest(content, file))
+        except OSError as error:
+            raise OSError(
+                error.errno, f'{error.strerror} Earlier checkpoints are kept: steps {self.steps()}.'
+            ) from error
+        for old in [*self.steps()[: -self.keep - len(damaged)], *damaged]:
+            self.path(old).unlink()
+        for left_over in self.folder.glob('.step_*.pt.*.tmp'):  # of a process that was killed while it wrote
+            left_over.unlink()
+        return path
+
+    def load_latest(self, expect: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]] | None:
+        """The newest sound checkpoint as ``(step, state)``, on the CPU; ``None`` if nothing was ever saved.
+
+        A damaged file is passed over with a warning that names it.
+
+        Args:
+            expect: The fingerprint that the checkpoint must have; ``None`` takes any.
+
+        Raises:
+            ValueError: If every file is damaged, or the newest sound one is of another format or fingerprint. The
+                message lists each field that differs.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            path = self.path(step)
+            damage = _damage(path)
+            if damage is None:
+                return _load(path, expect)
+            warnings.warn(f"checkpoint '{path}' is damaged ({damage}) and passed over", stacklevel=2)
+        if steps:
+            raise ValueError(
+                f"no checkpoint in '{self.folder}' can be loaded: expected a sound file, got {len(steps)} damaged "
+                f'(steps {steps}). Restore one from a backup, or start a new run in another folder.'
+            )
+        return None
+
+    def _later_and_damaged(self, step: int) -> list[int]:
+        later = [other for other in self.steps() if other > step]
+        sound = [other for other in later if _damage(self.path(other)) is None]
+        if sound:
+            raise ValueError(
+                f"'step' must not lie before the checkpoints in '{self.folder}': expected at least {max(sound)}, got "
+                f'{step}. Resume that run, or save to another folder.'
+            )
+        return later
+
+
+def _steps_in(folder: Path) -> Iterator[int]:
+    for path in folder.glob('step_*.pt'):
+        if match := _NAME.fullmatch(path.name):
+            yield int(match[1])
+
+
+class _Hashing:
+    """A binary file that is only written to, and hashes what passes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _save_with_digest(content: dict[str, Any], file: BinaryIO) -> None:
+    hashing = _Hashing(file)
+    try:
+        torch.save(content, cast(BinaryIO, hashing))
+    except RuntimeError as error:  # torch's writer fails once more while it closes, which hides the cause
+        if error.__context__ is None:
+            raise
+        raise error.__context__ from None
+    file.write(_MAGIC + hashing.digest.digest())
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with the bytes of a checkpoint file; ``None`` if they are those that were written."""
+    size = path.stat().st_size - _TRAILER
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        left = size
+        while left > 0 and (chunk := file.read(min(_CHUNK, left))):
+            digest.update(chunk)
+            left -= len(chunk)
+        trailer = file.read()
+    if size <= 0 or not trailer.startswith(_MAGIC):
+        return f'its end is missing after {size + _TRAILER:,} bytes'
+    return None if trailer == _MAGIC + digest.digest() else 'its checksum does not match'
+
+
+def _load(path: Path, expect: Mapping[str, Any] | None) -> tuple[int, dict[str, Any]]:
+    content = torch.load(path, map_location='cpu', weights_only=True)
+    if content['format'] != FORMAT:
+        raise ValueError(
+            f"checkpoint '{path}' has another format: expected format {FORMAT}, got {content['format']}. Load it with "
+            f'the version of ltos_pyg that wrote it, or start a new run.'
+        )
+    if expect is not None:
+        differ = list(_differences(_plain(expect), content['fingerprint']))
+        if differ:
+            raise ValueError(
+                f"checkpoint '{path}' belongs to another config: {'; '.join(differ)}. Resume with the config "
+                f'that it was saved with, or start a new run in another folder.'
+            )
+    return content['step'], content['state']
+
+
+def _plain(value: Any) -> Any:
+    """The value with dict keys as str, sequences as lists and anything unusual (paths, dtypes) as str."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if type(value) in (str, int, float, bool, type(None)) else str(value)
+
+
+def _differences(expected: Any, got: Any, where: str = '') -> Iterator[str]:
+    if isinstance(expected, dict) and isinstance(got, dict):
+        for key in sorted(expected.keys() | got.keys()):
+            name = f'{where}.{key}' if where else key
+            yield from _differences(expected.get(key, '(absent)'), got.get(key, '(absent)'), name)
+    elif expected != got:
+        yield f"'{where}' expected {expected!r}, got {got!r}"
+
+
+def _check_plain(value: Any, where: str) -> None:
+    """Raises a ``ValueError`` that says where the state holds something that could not be loaded safely again."""
+    if type(value) in (dict, OrderedDict):
+        for key, item in value.items():
+            if type(key) not in (str, int):
+                raise ValueError(f"'{where}' needs str or int as keys (got {key!r}, a {type(key).__name__})")
+            _check_plain(item, f'{where}[{key!r}]')
+    elif type(value) in (list, tuple):
+        for i, item in enumerate(value):
+            _check_plain(item, f'{where}[{i}]')
+    elif not isinstance(value, Tensor) and type(value) not in (str, int, float, bool, type(None)):
+        raise ValueError(
+            f"'{where}' must be a dict, list, tuple, tensor, str, int, float, bool or None (got "
+            f'{type(value).__name__}). Turn arrays into tensors with torch.from_numpy, objects into their state_dict().'
+        )

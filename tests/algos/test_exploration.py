@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from ltos_pyg.algos.exploration import HeldShares, epsilon_greedy, linear_schedule
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# --- schedules -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('progress', 'expected'),
+    [(0.0, 1.0), (0.1, 0.755), (0.2, 0.51), (0.4, 0.02), (0.7, 0.02), (1.0, 0.02), (1.5, 0.02)],
+)
+def test_a_schedule_falls_in_a_line_and_then_stays(progress, expected):
+    assert linear_schedule(1.0, 0.02, 0.4, progress) == pytest.approx(expected)
+
+
+def test_a_schedule_may_rise_take_the_whole_of_training_or_no_time_at_all():
+    assert linear_schedule(0.2, 0.6, 1.0, 0.5) == pytest.approx(0.4)
+    assert linear_schedule(1.0, 0.1, 0.0, 0.0) == pytest.approx(0.1)
+
+
+# --- actions ---------------------------------------------------------------------------------------------------------
+
+NODES = 40_000
+
+
+def frequencies(action: Tensor, num_actions: int) -> list[float]:
+    return (torch.bincount(action, minlength=num_actions) / len(action)).tolist()
+
+
+def test_without_epsilon_the_best_action_is_taken_and_no_chance_is_used():
+    q, generator = torch.randn(100, 4, generator=rng()), rng(1)
+    before = generator.get_state()
+    assert torch.equal(epsilon_greedy(q, 0.0, generator), q.argmax(-1))
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_epsilon_is_the_chance_of_a_uniform_action():
+    q = torch.tensor([0.0, 3.0, 1.0, 2.0]).expand(NODES, 4)
+    action = epsilon_greedy(q, 0.4, rng())
+    assert frequencies(action, 4) == pytest.approx([0.1, 0.7, 0.1, 0.1], abs=0.01)  # 4 standard deviations or more
+
+
+def test_random_actions_are_uniform_over_the_legal_ones():
+    q = torch.tensor([0.0, 3.0, 1.0, 2.0]).expand(NODES, 4)
+    mask = torch.tensor([True, False, True, True]).expand(NODES, 4)
+    action = epsilon_greedy(q, 0.6, rng(), mask)
+    assert frequencies(action, 4) == pytest.approx([0.2, 0.0, 0.2, 0.6], abs=0.01)
+
+
+@pytest.mark.parametrize('epsilon', [0.0, 0.5, 1.0])
+def test_no_mask_is_ever_violated(epsilon):
+    generator = rng()
+    mask = torch.rand(NODES, 5, generator=generator) < 0.4
+    mask[torch.arange(NODES), torch.randint(5, (NODES,), generator=generator)] = True
+    q = torch.randn(NODES, 5, generator=generator)
+    action = epsilon_greedy(q, epsilon, generator, mask)
+    assert mask.gather(1, action.unsqueeze(1)).all()
+
+
+def test_a_draw_of_zero_does_not_make_a_forbidden_action_legal(monkeypatch):
+    # torch.rand gives exactly 0 once in 2^24 draws, too seldom to wait for
+    monkeypatch.setattr(torch, 'rand', lambda size, **_: torch.zeros(size))
+    mask = torch.tensor([[False, False, True]])
+    assert epsilon_greedy(torch.zeros(1, 3), 0.5, rng(), mask).tolist() == [2]
+
+
+def test_there_may_be_no_nodes():
+    for mask in (None, torch.zeros(0, 3, dtype=torch.bool)):
+        assert epsilon_greedy(torch.zeros(0, 3), 0.5, rng(), mask).shape == (0,)
+
+
+def test_the_same_generator_gives_the_same_actions_and_global_chance_is_left_alone():
+    q, before = torch.randn(50, 4, generator=rng()), torch.get_rng_state()
+    assert torch.equal(epsilon_greedy(q, 0.5, rng(1)), epsilon_greedy(q, 0.5, rng(1)))
+    assert not torch.equal(epsilon_greedy(q, 0.5, rng(1)), epsilon_greedy(q, 0.5, rng(2)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- held shares -----------------------------------------------------------------------------------------------------
+
+BATCH = torch.tensor([0, 0, 0, 1, 1, 2])
+NOBODY = torch.tensor([False, False, False])
+
+
+def play(held: HeldShares, generator: torch.Generator, ends: list[Tensor]) -> list[Tensor]:
+    shares = []
+    for ended in ends:
+        shares.append(held.own(BATCH, 3, generator))
+        held.step(ended)
+    return shares
+
+
+def changes(shares: list[Tensor]) -> list[list[bool]]:
+    """For each step after the first, which nodes got a new share."""
+    return [(a != b).tolist() for a, b in itertools.pairwise(shares)]
+
+
+def test_shares_are_held_for_so_many_steps_and_then_drawn_anew():
+    shares = play(HeldShares(0.2, 0.6, hold=3), rng(), [NOBODY] * 8)
+    none, every = [False] * 6, [True] * 6
+    assert changes(shares) == [none, none, every, none, none, every, none]
+    assert all(((own >= 0.2) & (own <= 0.6)).all() for own in shares)
+    assert len(shares[0].unique()) == 6  # each node has its own
+
+
+def test_the_end_of_an_episode_draws_in_that_graph_alone_and_starts_its_clock_again():
+    middle = torch.tensor([False, True, False])
+    shares = play(HeldShares(0.0, 1.0, hold=3), rng(), [NOBODY, middle, NOBODY, NOBODY, NOBODY, NOBODY])
+    in_middle, in_others = (BATCH == 1).tolist(), (BATCH != 1).tolist()
+    none = [False] * 6
+    assert changes(shares) == [none, in_middle, in_others, none, in_middle]
+
+
+def test_shares_cover_their_range_evenly():
+    own = HeldShares(0.25, 1.0, hold=5).own(torch.zeros(NODES, dtype=torch.int64), 1, rng())
+    assert own.mean().item() == pytest.approx(0.625, abs=0.005)
+    assert own.std().item() == pytest.approx(0.75 / 12**0.5, abs=0.005)
+
+
+def test_low_and_high_may_be_the_same():
+    assert play(HeldShares(0.5, 0.5, hold=2), rng(), [NOBODY])[0].tolist() == [0.5] * 6
+
+
+@pytest.mark.parametrize('played', [0, 1, 4])
+def test_a_saved_state_goes_on_in_the_same_way(played):
+    held, generator = HeldShares(0.0, 1.0, hold=3), rng()
+    play(held, generator, [NOBODY] * played)
+    state, chance = held.state_dict(), generator.get_state()
+    expected = play(held, generator, [NOBODY, ~NOBODY, NOBODY, NOBODY])
+
+    again = HeldShares(0.0, 1.0, hold=3)
+    again.load_state_dict(state)
+    generator.set_state(chance)
+    assert all(map(torch.equal, play(again, generator, [NOBODY, ~NOBODY, NOBODY, NOBODY]), expected))
+
+
+def test_a_new_number_of_nodes_draws_for_all():
+    held, generator = HeldShares(0.0, 1.0, hold=9), rng()
+    play(held, generator, [NOBODY])
+    own = held.own(BATCH[:-1], 3, generator)
+    held.step(NOBODY)
+    assert own.shape == (5,)
+    assert torch.equal(held.own(BATCH[:-1], 3, generator), own)
+
+
+@pytest.mark.parametrize(
+    ('low', 'high', 'hold', 'message'),
+    [
+        (0.5, 0.2, 3, r"'low' and 'high' must satisfy 0 <= low <= high <= 1 \(got 0.5 and 0.2\)"),
+        (-0.1, 0.2, 3, r"'low' and 'high' must satisfy .* \(got -0.1 and 0.2\)"),
+        (0.1, 1.2, 3, r"'low' and 'high' must satisfy .* \(got 0.1 and 1.2\)"),
+        (0.1, 0.2, 0, r"'hold' must be at least 1 \(got 0\)"),
+    ],
+)
+def test_a_range_that_makes_no_sense_is_refused(low, high, hold, message):
+    with pytest.raises(ValueError, match=message):
+        HeldShares(low, high, hold)

@@ -1,0 +1,38 @@
+"""Every example runs as its docstring says, in a process of its own, in few steps."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / 'examples'
+
+# file, arguments, what its output must match
+TABLE = [
+    (
+        '01_ltos_conv_in_your_gnn.py',
+        ['--epochs', '60'],
+        r'test accuracy +LToSConv +GCNConv +GATConv +guessing\n'
+        r'roles +0\.9\d\d .*\ncommunities .*\n'
+        r'kept in the first layer of roles: none 0\.\d\d, wall 0\.\d\d, ground 0\.\d\d, roof 0\.\d\d',
+    ),
+]
+
+
+@pytest.mark.parametrize(('file', 'args', 'expected'), TABLE, ids=[row[0] for row in TABLE])
+def test_example_runs_and_shows_what_it_promises(file, args, expected, tmp_path):
+    command = [sys.executable, str(EXAMPLES / file), *args]
+    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert re.search(expected, done.stdout), done.stdout
+    ours = [line for line in done.stderr.splitlines() if 'Warning' in line and 'torch.jit' not in line]
+    assert not ours  # torch.jit's warnings are PyG's, on import
+
+
+def test_every_example_says_how_to_run_it():
+    for path in EXAMPLES.glob('*.py'):
+        assert f'python examples/{path.name}' in path.read_text(encoding='utf-8'), path.name

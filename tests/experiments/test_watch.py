@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from ltos_pyg.algos import Decision
+from ltos_pyg.envs import JungleEnv, PrisonerEnv
+from ltos_pyg.experiments.watch import episode_scenes
+from ltos_pyg.nn import constant_sharing
+
+
+class Always:
+    """Does one thing all the time, and keeps 0.6."""
+
+    def __init__(self, action: int) -> None:
+        self.action = action
+
+    def act(self, graph: Any) -> Decision:
+        sharing = constant_sharing(graph.edge_index, graph.num_nodes, 0.6)
+        return Decision(torch.full((graph.num_nodes,), self.action), sharing)
+
+
+@pytest.mark.parametrize(('action', 'dx', 'dy'), [(5, 0, -1), (6, -1, 0), (7, 1, 0), (8, 0, 1)])
+def test_an_attack_is_marked_where_it_hits_somebody(action, dx, dy):
+    env, seen = JungleEnv(num_agents=4, num_foods=1, size=5, horizon=3), 0
+    for seed in range(5):
+        for scene in episode_scenes(Always(action), env, seed):
+            cells = [tuple(p) for p in scene.positions.tolist()]
+            hits = [[i, j] for i, (x, y) in enumerate(cells) for j, at in enumerate(cells) if at == (x + dx, y + dy)]
+            assert scene.marks.tolist() == hits
+            seen += len(hits)
+    assert seen > 0
+
+
+def test_a_move_is_no_attack():
+    env = JungleEnv(num_agents=4, num_foods=1, size=5, horizon=3)
+    assert all(len(scene.marks) == 0 for scene in episode_scenes(Always(2), env, seed=0))
+
+
+def test_an_episode_is_drawn_to_its_end_or_for_so_many_steps():
+    env = PrisonerEnv(length=9)
+    scenes = list(episode_scenes(Always(1), env, seed=0))  # A goes to the middle, B goes home
+    assert [scene.positions.tolist() for scene in scenes] == [[[3, 0], [5, 0]]]
+    assert scenes[0].kept.tolist() == pytest.approx([0.6, 0.6])
+    env = JungleEnv(num_agents=4, num_foods=1, size=5, horizon=6)
+    titles = [scene.title for scene in episode_scenes(Always(2), env, seed=0)]
+    assert titles == [f'step {step}   return 0.00 an agent' for step in range(6)]
+    assert len(list(episode_scenes(Always(2), env, seed=0, steps=4))) == 4

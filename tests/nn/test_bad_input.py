@@ -1,0 +1,201 @@
+"""Every wrong input is refused at the border, by name, with what was expected, what came, and the next move."""
+
+import pytest
+import torch
+from nn_zoo import CASES
+
+from ltos_pyg.nn import (
+    DGN,
+    DGNConv,
+    DGNTrunk,
+    EdgePolicyHead,
+    LToSConv,
+    Sharing,
+    check_sharing,
+    constant_sharing,
+    keep_all,
+    sender_softmax,
+    share_value,
+)
+from ltos_pyg.nn.validation import check_finite
+
+X, EDGES = torch.randn(4, 5), torch.tensor([[0, 1, 2], [1, 2, 0]])
+NAN = float('nan')
+
+BAD_EDGES = {
+    'above': (torch.tensor([[0, 4], [1, 2]]), r"'edge_index' must lie in \[0, 3\] for 4 nodes \(got 0\.\.4\)"),
+    'below': (torch.tensor([[0, 1], [-1, 2]]), r"'edge_index' must lie in \[0, 3\] for 4 nodes \(got -1\.\.2\)"),
+    'float': (torch.tensor([[0.0], [1.0]]), r'must be torch\.int64 \(got torch\.float32\)\. Convert it with \.long'),
+    'int32': (EDGES.int(), r"'edge_index' must be torch\.int64 \(got torch\.int32\)"),
+    'pairs': (EDGES.t(), r'must have shape \(2, E\), senders above receivers \(got \(3, 2\)\)\. Transpose'),
+    'flat': (EDGES[0], r"'edge_index' must have shape \(2, E\).*got \(3,\)"),
+    'loops': (torch.tensor([[0, 1, 3], [1, 1, 3]]), r'free of self-loops.*got 2, first at edges \[1, 2\]'),
+}
+
+
+def takes_edges():
+    calls = {str(case): (lambda e, case=case: case.module()(X[:, :4], e, *extra(case, e))) for case in CASES}
+    calls = {name: call for name, call in calls.items() if name not in ('QHead', 'EdgeQHead', 'DGN-sharing')}
+    return {
+        **calls,
+        'LToSConv.share': lambda e: LToSConv(5, 6).share(X, e),
+        'share_value': lambda e: share_value(X, e, Sharing(torch.zeros(columns(e)), torch.ones(4))),
+        'sender_softmax': lambda e: sender_softmax(torch.zeros(columns(e)), torch.zeros(4), e),
+        'constant_sharing': lambda e: constant_sharing(e, 4),
+    }
+
+
+def columns(edge_index):
+    return edge_index.size(-1)
+
+
+def extra(case, edge_index):
+    return () if case.edge_dim is None else (torch.randn(columns(edge_index), case.edge_dim),)
+
+
+@pytest.mark.parametrize('bad', BAD_EDGES)
+@pytest.mark.parametrize('name', takes_edges())
+def test_bad_edge_index(name, bad):
+    edge_index, message = BAD_EDGES[bad]
+    with pytest.raises(ValueError, match=message):
+        takes_edges()[name](edge_index)
+
+
+HALF = [0.5, 0.5, 0.5]
+BAD_SHARING = {
+    'sum': (HALF, [0.5, 0.6, 0.5, 1.0], r'simplex of each sender.*sums off by up to 0\.1 at 1 of 4 nodes'),
+    'negative': ([-0.5, 0.5, 0.5], [1.5, 0.5, 0.5, 1.0], r'smallest weight -0\.5'),
+    'lone gives': (HALF, [0.5, 0.5, 0.5, 0.7], r'off by up to 0\.3 at 1 of 4 nodes'),
+    'nan given': ([NAN, 0.5, 0.5], [0.5, 0.5, 0.5, 1.0], r"'sharing\.given' must be finite \(got 1 .* of 3 .*\[0\]"),
+    'inf kept': (HALF, [0.5, 0.5, float('inf'), 1.0], r"'sharing\.kept' must be finite .*first at \[2\]"),
+    'given short': ([0.5, 0.5], [0.5, 0.5, 0.5, 1.0], r"'sharing\.given' needs one row per edge: expected 3 rows"),
+    'kept short': (HALF, [0.5, 0.5, 0.5], r"'sharing\.kept' needs one row per node: expected 4 rows"),
+}
+
+
+@pytest.mark.parametrize('bad', BAD_SHARING)
+def test_weights_off_the_simplex(bad):
+    given, kept, message = BAD_SHARING[bad]
+    with pytest.raises(ValueError, match=message):
+        check_sharing(Sharing(torch.tensor(given), torch.tensor(kept)), EDGES, 4)
+
+
+def test_weights_that_are_being_learned_are_refused_alike():
+    given = torch.tensor([-0.5, 0.5, 0.5], requires_grad=True)
+    with pytest.raises(ValueError, match=r'smallest weight -0\.5'):
+        check_sharing(Sharing(given, torch.tensor([1.5, 0.5, 0.5, 1.0])), EDGES, 4)
+
+
+def test_weights_on_the_simplex_pass_within_the_tolerance():
+    check_sharing(Sharing(torch.tensor(HALF), torch.tensor([0.5, 0.5, 0.50005, 1.0])), EDGES, 4)
+    check_sharing(keep_all(EDGES[:, :0], 0), EDGES[:, :0], 0)
+
+
+ROWS = r'needs one row per {}: expected {} rows, got shape {}'
+UNIFORM = constant_sharing(EDGES, 4)
+CALLS = {
+    'value of another graph': (
+        lambda: share_value(X[:3], EDGES, UNIFORM),
+        r"'sharing\.kept' needs one row per node: expected 3 rows, got shape \(4,\)\. Was it computed for another",
+    ),
+    'given of another graph': (
+        lambda: share_value(X, EDGES, Sharing(torch.zeros(2), UNIFORM.kept)),
+        r"'sharing\.given' needs one row per edge: expected 3 rows, got shape \(2,\)",
+    ),
+    'sharing of many heads': (
+        lambda: share_value(X, EDGES, Sharing(torch.zeros(3, 2), torch.ones(4, 2))),
+        r'one weight per edge and node.*got \(3, 2\) and \(4, 2\)\. Choose one head',
+    ),
+    'logits of another graph': (
+        lambda: sender_softmax(torch.zeros(2), torch.zeros(4), EDGES),
+        r"'edge_logit' needs one row per edge: expected 3 rows",
+    ),
+    'logits of other heads': (
+        lambda: sender_softmax(torch.zeros(3, 2), torch.zeros(4), EDGES),
+        r"'edge_logit' and 'self_logit' must agree in the number of heads \(got \(3, 2\) and \(4,\)\)",
+    ),
+    'own share above 1': (lambda: constant_sharing(EDGES, 4, 1.2), r"'own' must lie in \[0, 1\] \(got 1\.2\.\.1\.2\)"),
+    'own share nan': (
+        lambda: constant_sharing(EDGES, 4, torch.full((4,), NAN)),
+        r"'own' must lie in \[0, 1\] \(got nan",
+    ),
+    'own shares of another graph': (
+        lambda: constant_sharing(EDGES, 4, torch.ones(3)),
+        r"'own' needs one row per node: expected 4 rows, got shape \(3,\)",
+    ),
+    'a number where a row per node is due': (
+        lambda: check_sharing(Sharing(UNIFORM.given, torch.tensor(1.0)), EDGES, 4),
+        r"'sharing\.kept' needs one row per node: expected 4 rows, got shape \(\)",
+    ),
+    'LToSConv: share of too few edges': (
+        lambda: LToSConv(5, 6)(X, EDGES, share=Sharing(torch.zeros(2), torch.ones(4))),
+        r"'share\.given' needs one row per edge: expected 3 rows",
+    ),
+    'LToSConv: share of too few nodes': (
+        lambda: LToSConv(5, 6)(X, EDGES, share=Sharing(torch.zeros(3), torch.ones(3))),
+        r"'share\.kept' needs one row per node: expected 4 rows",
+    ),
+    'LToSConv: share of other heads': (
+        lambda: LToSConv(5, 6, heads=3)(X, EDGES, share=Sharing(torch.zeros(3, 2), torch.ones(4, 2))),
+        r"'share\.given' needs one weight per edge.*expected \(3,\) or \(3, 3\), got \(3, 2\)",
+    ),
+    'LToSConv: heads': (lambda: LToSConv(5, 6, heads=4), r"'heads' must divide 'out_channels' \(got 4 heads, 6 chan"),
+    'DGNConv: heads': (lambda: DGNConv(5, 6, heads=4), r"'heads' must divide 'out_channels' \(got 4 heads, 6 channels"),
+    'DGNConv: no heads': (lambda: DGNConv(5, 6, heads=0), r"'heads' must divide 'out_channels' \(got 0 heads"),
+    'LToSConv: no heads': (lambda: LToSConv(5, 6, heads=0), r"'heads' must divide 'out_channels' \(got 0 heads"),
+    'head: initial share 1': (lambda: EdgePolicyHead(5, initial_own=1.0), r"'initial_own' must lie strictly between 0"),
+    'head: initial share 0': (lambda: EdgePolicyHead(5, initial_own=0.0), r'strictly between 0 and 1 \(got 0\.0\)'),
+    'trunk: sharing missing': (
+        lambda: DGN(5, 3, sharing=True)(X, EDGES),
+        r"'sharing' must be given to a trunk built with sharing=True",
+    ),
+    'trunk: sharing too much': (
+        lambda: DGNTrunk(5)(X, EDGES, None, UNIFORM),
+        r"'sharing' must not be given to a trunk built with sharing=False",
+    ),
+    'trunk: sharing of another graph': (
+        lambda: DGN(5, 3, sharing=True)(X, EDGES, None, Sharing(torch.zeros(2), torch.ones(4))),
+        r"'sharing\.given' needs one row per edge: expected 3 rows",
+    ),
+    'nan': (
+        lambda: check_finite('reward', torch.tensor([0.0, NAN, 1.0])),
+        r"'reward' must be finite \(got 1 NaN or infinite of 3 entries, first at \[1\]\)",
+    ),
+}
+
+
+@pytest.mark.parametrize('call', CALLS)
+def test_bad_calls(call):
+    function, message = CALLS[call]
+    with pytest.raises(ValueError, match=message):
+        function()
+
+
+EDGE_LAYERS = {
+    'DGNConv': lambda edge_dim: DGNConv(5, 6, 2, edge_dim),
+    'LToSConv': lambda edge_dim: LToSConv(5, 6, 2, edge_dim),
+    'EdgePolicyHead': lambda edge_dim: EdgePolicyHead(5, 6, edge_dim),
+}
+BAD_ATTR = {
+    'missing': (2, None, r"'edge_attr' .*\(E, edge_dim=2\)"),
+    'unexpected': (
+        None,
+        torch.randn(3, 2),
+        r"'edge_attr' was given to a .* without edge features: build it with edge_",
+    ),
+    'too wide': (2, torch.randn(3, 3), r"'edge_attr' must have shape \(E, edge_dim=2\) \(got \(3, 3\)\)"),
+    'flat': (2, torch.randn(3), r"'edge_attr' must have shape \(E, edge_dim=2\) \(got \(3,\)\)"),
+    'of other edges': (
+        2,
+        torch.randn(4, 2),
+        r"'edge_attr' needs one row per edge: expected 3 rows, got shape \(4, 2\)",
+    ),
+}
+
+
+@pytest.mark.parametrize('bad', BAD_ATTR)
+@pytest.mark.parametrize('layer', EDGE_LAYERS)
+def test_bad_edge_attr(layer, bad):
+    edge_dim, edge_attr, message = BAD_ATTR[bad]
+    with pytest.raises(ValueError, match=message):
+        EDGE_LAYERS[layer](edge_dim)(X, EDGES, edge_attr)

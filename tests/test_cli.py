@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import ltos_pyg
+from ltos_pyg.cli import main
+from ltos_pyg.experiments.tables import format_bench, format_stats, format_summary, table
+
+QUICK = [
+    *('--total-steps', '600', '--eval-every', '300', '--eval-episodes', '3', '--final-episodes', '4'),
+    *('--hidden-channels', '8', '--encoder-channels', '8', '--num-envs', '8'),
+]
+SMALL_JUNGLE = ['--num-agents', '5', '--num-foods', '4', '--size', '10', '--horizon', '12', '--learning-starts', '100']
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with short runs: ltos and dqn on the prisoner, ltos on the jungle."""
+    folder = tmp_path_factory.mktemp('runs')
+    for name, args in {
+        'prisoner': ['prisoner', *QUICK],
+        'prisoner-dqn': ['prisoner', '--algo', 'dqn', '--no-media', *QUICK],
+        'jungle': ['jungle', '--no-media', *QUICK, *SMALL_JUNGLE],
+    }.items():
+        assert main(['train', *args, '--out', str(folder / name)]) == 0
+    return folder
+
+
+def said(capsys: pytest.CaptureFixture[str], args: list[str]) -> tuple[int, str]:
+    """Exit code of a command, and all that it printed with its spaces and frames taken out."""
+    try:
+        code = main(args)
+    except SystemExit as error:  # how argparse and tyro leave
+        code = int(error.code or 0)
+    printed = capsys.readouterr()
+    return code, ' '.join((printed.out + printed.err).replace('│', ' ').split())
+
+
+# --- what can be asked for -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('args', 'code', 'message'),
+    [
+        ([], 2, 'train an algorithm on a scenario'),
+        (['--help'], 0, 'play greedy episodes with a trained run'),
+        (['--version'], 0, f'ltos_pyg {ltos_pyg.__version__}'),
+        (['fly'], 2, "invalid choice: 'fly' (choose from"),
+        (['train'], 2, 'scenarios: jungle, prisoner algorithms: dqn, dgn, fixed_ltos, ltos'),
+        (['train', '--help'], 0, 'all options of one: ltos train SCENARIO --algo ALGO --help'),
+        (['train', 'moon'], 1, "unknown scenario 'moon'. Choose one of: jungle, prisoner"),
+        (
+            ['train', 'prisoner', '--algo', 'sarsa'],
+            1,
+            "unknown algorithm 'sarsa'. Choose one of: dqn, dgn, fixed_ltos, ltos",
+        ),
+        (
+            ['train', 'jungle', '--preset', 'best'],
+            1,
+            "unknown preset 'best' of ltos on jungle. Choose one of:",
+        ),
+        (['train', 'prisoner', '--warp', '9'], 2, 'Unrecognized options: --warp'),
+        (['train', 'prisoner', '--res'], 2, 'Unrecognized options: --res'),
+        (['train', 'prisoner', '--gamma', '2'], 2, "'gamma' must lie in [0, 1] (got 2.0)"),
+        (['train', 'prisoner', '--gamma', 'high'], 2, "could not convert string to float: 'high'"),
+        (['train', 'prisoner', '--num-envs', '0'], 2, "'num_envs' must be at least 1 (got 0)"),
+        (['train', 'prisoner', '--precision', 'fp8'], 2, "Expected one of ('float32', 'bf16')"),
+        (['train', 'prisoner', '--algo', 'dqn', '--phi-lr', '1'], 2, 'Unrecognized options: --phi-lr'),
+        (['train', 'prisoner', '--length', '8'], 1, "'length' must be odd, for the corridor has a middle (got 8)"),
+        (['train', 'prisoner', '--device', 'gpu'], 1, "'device' must be 'cpu', 'cuda' or 'cuda:N' (got 'gpu')"),
+        (['train', 'prisoner', '--algo', 'dqn', '--help'], 0, '--epsilon-end FLOAT (default: 0.05)'),
+        (['evaluate'], 2, 'the following arguments are required: RUN'),
+        (['evaluate', 'nowhere'], 1, "'nowhere' is no run folder: it has no config.json. Train first: ltos train"),
+        (['evaluate', 'nowhere', '--episodes', '0'], 1, "'--episodes' must be at least 1 (got 0)"),
+        (['evaluate', 'nowhere', '--warp'], 2, 'unrecognized arguments: --warp'),
+        (['watch', 'nowhere'], 1, "'nowhere' is no run folder"),
+        (['plot', 'nowhere'], 1, "'nowhere' is no run folder"),
+        (['bench', 'nothing'], 1, 'nothing'),
+    ],
+)
+def test_a_command_that_makes_no_sense_says_what_would(capsys, tmp_path, monkeypatch, args, code, message):
+    monkeypatch.chdir(tmp_path)
+    got, printed = said(capsys, args)
+    assert message in printed
+    assert got == code
+    assert 'Traceback' not in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_is_installed():
+    command = Path(sys.executable).with_name('ltos')
+    done = subprocess.run([command, '--version'], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f'ltos_pyg {ltos_pyg.__version__}\n')
+
+
+# --- train -----------------------------------------------------------------------------------------------------------
+
+
+def test_training_leaves_a_run_a_curve_and_a_picture(runs):
+    left = {path.name for path in (runs / 'prisoner').iterdir()}
+    assert left == {'config.json', 'metrics.jsonl', 'checkpoints', 'final.json', 'curve.png', 'episode.gif'}
+    assert (runs / 'prisoner' / 'curve.png').read_bytes().startswith(b'\x89PNG')
+    assert (runs / 'prisoner' / 'episode.gif').read_bytes().startswith(b'GIF')
+    assert {path.name for path in (runs / 'jungle').iterdir()} == left - {'curve.png', 'episode.gif'}
+
+
+def test_a_run_goes_to_a_folder_named_after_it(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = ['train', 'prisoner', '--algo', 'dqn', '--seed', '3', '--no-media', *QUICK, '--total-steps', '80']
+    assert main(args) == 0
+    assert 'runs/prisoner-dqn-seed3: 80 env steps, 0 gradient steps' in capsys.readouterr().out
+    assert (tmp_path / 'runs' / 'prisoner-dqn-seed3' / 'final.json').exists()
+
+
+def test_flags_reach_the_environment_the_algorithm_and_the_loop(runs):
+    config = json.loads((runs / 'jungle' / 'config.json').read_text())
+    assert (config['env']['size'], config['algorithm']['hidden_channels'], config['train']['num_envs']) == (10, 8, 8)
+    assert config['algorithm']['encoder_channels'] == [8]
+    assert config['train']['media'] is False
+
+
+# --- evaluate --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('name', 'modes', 'metrics'),
+    [
+        ('prisoner', {'policy', 'keep', 'uniform'}, {'return', 'length', 'selfishness', 'races'}),
+        ('prisoner-dqn', {'policy'}, {'return', 'length', 'races'}),
+        ('jungle', {'policy', 'keep', 'uniform'}, {'return', 'reward', 'selfishness', 'attacks', 'food', 'blanks'}),
+    ],
+)
+def test_an_evaluation_for_machines_has_mean_deviation_and_count(capsys, runs, name, modes, metrics):
+    assert main(['evaluate', str(runs / name), '--episodes', '7', '--json']) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.keys() == modes
+    for stats in printed.values():
+        assert metrics <= stats.keys()
+        assert all(stat.keys() == {'mean', 'std', 'count'} and stat['count'] == 7 for stat in stats.values())
+
+
+def test_an_evaluation_for_people_is_a_table_of_the_same_numbers(capsys, runs):
+    folder = str(runs / 'jungle')
+    assert main(['evaluate', folder, '--episodes', '7', '--seed', '5', '--json']) == 0
+    stat = json.loads(capsys.readouterr().out)['policy']['reward']
+    assert main(['evaluate', folder, '--episodes', '7', '--seed', '5']) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    half = 1.96 * stat['std'] / 7**0.5
+    assert lines[0] == ['weights', 'metric', 'mean', '±', '95', '%', 'std', 'episodes']
+    assert ['policy', 'reward', f'{stat["mean"]:.4f}', f'{half:.4f}', f'{stat["std"]:.4f}', '7'] in lines
+
+
+def test_an_evaluation_leaves_the_run_alone(runs):
+    before = {path: path.stat().st_mtime_ns for path in (runs / 'prisoner').rglob('*')}
+    assert main(['evaluate', str(runs / 'prisoner'), '--episodes', '2']) == 0
+    assert {path: path.stat().st_mtime_ns for path in (runs / 'prisoner').rglob('*')} == before
+
+
+# --- plot and watch --------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_plotted_together(capsys, runs, tmp_path):
+    out = tmp_path / 'both.png'
+    assert main(['plot', str(runs / 'prisoner'), str(runs / 'prisoner-dqn'), '--out', str(out), '--json']) == 0
+    printed = capsys.readouterr()
+    assert len(json.loads(printed.out)) == 2
+    assert printed.err == f'wrote {out}\n'
+    assert out.read_bytes().startswith(b'\x89PNG')
+    assert main(['plot', str(runs / 'jungle'), '--metric', 'eval/attacks', '--out', str(out)]) == 0
+    assert 'ltos' in capsys.readouterr().out
+
+
+def test_a_metric_that_no_run_has_is_named(capsys, runs, tmp_path):
+    code, printed = said(
+        capsys, ['plot', str(runs / 'prisoner'), '--metric', 'eval/luck', '--out', str(tmp_path / 'x')]
+    )
+    assert code == 1
+    assert 'eval/luck' in printed
+
+
+@pytest.mark.parametrize('name', ['prisoner', 'prisoner-dqn', 'jungle'])
+def test_an_episode_is_watched_as_a_gif_as_pictures_and_in_the_terminal(capsys, runs, tmp_path, name):
+    folder, gif, frames = str(runs / name), tmp_path / 'episode.gif', tmp_path / 'frames'
+    assert main(['watch', folder, '--out', str(gif), '--steps', '3']) == 0
+    assert gif.read_bytes().startswith(b'GIF')
+    assert main(['watch', folder, '--out', str(frames), '--steps', '2']) == 0
+    assert 1 <= len(list(frames.glob('*.png'))) <= 2
+    assert capsys.readouterr().out == f'wrote {gif}\nwrote {frames}\n'
+    assert main(['watch', folder, '--terminal', '--steps', '2']) == 0
+    shown = capsys.readouterr().out
+    assert 'step 0 return 0.00 an agent' in ' '.join(shown.split())
+    assert ('♣' in shown) == (name == 'jungle')
+    assert ('kept' in shown) == (name != 'prisoner-dqn')
+
+
+def test_a_run_of_a_machine_with_cuda_is_evaluated_and_watched_on_one_without(capsys, runs, tmp_path):
+    folder = tmp_path / 'elsewhere'
+    shutil.copytree(runs / 'prisoner', folder)
+    config = json.loads((folder / 'config.json').read_text())
+    config['train']['device'] = f'cuda:{torch.cuda.device_count()}'
+    (folder / 'config.json').write_text(json.dumps(config))
+    for command in ('evaluate', 'watch'):
+        code, printed = said(capsys, [command, str(folder)])
+        assert code == 1
+        assert 'CUDA devices here. Use --device cpu.' in printed
+        assert main([command, str(folder), '--device', 'cpu']) == 0
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_pads_its_columns():
+    lines = table(['name', 'n'], [['a', '1'], ['long name', '23']]).splitlines()
+    assert lines == ['name        n', '---------  --', 'a           1', 'long name  23']
+
+
+def test_results_are_told_with_their_interval():
+    stats = {'policy': {'return': {'mean': 0.5, 'std': 0.2, 'count': 16}}}
+    assert format_stats(stats).splitlines()[2].split() == ['policy', 'return', '0.5000', '0.0980', '0.2000', '16']
+
+
+def test_numbers_of_all_sizes_are_readable():
+    rows = [{'name': 'a', 'value': 12_345_678.9, 'unit': 'steps/s'}, {'name': 'b', 'value': 0.01234, 'note': 'slow'}]
+    first, second = (line.split() for line in format_bench(rows).splitlines()[2:])
+    assert first == ['a', '12,345,679', 'steps/s']
+    assert second == ['b', '0.01234', 'slow']
+    assert format_summary([{'algo': 'ltos', 'mean': 0.5, 'runs': 3}]).splitlines()[2].split() == ['ltos', '0.5', '3']

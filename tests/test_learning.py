@@ -1,0 +1,175 @@
+"""What is learnt: games with a known optimum, and the prisoner's dilemma of the paper (slow)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ltos_pyg.algos import ALGORITHMS
+from ltos_pyg.cli import main
+from ltos_pyg.data import Snapshot
+from ltos_pyg.graph_env import SingleGraphEnv, SingleStep, VectorGraphEnv, fully_connected
+from ltos_pyg.nn import keep_all
+from ltos_pyg.training.evaluate import Stat, evaluate
+
+OPTIONS: dict[str, Any] = {
+    'gamma': 0.5,
+    'n_step': 1,
+    'batch_size': 16,
+    'lr': 1e-2,
+    'lr_end': 0.1,
+    'tau': 0.1,
+    'epsilon_end': 0.2,
+    'replay_size': 2_000,
+    'learning_starts': 100,
+    'steps_per_update': 16.0,
+    'hidden_channels': 16,
+    'encoder_channels': (),
+    'num_layers': 1,
+    'heads': 2,
+}
+HIGH: dict[str, Any] = {'phi_channels': 8, 'phi_every': 1, 'phi_lr': 1e-2}
+
+
+class Guess(SingleGraphEnv):
+    """Two agents with a sign each; 1 for who names its own."""
+
+    num_features, num_actions, max_nodes, symmetric = 3, 3, 2, True
+    whose = 'own'
+
+    def start(self) -> Snapshot:
+        self.sign = torch.randint(3, (2,), generator=self.generator)
+        return Snapshot(x=torch.eye(3)[self.sign], edge_index=fully_connected(2))
+
+    def step(self, action: Tensor) -> SingleStep:
+        wanted = self.sign if self.whose == 'own' else self.sign.flip(0)
+        return SingleStep(self.start(), (action == wanted).float(), terminated=True)
+
+
+class GuessTheOther(Guess):
+    """1 for who names the sign of the other: it must be told."""
+
+    whose = 'other'
+
+
+class Help(SingleGraphEnv):
+    """The second agent may help the first: it pays 0.2, and the first gains 1."""
+
+    num_features, num_actions, max_nodes, symmetric = 2, 2, 2, True
+
+    def start(self) -> Snapshot:
+        return Snapshot(x=torch.eye(2), edge_index=fully_connected(2))
+
+    def step(self, action: Tensor) -> SingleStep:
+        return SingleStep(self.start(), action[1] * torch.tensor([1.0, -0.2]), terminated=True)
+
+
+class Pay(SingleGraphEnv):
+    """Two steps of pay: after them the work is done (terminated), or only watched no longer (truncated)."""
+
+    num_features, num_actions, max_nodes, symmetric = 2, 2, 2, True
+    ends = 'terminated'
+
+    def start(self) -> Snapshot:
+        self.clock = 0
+        return self.look()
+
+    def step(self, action: Tensor) -> SingleStep:
+        self.clock += 1
+        over = self.clock == 2
+        terminated = over and self.ends == 'terminated'
+        return SingleStep(self.look(), torch.ones(2), terminated, over and not terminated)
+
+    def look(self) -> Snapshot:
+        return Snapshot(x=torch.eye(2)[self.clock % 2].repeat(2, 1), edge_index=fully_connected(2))
+
+
+class PayOnAndOn(Pay):
+    """Nothing but the clock ends it."""
+
+    ends = 'truncated'
+
+
+def learn(algo: str, game: type[SingleGraphEnv], steps: int, **options: Any) -> Any:
+    env = VectorGraphEnv(game, 16)
+    maker, config = ALGORITHMS[algo]
+    high = HIGH if algo == 'ltos' else {}
+    learner: Any = maker(env.spec, config(**{**OPTIONS, **high, 'total_steps': steps, **options}))
+    graph = env.reset(0)
+    while learner.env_steps < steps:
+        decision = learner.act(graph, explore=True)
+        step = env.step(decision.action)
+        learner.observe(graph, decision, step)
+        graph = step.graph
+        for _ in range(learner.due_updates):
+            learner.update()
+    return learner
+
+
+def play(learner: Any, game: type[SingleGraphEnv]) -> dict[str, Stat]:
+    return evaluate(learner, VectorGraphEnv(game, 200), seed=1)
+
+
+# --- quick -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('algo', ['dqn', 'fixed_ltos'])
+def test_what_an_agent_sees_itself_is_learnt_without_being_told(algo):
+    assert play(learn(algo, Guess, 1_200), Guess)['return'].mean > 0.99
+
+
+@pytest.mark.parametrize(('algo', 'low', 'high'), [('dqn', 0.2, 0.5), ('dgn', 0.97, 1), ('ltos', 0.97, 1)])
+def test_what_a_neighbour_sees_is_learnt_by_those_who_hear_it(algo, low, high):
+    assert low <= play(learn(algo, GuessTheOther, 2_400), GuessTheOther)['return'].mean <= high
+
+
+@pytest.mark.parametrize(
+    ('algo', 'n_step', 'game', 'values'),
+    [
+        ('dqn', 3, Pay, (1.5, 1.0)),
+        ('dqn', 1, PayOnAndOn, (2.0, 2.0)),
+        ('dqn', 3, PayOnAndOn, (2.0, 2.0)),
+        ('ltos', 3, PayOnAndOn, (2.0, 2.0)),
+    ],
+)
+def test_the_end_of_the_task_has_no_value_and_the_end_of_the_clock_has(algo, n_step, game, values):
+    learner = learn(algo, game, 1_600, n_step=n_step)
+    graph = VectorGraphEnv(game, 1).reset(0)
+    for clock, value in enumerate(values):
+        graph.x = torch.eye(2)[clock].repeat(2, 1)
+        q = learner.q_values(learner.network, graph, keep_all(graph.edge_index, 2))
+        torch.testing.assert_close(q, torch.full((2, 2), value), atol=0.25, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ('algo', 'options', 'gain'),
+    [
+        ('dgn', {}, 0.0),
+        ('fixed_ltos', {'own': 0.7}, 0.4),
+        ('ltos', {'initial_own': 0.95}, 0.4),  # help pays who helps where (1 - own) * 1 > own * 0.2: not yet
+    ],
+)
+def test_an_agent_helps_where_it_gets_a_share_of_what_that_brings(algo, options, gain):
+    stats = play(learn(algo, Help, 1_600, **options), Help)
+    assert stats['return'].mean == pytest.approx(gain)
+
+
+# --- the paper's dilemma ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('algo', 'seed', 'low', 'high'),
+    [('ltos', 0, 0.95, 0.97), ('ltos', 1, 0.95, 0.97), ('dqn', 0, 0.46, 0.52), ('dgn', 0, 0.46, 0.52)],
+)
+def test_the_prisoners_cooperate_with_ltos_alone(tmp_path: Path, algo, seed, low, high):
+    folder = tmp_path / 'run'
+    args = ['train', 'prisoner', '--algo', algo, '--seed', str(seed), '--no-media', '--out', str(folder)]
+    assert main(args) == 0
+    result = json.loads((folder / 'final.json').read_text())['eval']['policy']['return']
+    assert low <= result['mean'] <= high + 1e-6

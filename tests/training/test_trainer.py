@@ -1,0 +1,422 @@
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ltos_pyg.algos import ALGORITHMS, NonFiniteLossError
+from ltos_pyg.data import Snapshot
+from ltos_pyg.envs import JungleEnv
+from ltos_pyg.graph_env import GraphEnv, SingleGraphEnv, SingleStep, VectorGraphEnv, fully_connected
+from ltos_pyg.training.checkpoint import CheckpointStore
+from ltos_pyg.training.config import TrainConfig, check_device
+from ltos_pyg.training.evaluate import EpisodeTally, Stat, evaluate, evaluate_modes
+from ltos_pyg.training.logging import MetricsLogger, read_metrics
+from ltos_pyg.training.trainer import Interrupted, MetricWindow, Trainer, flatten
+
+SMALL: dict[str, Any] = {
+    'n_step': 2,
+    'batch_size': 4,
+    'replay_size': 200,
+    'learning_starts': 16,
+    'steps_per_update': 8.0,
+    'hidden_channels': 8,
+    'encoder_channels': (8,),
+    'num_layers': 1,
+    'heads': 2,
+}
+TRAIN: dict[str, Any] = {'num_envs': 4, 'log_every': 40, 'eval_every': 80, 'eval_episodes': 3, 'checkpoint_every': 60}
+
+
+class Lottery(SingleGraphEnv):
+    """Two agents who win what chance gives them, whatever they do. It cannot be saved."""
+
+    num_features, num_actions, max_nodes, symmetric, horizon = 1, 2, 2, True, 5
+    prize = 1.0
+
+    def start(self) -> Snapshot:
+        x = torch.rand(2, 1, generator=self.generator)
+        return Snapshot(x=x, edge_index=fully_connected(2))
+
+    def step(self, action: Tensor) -> SingleStep:
+        return SingleStep(self.start(), self.prize * torch.rand(2, generator=self.generator), info={'tickets': 2.0})
+
+
+class Bomb(Lottery):
+    """Something happens in one of its steps."""
+
+    def __init__(self, at: int, what: Any) -> None:
+        self.left, self.what = at, what
+
+    def step(self, action: Tensor) -> SingleStep:
+        self.left -= 1
+        if self.left == 0:
+            self.what(self)
+        return super().step(action)
+
+
+def jungle(num_envs: int) -> GraphEnv:
+    return JungleEnv(num_envs=num_envs, num_agents=4, num_foods=3, size=7, horizon=7)
+
+
+def lottery(num_envs: int) -> GraphEnv:
+    return VectorGraphEnv(Lottery, num_envs)
+
+
+def make_algo(algo: str, env: GraphEnv, seed: int = 0, **options: Any) -> Any:
+    maker, config = ALGORITHMS[algo]
+    high = {'phi_channels': 8, 'phi_starts': 0.0} if algo == 'ltos' else {}
+    return maker(env.spec, config(**{**SMALL, **high, **options}), seed)
+
+
+@pytest.fixture
+def make_trainer() -> Iterator[Callable[..., Trainer]]:
+    with ExitStack() as stack:
+
+        def make(folder: Path, make_env: Any = jungle, algo: str = 'ltos', steps: int = 200, **train: Any) -> Trainer:
+            config = TrainConfig(**{**TRAIN, **train})
+            env = make_env(config.num_envs)
+            store = CheckpointStore(folder / 'checkpoints', keep=9)
+            logger = stack.enter_context(MetricsLogger(folder / 'metrics.jsonl', max(store.steps(), default=None)))
+            learner = make_algo(algo, env, total_steps=steps)
+            eval_env = jungle if make_env is jungle else lottery
+            return Trainer(learner, env, eval_env, config, steps, logger, store, 'return')
+
+        yield make
+
+
+def flat(value: Any, name: str = '') -> dict[str, Any]:
+    if isinstance(value, dict):
+        parts = [flat(item, f'{name}.{key}') for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        parts = [flat(item, f'{name}[{i}]') for i, item in enumerate(value)]
+    else:
+        return {name: value.clone() if isinstance(value, Tensor) else value}
+    return dict(itertools.chain.from_iterable(part.items() for part in parts))
+
+
+def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    same = {k for k in a.keys() & b.keys() if (torch.equal(a[k], b[k]) if isinstance(a[k], Tensor) else a[k] == b[k])}
+    return sorted((a.keys() | b.keys()) - same)
+
+
+def untimed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if 'seconds' not in name} for row in rows]
+
+
+# --- statistics ------------------------------------------------------------------------------------------------------
+
+
+def test_a_statistic_worked_by_hand():
+    stat = Stat.of(torch.tensor([1.0, 2.0, 3.0, 6.0]))
+    assert (stat.mean, stat.count) == (3.0, 4)
+    assert stat.std == pytest.approx((14 / 3) ** 0.5)  # of a sample
+    assert stat.ci95 == pytest.approx(1.96 * stat.std / 2)
+    assert Stat.of(torch.tensor([7.0])) == Stat(7.0, 0.0, 1)
+
+
+def test_an_episode_is_tallied_by_hand():
+    tally, batch = EpisodeTally(2), torch.tensor([0, 0, 1])
+    kept = torch.tensor([0.2, 0.4, 0.9])
+    info = {'food': torch.tensor([4.0, 1.0]), 'return': torch.tensor([99.0, 99.0]), 'per_node': torch.ones(3)}
+    tally.step(batch, torch.tensor([1.0, 3.0, 5.0]), info, kept)
+    tally.step(batch, torch.tensor([0.0, 2.0, 7.0]), info, kept + 0.1)
+    episodes = tally.finish(torch.tensor([True, False]))
+    expected = {'return': 3.0, 'reward': 1.5, 'length': 2.0, 'selfishness': 0.35, 'food': 4.0}
+    assert {name: value.item() for name, value in episodes.items()} == pytest.approx(expected)
+
+    tally.step(torch.tensor([1]), torch.tensor([9.0]), {'food': torch.tensor([0.0, 1.0])}, torch.tensor([0.0]))
+    episodes = tally.finish(torch.tensor([True, True]))
+    assert episodes['return'].tolist() == [0.0, 21.0]  # nobody was left in the first
+    assert episodes['length'].tolist() == [1.0, 3.0]
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------------
+
+
+class Countdown(SingleGraphEnv):
+    """Game i lasts 1, 2, 5 … steps, and pays 1 a step in its first episode and 100 after it."""
+
+    num_features, num_actions, max_nodes = 1, 2, 1
+
+    def __init__(self, length: int) -> None:
+        self.length, self.episodes = length, 0
+
+    def start(self) -> Snapshot:
+        self.left = self.length
+        self.episodes += 1
+        return Snapshot(x=torch.ones(1, 1), edge_index=fully_connected(1))
+
+    def step(self, action: Tensor) -> SingleStep:
+        self.left -= 1
+        pay = 1.0 if self.episodes == 1 else 100.0
+        look = Snapshot(x=torch.ones(1, 1), edge_index=fully_connected(1))
+        return SingleStep(look, torch.tensor([pay]), terminated=self.left == 0)
+
+
+def test_each_graph_counts_its_first_episode_and_no_other():
+    lengths = iter([1, 2, 5, 2])
+    env = VectorGraphEnv(lambda: Countdown(next(lengths)), 4)
+    stats = evaluate(make_algo('dqn', env), env, seed=0)
+    expected = Stat.of(torch.tensor([1.0, 2.0, 5.0, 2.0]))
+    assert stats['return'] == stats['length'] == expected
+    assert stats['reward'] == Stat(1.0, 0.0, 4)
+
+
+def test_an_episode_without_end_is_an_error_and_not_an_endless_wait():
+    env = VectorGraphEnv(lambda: Countdown(30), 2)
+    with pytest.raises(ValueError, match=r'2 of 2 evaluation episodes did not end within 20 steps\. Give .* a horizon'):
+        evaluate(make_algo('dqn', env), env, seed=0, max_steps=20)
+
+
+@pytest.mark.parametrize('algo', ALGORITHMS)
+def test_an_evaluation_teaches_nothing_and_uses_no_chance_of_the_algorithm(algo):
+    env = lottery(3)
+    learner = make_algo(algo, env)
+    before, chance = flat(learner.state_dict()), torch.get_rng_state()
+    first, second = evaluate(learner, env, seed=5), evaluate(learner, lottery(3), seed=5)
+    assert first == second
+    assert first['return'].count == 3
+    assert evaluate(learner, env, seed=6) != first
+    assert differing(before, flat(learner.state_dict())) == []
+    assert torch.equal(chance, torch.get_rng_state())
+
+
+def test_the_modes_are_compared_on_the_same_episodes():
+    env = lottery(4)
+    learner = make_algo('ltos', env)
+    results = evaluate_modes(learner, env, seed=3)
+    assert list(results) == ['', 'keep', 'uniform']
+    assert results['']['return'] == results['keep']['return'] == results['uniform']['return']
+    assert results['']['return'].std > 0
+    kept = [results[mode]['selfishness'].mean for mode in ('', 'keep', 'uniform')]
+    assert kept == pytest.approx([0.4, 1.0, 0.5])
+    assert learner.sharing_mode == 'phi'
+
+
+def test_an_algorithm_without_modes_has_one():
+    env = lottery(2)
+    learner = make_algo('dgn', env)
+    assert evaluate_modes(learner, env, seed=3) == {'': evaluate(learner, env, seed=3)}
+
+
+def test_the_mode_is_put_back_also_after_an_error():
+    env = VectorGraphEnv(lambda: Countdown(200_000), 1)
+    env.step = lambda action: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+    learner = make_algo('ltos', env)
+    learner.sharing_mode = 'uniform'
+    with pytest.raises(ZeroDivisionError):
+        evaluate_modes(learner, env, seed=0)
+    assert learner.sharing_mode == 'uniform'
+
+
+def test_results_get_names_of_their_own_in_the_log():
+    stat = {'return': Stat(1.0, 0.5, 7)}
+    assert flatten({'': stat, 'keep': {'return': Stat(2.0, 0.1, 7)}}) == {
+        'eval/return': 1.0,
+        'eval/return_std': 0.5,
+        'eval/keep/return': 2.0,
+        'eval/episodes': 7.0,
+    }
+
+
+# --- the window of metrics -------------------------------------------------------------------------------------------
+
+
+def test_a_window_means_what_came_since_it_was_last_asked():
+    window = MetricWindow()
+    for loss in (1.0, 3.0):
+        window.add({'loss': loss})
+    window.add({'loss': 5.0, 'q': 2.0})
+    assert window.means() == {'loss': 3.0, 'q': 2.0}
+    assert window.means() == {}
+    window.add({'q': 4.0})
+    assert window.latest == {'loss': 5.0, 'q': 4.0}
+
+
+def test_a_window_is_saved_and_goes_on():
+    window, again = MetricWindow(), MetricWindow()
+    window.add({'loss': 1.0})
+    again.load_state_dict(window.state_dict())
+    again.add({'loss': 3.0})
+    assert again.means() == {'loss': 2.0}
+    assert window.means() == {'loss': 1.0}
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+def test_the_loop_logs_evaluates_and_saves_when_it_is_asked_to(tmp_path, make_trainer):
+    trainer = make_trainer(tmp_path)
+    trainer.run()
+    rows = read_metrics(tmp_path / 'metrics.jsonl')
+    assert [row['step'] for row in rows if 'eval/return' in row] == [0, 80, 160]
+    assert [row['step'] for row in rows if 'updates' in row] == [40, 80, 120, 160, 200]
+    assert trainer.store.steps() == [60, 120, 180, 200]
+    learnt = [row for row in rows if 'loss' in row]
+    assert learnt[0]['updates'] == (40 - 16) // 8
+    assert {'q', 'phi/selfishness', 'train/return', 'seconds/env'} <= learnt[-1].keys()
+    assert rows[0]['eval/episodes'] == 3
+
+
+@pytest.mark.parametrize('algo', ['dqn', 'fixed_ltos', 'ltos'])
+@pytest.mark.parametrize('at', [60, 180])
+def test_a_run_taken_up_from_a_checkpoint_is_the_run_itself(tmp_path, make_trainer, algo, at):
+    whole, parts = (make_trainer(tmp_path / name, algo=algo) for name in ('whole', 'parts'))
+    whole.run()
+    parts.run()
+    for step in parts.store.steps():
+        if step > at:
+            parts.store.path(step).unlink()
+    again = make_trainer(tmp_path / 'parts', algo=algo, seed=0)
+    again.load(again.store.load_latest()[1])
+    assert again.algorithm.env_steps == at
+    again.run()
+    assert differing(flat(whole.algorithm.state_dict()), flat(again.algorithm.state_dict())) == []
+    rows, expected = (read_metrics(tmp_path / name / 'metrics.jsonl') for name in ('parts', 'whole'))
+    assert untimed(rows) == untimed(expected)
+
+
+def test_the_clocks_of_a_resumed_run_go_on(tmp_path, make_trainer):
+    make_trainer(tmp_path, checkpoint_every=100).run()
+    (tmp_path / 'checkpoints' / 'step_000000200.pt').unlink()
+    again = make_trainer(tmp_path, checkpoint_every=100)
+    state = again.store.load_latest()[1]
+    state['seconds'] = dict.fromkeys(state['seconds'], 1000.0)  # the first part took long
+    again.load(state)
+    again.run()
+    assert all(seconds >= 1_000 for seconds in again.seconds.values())
+    assert read_metrics(tmp_path / 'metrics.jsonl')[-1]['seconds/other'] >= 1_000
+
+
+def test_a_game_that_cannot_be_saved_starts_new_episodes(tmp_path, make_trainer):
+    make_trainer(tmp_path, lottery).run()
+    ends = []
+    for _ in range(2):  # what is taken up twice comes out the same
+        (tmp_path / 'checkpoints' / 'step_000000200.pt').unlink()
+        again = make_trainer(tmp_path, lottery)
+        start = again.graph.x
+        state = again.store.load_latest()[1]
+        assert state['env'] is None
+        again.load(state)
+        assert not torch.equal(again.graph.x, start)  # the episodes that the run began with are not played again
+        again.run()
+        assert again.algorithm.env_steps == 200
+        ends.append(flat(again.algorithm.state_dict()))
+    assert differing(*ends) == []
+
+
+def test_games_are_closed_after_an_evaluation(tmp_path, make_trainer):
+    closed = []
+
+    class Room(Lottery):
+        def close(self) -> None:
+            closed.append(self)
+
+    trainer = make_trainer(tmp_path, lottery)
+    trainer.make_eval_env = lambda num_envs: VectorGraphEnv(Room, num_envs)
+    trainer.evaluate()
+    assert len(closed) == TRAIN['eval_episodes']
+
+
+def interrupt(_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def bombed(at: int, what: Any) -> Any:
+    return lambda num_envs: VectorGraphEnv(lambda: Bomb(at, what), num_envs)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_finishes_the_step_saves_and_says_so(tmp_path, make_trainer, number):
+    first = iter([lambda _: os.kill(os.getpid(), number)])
+    make_env = bombed(13, lambda env: next(first, lambda _: None)(env))
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    trainer = make_trainer(tmp_path, make_env)
+    with pytest.raises(Interrupted):
+        trainer.run()
+    assert trainer.store.steps() == [52]
+    assert trainer.store.load_latest()[1]['algorithm']['env_steps'] == 52 == trainer.algorithm.env_steps
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+def test_a_second_request_stops_at_once(tmp_path, make_trainer):
+    trainer = make_trainer(tmp_path, bombed(13, interrupt))  # all four games ask
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert trainer.algorithm.env_steps == 48
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_request_in_the_last_step_finds_the_run_done(tmp_path, make_trainer):
+    asked = []
+    make_env = bombed(50, lambda env: asked or (asked.append(env), interrupt(env)))
+    trainer = make_trainer(tmp_path, make_env)
+    trainer.run()
+    assert asked
+    assert trainer.store.steps()[-1] == 200
+
+
+def test_a_run_may_live_in_a_thread_of_its_own(tmp_path, make_trainer):
+    trainer = make_trainer(tmp_path)
+    thread = threading.Thread(target=trainer.run)
+    thread.start()
+    thread.join(60)
+    assert trainer.algorithm.env_steps == 200
+    assert trainer.store.steps()[-1] == 200
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, make_trainer):
+    def win(env: Bomb) -> None:
+        env.prize = 1e30
+
+    trainer = make_trainer(tmp_path, bombed(35, win), algo='dgn')
+    trainer.algorithm.config.__dict__['huber'] = None
+    with pytest.raises(NonFiniteLossError, match='loss is NaN or infinite at gradient step'):
+        trainer.run()
+    assert trainer.store.steps() == [60, 120]
+    weights = flat(trainer.store.load_latest()[1]['algorithm']['modules'])
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'num_envs': 0}, r"'num_envs' must be at least 1 \(got 0\)"),
+        ({'eval_every': 0}, r"'eval_every' must be at least 1 \(got 0\)"),
+        ({'checkpoint_every': -5}, r"'checkpoint_every' must be at least 1 \(got -5\)"),
+        ({'seed': -1}, r"'seed' must lie in \[0, 2\*\*32\) \(got -1\)"),
+        ({'seed': 2**32}, r"'seed' must lie in \[0, 2\*\*32\) \(got 4294967296\)"),
+        ({'seed': 1_000_000}, r"'seed' must differ from those of the evaluations, 1000000 and 1000001 \(got 1000000\)"),
+        ({'seed': 8, 'eval_seed': 7}, r"'seed' must differ from those of the evaluations, 7 and 8 \(got 8\)"),
+        ({'eval_seed': -1}, r"'eval_seed' must be at least 0 \(got -1\)"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**options)
+
+
+@pytest.mark.parametrize('name', ['gpu', 'meta', 'cuda:-1', ''])
+def test_a_device_must_be_one_that_networks_can_live_on(name):
+    with pytest.raises(ValueError, match=rf"'device' must be 'cpu', 'cuda' or 'cuda:N' \(got '{name}'\)"):
+        check_device(name)
+
+
+def test_a_device_must_be_there():
+    check_device('cpu')
+    count = torch.cuda.device_count()
+    with pytest.raises(ValueError, match=rf"'device' is 'cuda:{count}', but PyTorch finds {count} CUDA devices here"):
+        check_device(f'cuda:{count}')
