@@ -32,8 +32,6 @@ class DQNConfig:
     tau: float = 0.01  # soft target update per gradient step
     average: float = 0.999  # greedy actions come from a running average of the weights; 0: from the weights themselves
     double_q: bool = True  # the online network chooses the successor's action
-    boltz: float = 0.0
-    ladder: bool = False
     huber: float | None = 1.0  # where the loss turns linear; None: mean square
     max_grad_norm: float = 10.0
     epsilon_start: float = 1.0  # chance of a random action at the start
@@ -130,19 +128,7 @@ class DQN(Algorithm):
         """How much of training is done, in [0, 1]."""
         return min(self.env_steps / self.config.total_steps, 1.0)
 
-    def boltzmann(self, q: Tensor, graph: Batch) -> Tensor:
-        t = self.config.boltz
-        greedy = graph.batch >= graph.num_graphs - round(self.config.greedy_fraction * graph.num_graphs)
-        noise = -torch.log(-torch.log(torch.rand(q.shape, generator=self.explore_rng, device=q.device).clamp(1e-9, 1 - 1e-6)))
-        return torch.where(greedy.unsqueeze(-1), q, q + t * noise)
-
     def epsilon(self, graph: Batch) -> Tensor:
-        if self.config.ladder:
-            b = torch.arange(graph.num_graphs) / max(graph.num_graphs - 1, 1)
-            end = 0.4 ** (1 + 7 * b)
-            start = self.config.epsilon_start
-            done = min(self.progress / self.config.epsilon_fraction, 1.0)
-            return (start + (end - start) * done)[graph.batch]
         """Chance of a random action now, for each node (N,); the last graphs of the batch fall to 0."""
         c = self.config
         ends = (c.epsilon_end, 0.0)
@@ -166,14 +152,16 @@ class DQN(Algorithm):
         """The weights in force, where a method has any."""
         return None
 
+    def next_sharing(self, t: Transition) -> Sharing | None:
+        """The weights at the successors of a batch, where a method has any."""
+        return t.sharing_next
+
     @torch.no_grad()
     def act(self, graph: Batch, explore: bool = False) -> Decision:
         graph = graph.to(self.device)
         sharing = self.choose_sharing(graph, explore)
         q = self.q_values(self.network if explore else self.averaged, graph, sharing)
         epsilon = self.epsilon(graph) if explore else 0.0
-        if explore and self.config.boltz > 0:
-            q = self.boltzmann(q, graph)
         return Decision(epsilon_greedy(q, epsilon, self.explore_rng, graph.get('action_mask')), sharing)
 
     def observe(self, graph: Batch, decision: Decision, step: GraphStep) -> None:
@@ -188,8 +176,8 @@ class DQN(Algorithm):
     def loss(self, t: Transition) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one batch, and what to log of it."""
         with torch.no_grad():
-            online = self.q_values(self.network, t.successor, t.sharing_next)
-            target = self.q_values(self.target, t.successor, t.sharing_next)
+            online = self.q_values(self.network, t.successor, self.next_sharing(t))
+            target = self.q_values(self.target, t.successor, self.next_sharing(t))
             mask = t.successor.get('action_mask')
             if not self.config.double_q:
                 online = target
@@ -219,9 +207,13 @@ class DQN(Algorithm):
         self.updates += 1
         return {name: float(value) for name, value in metrics.items()}
 
-    def update_average(self, averaged: nn.Module, online: nn.Module) -> None:
-        r"""Running average :math:`\bar\theta \leftarrow \beta \bar\theta + (1 - \beta) \theta`, shorter at first."""
-        soft_update(averaged, online, 1 - min(self.config.average, self.updates / (self.updates + 10)))
+    def update_average(self, averaged: nn.Module, online: nn.Module, every: int = 1) -> None:
+        r"""Running average :math:`\bar\theta \leftarrow \beta \bar\theta + (1 - \beta) \theta`, shorter at first.
+
+        ``every`` is the number of gradient steps since the last call: :math:`\beta` is ``average`` to that power.
+        """
+        beta = self.config.average**every
+        soft_update(averaged, online, 1 - min(beta, self.updates / (self.updates + 10)))
 
     def step_optimizer(self, optimizer: torch.optim.Optimizer, network: nn.Module, loss: Tensor) -> None:
         """Backward, clip, step; refuses to touch the weights if the loss or a gradient is not finite."""

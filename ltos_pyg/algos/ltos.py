@@ -40,7 +40,6 @@ class LToSConfig(DQNConfig):
 
     critic: Literal['edge', 'node'] = 'edge'  # Q_i = sum of w_ji U_ji over the edges, or w is an input of Q (the paper)
     high_level_critic: Literal['gain', 'global', 'shared'] = 'gain'  # what phi climbs; 'shared' is the paper's
-    sees_sharing: bool = False  # whether the edge critic has w as an input too (the node critic always has)
     initial_own: float | None = 0.4  # share that phi keeps at the start; None: uniform over itself and neighbours
     phi_lr: float = 1e-4  # Adam
     phi_every: int = 4  # gradient steps of the low level per one of the high level
@@ -48,7 +47,6 @@ class LToSConfig(DQNConfig):
     phi_channels: int = 64
     pair_channels: int = 64  # hidden size of the edge critic's pair values
     temperature: float = 0.1  # of the softmax in the gain, in units of value
-    own_cost: float = 0.0  # what giving costs phi, per unit of reward shared: ties go to keeping
     random_fraction: float = 0.5  # part of the episodes under random held own shares, at the start of training
     random_until: float = 0.5  # part of training over which that falls to none; 0: it stays
     random_low: float = 0.25  # least own share drawn
@@ -75,9 +73,8 @@ class LToSConfig(DQNConfig):
         for name in ('phi_lr', 'temperature'):
             if not getattr(self, name) > 0:
                 raise ValueError(f"'{name}' must be above 0 (got {getattr(self, name)})")
-        for name in ('own_cost', 'w_noise'):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"'{name}' must be at least 0 (got {getattr(self, name)})")
+        if not self.w_noise >= 0:
+            raise ValueError(f"'w_noise' must be at least 0 (got {self.w_noise})")
         if self.initial_own is not None and not 0 < self.initial_own < 1:
             raise ValueError(f"'initial_own' must lie strictly between 0 and 1, or be None (got {self.initial_own})")
         if not 0 <= self.random_low <= self.random_high <= 1:
@@ -153,7 +150,7 @@ class LToS(DGN):
     def build_network(self) -> nn.Module:
         c, spec = self.config, self.spec
         if c.critic == 'edge':
-            return EdgeQNetwork(self.trunk(sharing=c.sees_sharing), spec.num_actions, c.pair_channels)
+            return EdgeQNetwork(self.trunk(sharing=False), spec.num_actions, c.pair_channels)
         return DGNNetwork(
             spec.num_features, spec.num_actions, hidden_channels=c.hidden_channels, num_layers=c.num_layers,
             heads=c.heads, encoder_channels=c.encoder_channels, edge_dim=spec.edge_dim, sharing=True,
@@ -219,15 +216,22 @@ class LToS(DGN):
         super().restart_episodes()
         self.held.restart()
 
+    def next_sharing(self, t: Transition) -> Sharing | None:
+        """The weights stored with the successors; where an episode ended and nobody acted any more, phi's."""
+        if t.sharing_next is None or bool(t.sharing_next_known.all()):
+            return t.sharing_next
+        phi = self.phi_sharing(self.phi, t.successor)
+        known = t.sharing_next_known[t.successor.batch]
+        given = torch.where(known[t.successor.edge_index[0]], t.sharing_next.given, phi.given)
+        return Sharing(given, torch.where(known, t.sharing_next.kept, phi.kept))
+
     # low level ---------------------------------------------------------------------------------------------------
 
-    def pair_values(
-        self, network: Any, graph: Batch, sharing: Sharing | None, pairs: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def pair_values(self, network: Any, graph: Batch, pairs: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """:math:`U_{ii}` and :math:`U_{ji}` for the edges of the graph, or for the pairs given."""
         x, edge_index, edge_attr = self.inputs(graph)
         with self.autocast():
-            h = network.trunk(x, edge_index, edge_attr, sharing if self.config.sees_sharing else None)
+            h = network.trunk(x, edge_index, edge_attr)
             own, pair = network.head(h, edge_index if pairs is None else pairs)
         return own, pair
 
@@ -235,7 +239,7 @@ class LToS(DGN):
         assert sharing is not None
         x, edge_index, edge_attr = self.inputs(graph)
         if self.config.critic == 'edge':
-            own, pair = self.pair_values(network, graph, sharing)
+            own, pair = self.pair_values(network, graph)
             return EdgeQHead.combine(own, pair, edge_index, sharing)
         with self.autocast():
             return network(x, edge_index, edge_attr, sharing)
@@ -252,7 +256,7 @@ class LToS(DGN):
             both = t.discount[owner] * (t.discount[actor] > 0)
             own_target = td_target(t.reward, t.discount, own_next)
             pair_target = td_target(t.reward[owner], both, pair_next)
-        own, pair = self.pair_values(self.network, t.graph, t.sharing)
+        own, pair = self.pair_values(self.network, t.graph)
         own_taken = own.gather(-1, t.action.unsqueeze(-1)).squeeze(-1)
         pair_taken = pair.gather(-1, t.action[actor].unsqueeze(-1)).squeeze(-1)
         own_loss = td_loss(own_taken, own_target, self.config.huber)
@@ -266,10 +270,10 @@ class LToS(DGN):
         edge_index = t.graph.edge_index
         if t.successor.num_nodes == 0:  # nobody is left
             return torch.zeros_like(t.reward), t.reward.new_zeros(edge_index.size(1))
-        online = self.q_values(self.network if self.config.double_q else self.target, t.successor, t.sharing_next)
+        online = self.q_values(self.network if self.config.double_q else self.target, t.successor, self.next_sharing(t))
         best = masked(online, t.successor.get('action_mask')).argmax(-1)
         pairs = t.successor_node[edge_index]  # known in training even if they are no longer neighbours
-        own, pair = self.pair_values(self.target, t.successor, t.sharing_next, pairs)
+        own, pair = self.pair_values(self.target, t.successor, pairs)
         own = follow(own.gather(-1, best.unsqueeze(-1)).squeeze(-1), t.successor_node)
         return own, pair.gather(-1, best[pairs[1]].unsqueeze(-1)).squeeze(-1)
 
@@ -297,7 +301,7 @@ class LToS(DGN):
         x, edge_index, edge_attr = self.inputs(t.graph)
         with self.autocast():
             with torch.no_grad():
-                value = self.value_target(*self.inputs(t.successor), t.sharing_next)
+                value = self.value_target(*self.inputs(t.successor), self.next_sharing(t))
                 y = td_target(t.reward, t.discount, follow(value, t.successor_node))
             value = self.value(x, edge_index, edge_attr, t.sharing)
         loss = td_loss(value, y, c.huber)
@@ -327,9 +331,8 @@ class LToS(DGN):
         for p in frozen:
             p.requires_grad_(False)
         gain = self.objective(t, sharing).mean()
-        loss = self.config.own_cost * (1 - sharing.kept).mean() - gain
-        self.step_optimizer(self.phi_optimizer, self.phi, loss)
-        self.update_average(self.averaged_phi, self.phi)
+        self.step_optimizer(self.phi_optimizer, self.phi, -gain)
+        self.update_average(self.averaged_phi, self.phi, self.config.phi_every)
         for p in frozen:
             p.requires_grad_(True)
         grad = torch.stack([p.grad.norm() for p in self.phi.parameters() if p.grad is not None]).norm()

@@ -77,20 +77,26 @@ def _prisoner(config: PrisonerConfig, num_envs: int, device: str) -> GraphEnv:
     return PrisonerEnv(num_envs=num_envs, device=device, **dataclasses.asdict(config))
 
 
+# What the authors of DGN published for the jungle.
+PAPER_DGN: dict[str, Any] = {
+    'gamma': 0.96,
+    'n_step': 1,
+    'double_q': False,
+    'huber': None,
+    'lr': 1e-4,
+    'lr_end': 1.0,
+    'average': 0.0,
+    'greedy_fraction': 0.0,
+    'encoder_channels': (512,),
+}
 # The paper's form of LToS: w is an input of Q, one critic for both levels, phi's weights alone in every episode.
-PAPER_LTOS: dict[str, Any] = {
+PAPER_LTOS: dict[str, Any] = PAPER_DGN | {
     'critic': 'node',
     'high_level_critic': 'shared',
     'random_fraction': 0.0,
     'initial_own': 0.8,
     'w_noise': 0.25,
-    'n_step': 1,
-    'double_q': False,
-    'huber': None,
-    'phi_lr': 1e-4,
 }
-# What the authors of DGN published for the jungle.
-PAPER_DGN: dict[str, Any] = {'n_step': 1, 'double_q': False, 'huber': None, 'lr': 1e-4, 'lr_end': 1.0}
 
 SMALL: dict[str, Any] = {
     'hidden_channels': 32,
@@ -106,8 +112,10 @@ SCENARIOS: dict[str, Scenario] = {
         env_config=JungleConfig,
         make=_jungle,
         headline='reward',
+        train={'eval_every': 10_000, 'eval_episodes': 50},
+        algorithm={'total_steps': 120_000, 'gamma': 0.9, 'encoder_channels': (256,), 'steps_per_update': 16.0},
         presets={
-            ('ltos', 'paper'): PAPER_LTOS | {'lr': 1e-4, 'lr_end': 1.0},
+            ('ltos', 'paper'): PAPER_LTOS,
             ('dgn', 'paper'): PAPER_DGN,
             ('dqn', 'paper'): PAPER_DGN,
             ('fixed_ltos', 'paper'): PAPER_DGN | {'own': 0.8},

@@ -394,7 +394,7 @@ def test_the_node_critic_under_keep_all_is_dgn_to_the_bit(edge_features):
 
 
 def test_the_q_values_of_the_edge_critic_are_linear_in_the_weights():
-    algo, graph = trained('ltos edge gain', sees_sharing=False), jungle().reset(0)
+    algo, graph = trained('ltos edge gain'), jungle().reset(0)
     ends = [constant_sharing(graph.edge_index, graph.num_nodes, own) for own in (0.1, 0.9)]
     between = type(ends[0])(*(0.3 * a + 0.7 * b for a, b in zip(*ends, strict=True)))
     low, high, mixed = (algo.q_values(algo.network, graph, sharing) for sharing in (*ends, between))
