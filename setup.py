@@ -9,7 +9,7 @@ EXTRAS = {
     'pettingzoo': ['pettingzoo>=1.24'],
     'scatter': ['torch-scatter>=2.1.2'],
     'test': ['pytest>=8', 'hypothesis>=6.100', 'pettingzoo>=1.24', 'mpe2>=1.0', 'magent2>=0.3.4', 'tensorboard>=2.14'],
-    'dev': ['ruff>=0.6', 'mypy>=1.11', 'build>=1.2', 'types-tqdm'],
+    'dev': ['ruff>=0.6', 'mypy>=1.11', 'build>=1.2'],
 }
 EXTRAS['test'] += EXTRAS['plot']
 # `scatter` builds from source against an installed torch, and `wandb` needs an account: both are asked for by name.
@@ -23,7 +23,7 @@ setup(
     long_description_content_type='text/markdown',
     license='MIT',
     python_requires='>=3.10',
-    packages=find_packages(include=['ltos_pyg*']) + ['ltos_pyg.envs'],
+    packages=[*find_packages(include=['ltos_pyg*']), 'ltos_pyg.envs'],
     package_dir={'ltos_pyg.envs': 'envs'},
     package_data={'ltos_pyg': ['py.typed'], 'ltos_pyg.envs': ['py.typed']},
     install_requires=[
@@ -38,7 +38,6 @@ setup(
     extras_require=EXTRAS,
     entry_points={
         'console_scripts': ['ltos = ltos_pyg.cli:main'],
-        'gymnasium.envs': ['ltos_pyg = ltos_pyg.envs.registration:register_envs'],
     },
     classifiers=[
         'License :: OSI Approved :: MIT License',

@@ -43,7 +43,8 @@ def main(steps: int, num_envs: int) -> None:
     seconds = time.perf_counter() - start
     print(f'{steps * graph.num_nodes / seconds:,.0f} agent-steps a second, networks included')
     print(
-        f'sharing moved reward inside each graph and lost none: largest change of a sum {(after - before).abs().max():.1e}'
+        'sharing moved reward inside each graph and lost none: '
+        f'largest change of a sum {(after - before).abs().max():.1e}'
     )
 
     t = replay.sample(batch_size=64, generator=torch.Generator().manual_seed(0), n_step=3, gamma=0.96)

@@ -19,6 +19,8 @@ TABLE = [
         r'roles +0\.9\d\d .*\ncommunities .*\n'
         r'kept in the first layer of roles: none 0\.\d\d, wall 0\.\d\d, ground 0\.\d\d, roof 0\.\d\d',
     ),
+    ('02_train_jungle.py', ['--steps', '1200'], r'env steps: reward [+-]0\.\d\d\d ± 0\.\d\d\d'),
+    ('03_batch_many_episodes.py', ['--steps', '8', '--num-envs', '32'], r'sampled 64 graphs with \d+ to \d+ edges'),
 ]
 
 
