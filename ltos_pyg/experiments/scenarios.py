@@ -140,6 +140,7 @@ SCENARIOS: dict[str, Scenario] = {
             'epsilon_end': 0.05,
             'initial_own': 0.4,
             'phi_lr': 1e-3,
+            'phi_starts': 0.4,  # not before the values can tell what sharing does
             'random_hold': 20,
         },
     ),
