@@ -233,8 +233,8 @@ class DQN(Algorithm):
     def first_bad(self, network: nn.Module, loss: Tensor) -> str:
         """Name of the first tensor that is not finite, in the order in which they depend on each other."""
         name = next((name for name, module in self.modules().items() if module is network), 'network')
-        weights = {f'{name}.{n}': p for n, p in network.named_parameters()}
-        grads = {f'gradient of {n}': p.grad for n, p in weights.items()}
+        weights = {f'{m}.{n}': p for m, module in self.modules().items() for n, p in module.named_parameters()}
+        grads = {f'gradient of {name}.{n}': p.grad for n, p in network.named_parameters()}
         return first_nonfinite({**weights, 'loss': loss, **grads}) or f'norm of the gradients of {name}'
 
     # saving ------------------------------------------------------------------------------------------------------

@@ -416,7 +416,7 @@ def test_a_target_network_moves_by_tau():
 def test_the_loss_of_the_edge_critic_is_that_of_its_pairs_one_by_one(make_env, n_step):
     algo = trained('ltos edge gain', 6, make_env, n_step=n_step)
     t = sample(algo)
-    next_q = algo.q_values(algo.network, t.successor, t.sharing_next)
+    next_q = algo.q_values(algo.network, t.successor, algo.next_sharing(t))
     best = masked(next_q, t.successor.get('action_mask')).argmax(-1).tolist()
     row, there = t.successor_node.tolist(), (t.discount > 0).tolist()
 
@@ -425,7 +425,7 @@ def test_the_loss_of_the_edge_critic_is_that_of_its_pairs_one_by_one(make_env, n
         if not (there[owner] and there[actor]):
             return torch.tensor(0.0)
         pair = torch.tensor([[row[owner]], [row[actor]]])
-        own, pair_value = algo.pair_values(algo.target, t.successor, t.sharing_next, pair)
+        own, pair_value = algo.pair_values(algo.target, t.successor, pair)
         u = own[row[owner]] if owner == actor else pair_value[0]
         return u[best[row[actor]]]
 
@@ -434,7 +434,7 @@ def test_the_loss_of_the_edge_critic_is_that_of_its_pairs_one_by_one(make_env, n
         target = torch.stack([t.reward[owner] + t.discount[owner] * value(owner, actor) for owner, actor in pairs])
         return td_loss(taken, target)
 
-    own, pair = algo.pair_values(algo.network, t.graph, t.sharing)
+    own, pair = algo.pair_values(algo.network, t.graph)
     nodes = [(i, i) for i in range(t.graph.num_nodes)]
     expected = errors(nodes, own) + errors(list(zip(*t.graph.edge_index.tolist(), strict=True)), pair)
     torch.testing.assert_close(algo.loss(t)[0], expected)
