@@ -204,8 +204,13 @@ class DQN(Algorithm):
         self.step_optimizer(self.optimizer, self.network, loss)
         soft_update(self.target, self.network, c.tau)
         self.update_average(self.averaged, self.network)
+        metrics |= self.update_more(t)
         self.updates += 1
         return {name: float(value) for name, value in metrics.items()}
+
+    def update_more(self, t: Transition) -> dict[str, Tensor]:
+        """Updates networks beside the Q-network, where a method has any, after each of its gradient steps."""
+        return {}
 
     def update_average(self, averaged: nn.Module, online: nn.Module, every: int = 1) -> None:
         r"""Running average :math:`\bar\theta \leftarrow \beta \bar\theta + (1 - \beta) \theta`, shorter at first.

@@ -279,19 +279,12 @@ class LToS(DGN):
 
     # high level --------------------------------------------------------------------------------------------------
 
-    def update(self) -> dict[str, float]:
+    def update_more(self, t: Transition) -> dict[str, Tensor]:
         c = self.config
-        t = self.replay.sample(c.batch_size, self.replay_rng, c.n_step, c.gamma).to(self.device)
-        loss, metrics = self.loss(t)
-        self.step_optimizer(self.optimizer, self.network, loss)
-        soft_update(self.target, self.network, c.tau)
-        self.update_average(self.averaged, self.network)
-        if self.value is not None:
-            metrics['value_loss'] = self.update_value()
+        metrics = {} if self.value is None else {'value_loss': self.update_value()}
         if self.updates % c.phi_every == 0 and self.progress >= c.phi_starts:
             metrics |= self.update_phi(t)
-        self.updates += 1
-        return {name: float(value) for name, value in metrics.items()}
+        return metrics
 
     def update_value(self) -> Tensor:
         r"""One step of the global critic: :math:`G_i(o, w) \to R_i + \gamma^n G_i^-(o', w')` on the newest frames."""
