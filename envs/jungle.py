@@ -12,7 +12,7 @@ from torch_geometric.data import Batch
 from ltos_pyg.data import batch_snapshots
 from ltos_pyg.envs.checks import check_action, check_count
 from ltos_pyg.envs.jungle_numba import NumbaJungle
-from ltos_pyg.envs.jungle_rules import NUM_ACTIONS, JungleConfig, Sight, check_cells
+from ltos_pyg.envs.jungle_rules import NUM_ACTIONS, JungleConfig, Sight, board_symmetries, check_cells
 from ltos_pyg.envs.jungle_torch import TorchJungle
 from ltos_pyg.envs.streams import first_streams
 from ltos_pyg.graph_env import GraphEnv, GraphEnvSpec, GraphStep
@@ -222,4 +222,5 @@ def _spec(config: JungleConfig, num_envs: int) -> GraphEnvSpec:
         edge_scale=(1 / (2 * config.view),) * 2 if config.edge_features else None,
         symmetric=config.symmetric,
         horizon=config.horizon,
+        symmetries=board_symmetries(config),
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ltos_pyg.envs.checks import check_count
+from ltos_pyg.graph_env.symmetry import Symmetry
 
 LARGEST_SIZE = 127  # cells are signed bytes in `x` and `edge_attr`
 NUM_ACTIONS = 9  # 0 up, 1 left, 2 stay, 3 right, 4 down; attacks 5 up, 6 left, 7 right, 8 down
@@ -70,6 +71,51 @@ class JungleConfig:
         """What attacking a food, an agent and a blank brings, and what it costs the agent attacked."""
         cost = 0.01 if self.cost_on_hit else 0.0
         return np.array([1 - cost, 2 - cost, -0.01, -4], dtype=np.float32)
+
+
+def board_symmetries(config: JungleConfig) -> tuple[Symmetry, ...]:
+    """The eight ways to turn and mirror the board, the identity first: the rules know no direction."""
+    return tuple(
+        _turned(config, *way)
+        for way in (
+            (1, 1, False),
+            (1, -1, False),
+            (-1, 1, False),
+            (-1, -1, False),
+            (1, 1, True),
+            (1, -1, True),
+            (-1, 1, True),
+            (-1, -1, True),
+        )
+    )
+
+
+def _turned(config: JungleConfig, sign_y: int, sign_x: int, swap: bool) -> Symmetry:
+    """The view in which the offset (y, x) has become (sign_y y, sign_x x), or (sign_y x, sign_x y) with ``swap``."""
+    side = range(-config.view, config.view + 1)
+    width = len(side)
+
+    def turn(y: int, x: int) -> tuple[int, int]:
+        return (sign_y * x, sign_x * y) if swap else (sign_y * y, sign_x * x)
+
+    offsets = [(y, x) for y in side for x in side]
+    place = {turn(y, x): number for number, (y, x) in enumerate(offsets)}
+    window = tuple(place[offset] for offset in offsets)
+    own = (1, 0) if swap else (0, 1)
+    last = config.size - 1
+    moves = list(zip(DY, DX, strict=True))
+    kinds = (range(FIRST_ATTACK), range(FIRST_ATTACK, NUM_ACTIONS))
+    action = tuple(
+        next(b for kind in kinds if a in kind for b in kind if moves[b] == turn(*moves[a])) for a in range(NUM_ACTIONS)
+    )
+    return Symmetry(
+        feature=(*window, width**2 + own[0], width**2 + own[1]),
+        feature_sign=(1.0,) * width**2 + (float(sign_y), float(sign_x)),
+        feature_shift=(0.0,) * width**2 + tuple(0.0 if sign > 0 else float(last) for sign in (sign_y, sign_x)),
+        action=action,
+        edge=own if config.edge_features else (),
+        edge_sign=(float(sign_y), float(sign_x)) if config.edge_features else (),
+    )
 
 
 class Sight(NamedTuple):

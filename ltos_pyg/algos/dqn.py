@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from ltos_pyg.algos.base import Algorithm, Decision, Inputs, NonFiniteLossError,
 from ltos_pyg.algos.exploration import epsilon_greedy, linear_schedule
 from ltos_pyg.algos.losses import double_q_value, follow, td_loss, td_target
 from ltos_pyg.data import GraphReplay, Transition
-from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
+from ltos_pyg.graph_env import GraphEnvSpec, GraphStep, Symmetries
 from ltos_pyg.nn import DGN, Sharing
 from ltos_pyg.seeding import generator
 
@@ -45,6 +46,8 @@ class DQNConfig:
     encoder_channels: tuple[int, ...] = (512,)
     num_layers: int = 2  # relation kernels (0 for DQN: no node sees another)
     heads: int = 8
+    augment: bool = True  # train on random views, where the env declares symmetries
+    average_views: bool = False  # act greedily on the mean over all views (as many times the work)
     precision: Literal['float32', 'bf16'] = 'float32'  # bf16: the networks' matrix products under autocast
 
     def __post_init__(self) -> None:
@@ -96,6 +99,7 @@ class DQN(Algorithm):
         self.spec, self.config, self.device = spec, config, torch.device(device)
         self.env_steps = self.updates = 0
         self.inputs = Inputs(spec).to(self.device)
+        self.symmetries = Symmetries(spec.symmetries).to(self.device) if spec.symmetries else None
         with torch.random.fork_rng(devices=[]):  # PyTorch draws initial weights from its global generator only
             torch.manual_seed(generator(seed, 'weights').initial_seed())
             self.network = self.build_network().to(self.device)
@@ -106,6 +110,7 @@ class DQN(Algorithm):
         self.replay = GraphReplay(spec, config.replay_size, share=self.stores_sharing)
         self.replay_rng = generator(seed, 'replay')
         self.explore_rng = generator(seed, 'explore', self.device)
+        self.views_rng = generator(seed, 'views', self.device)
 
     def build_network(self) -> nn.Module:
         """The Q-network."""
@@ -160,9 +165,17 @@ class DQN(Algorithm):
     def act(self, graph: Batch, explore: bool = False) -> Decision:
         graph = graph.to(self.device)
         sharing = self.choose_sharing(graph, explore)
-        q = self.q_values(self.network if explore else self.averaged, graph, sharing)
-        epsilon = self.epsilon(graph) if explore else 0.0
+        if explore:
+            q, epsilon = self.q_values(self.network, graph, sharing), self.epsilon(graph)
+        else:
+            q, epsilon = self.over_views(graph, lambda view: self.q_values(self.averaged, view, sharing)), 0.0
         return Decision(epsilon_greedy(q, epsilon, self.explore_rng, graph.get('action_mask')), sharing)
+
+    def over_views(self, graph: Batch, values: Callable[[Batch], Tensor]) -> Tensor:
+        """Action values (N, A), as the mean over the environment's symmetries if the configuration asks for it."""
+        if self.symmetries is None or not self.config.average_views:
+            return values(graph)
+        return self.symmetries.average(graph, values)
 
     def observe(self, graph: Batch, decision: Decision, step: GraphStep) -> None:
         self.replay.push(graph, decision.action, decision.sharing, step)
@@ -200,6 +213,7 @@ class DQN(Algorithm):
     def update(self) -> dict[str, float]:
         c = self.config
         t = self.replay.sample(c.batch_size, self.replay_rng, c.n_step, c.gamma).to(self.device)
+        t = self.random_views(t)
         loss, metrics = self.loss(t)
         self.step_optimizer(self.optimizer, self.network, loss)
         soft_update(self.target, self.network, c.tau)
@@ -207,6 +221,19 @@ class DQN(Algorithm):
         metrics |= self.update_more(t)
         self.updates += 1
         return {name: float(value) for name, value in metrics.items()}
+
+    def random_views(self, t: Transition) -> Transition:
+        """The batch with each graph, and each successor, under a random one of the environment's symmetries."""
+        if self.symmetries is None or not self.config.augment:
+            return t
+        count, size = self.symmetries.count, (2, t.num_graphs)
+        now, then = torch.randint(count, size, generator=self.views_rng, device=self.device)
+        return replace(
+            t,
+            graph=self.symmetries.view(t.graph, now),
+            action=self.symmetries.actions(t.action, now[t.graph.batch]),
+            successor=self.symmetries.view(t.successor, then),
+        )
 
     def update_more(self, t: Transition) -> dict[str, Tensor]:
         """Updates networks beside the Q-network, where a method has any, after each of its gradient steps."""
@@ -252,6 +279,10 @@ class DQN(Algorithm):
         """Optimizers, by name."""
         return {'optimizer': self.optimizer}
 
+    def generators(self) -> dict[str, torch.Generator]:
+        """Streams of chance, by name."""
+        return {'replay': self.replay_rng, 'explore': self.explore_rng, 'views': self.views_rng}
+
     def state_dict(self) -> dict[str, Any]:
         return {
             'env_steps': self.env_steps,
@@ -259,7 +290,7 @@ class DQN(Algorithm):
             'modules': {name: module.state_dict() for name, module in self.modules().items()},
             'optimizers': {name: opt.state_dict() for name, opt in self.optimizers().items()},
             'replay': self.replay.state_dict(),
-            'rng': {'replay': self.replay_rng.get_state(), 'explore': self.explore_rng.get_state()},
+            'rng': {name: rng.get_state() for name, rng in self.generators().items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -267,8 +298,8 @@ class DQN(Algorithm):
         for name, opt in self.optimizers().items():
             opt.load_state_dict(state['optimizers'][name])
         self.replay.load_state_dict(state['replay'])
-        self.replay_rng.set_state(state['rng']['replay'])
-        self.explore_rng.set_state(state['rng']['explore'])
+        for name, rng in self.generators().items():
+            rng.set_state(state['rng'][name])
 
     def load_policy(self, state: dict[str, Any]) -> None:
         self.env_steps, self.updates = state['env_steps'], state['updates']

@@ -185,6 +185,13 @@ class LToS(DGN):
             )
         return sender_softmax(edge_logit, self_logit, edge_index)
 
+    def greedy_sharing(self, graph: Batch) -> Sharing:
+        """The weights of the averaged high level, as the mean over all views if actions are chosen so."""
+        if self.symmetries is None or not self.config.average_views:
+            return self.phi_sharing(self.averaged_phi, graph)
+        views = [self.phi_sharing(self.averaged_phi, view) for view in self.symmetries.views(graph)]
+        return Sharing(*(torch.stack(parts).mean(0) for parts in zip(*views, strict=True)))
+
     def choose_sharing(self, graph: Batch, explore: bool) -> Sharing:
         edge_index, num_nodes = graph.edge_index, graph.num_nodes
         if not explore:
@@ -192,7 +199,7 @@ class LToS(DGN):
                 return keep_all(edge_index, num_nodes)
             if self.sharing_mode == 'uniform':
                 return constant_sharing(edge_index, num_nodes)
-            return self.phi_sharing(self.averaged_phi, graph)
+            return self.greedy_sharing(graph)
         sharing = self.phi_sharing(self.phi, graph, self.config.w_noise)
         fraction = self.config.random_fraction
         if self.config.random_until > 0:
@@ -351,13 +358,14 @@ class LToS(DGN):
             more['value_optimizer'] = self.value_optimizer
         return super().optimizers() | more
 
+    def generators(self) -> dict[str, torch.Generator]:
+        return super().generators() | {'shares': self.shares_rng}
+
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
-        state['rng']['shares'] = self.shares_rng.get_state()
         state['held'] = self.held.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.shares_rng.set_state(state['rng']['shares'])
         self.held.load_state_dict(state['held'])

@@ -11,6 +11,7 @@ from ltos_pyg.graph_env.base import GraphEnv, GraphStep
 from ltos_pyg.graph_env.checker import EnvCheckError, EnvCheckWarning, check_env
 from ltos_pyg.graph_env.neighbours import fully_connected, k_nearest, within_radius
 from ltos_pyg.graph_env.spec import GraphEnvSpec
+from ltos_pyg.graph_env.symmetry import Symmetries, Symmetry
 from ltos_pyg.graph_env.vector import SingleGraphEnv, SingleStep, VectorGraphEnv
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     'PettingZooEnv',
     'SingleGraphEnv',
     'SingleStep',
+    'Symmetries',
+    'Symmetry',
     'VectorGraphEnv',
     'check_env',
     'from_pettingzoo',

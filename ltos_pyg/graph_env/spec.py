@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ltos_pyg.graph_env.symmetry import Symmetry
+
 
 @dataclass(frozen=True, kw_only=True)
 class GraphEnvSpec:
@@ -30,6 +32,7 @@ class GraphEnvSpec:
     fixed_nodes: bool = True  # each graph has the same nodes in the same order at every step of an episode
     symmetric: bool = False  # with j -> i there is always i -> j
     horizon: int | None = None  # steps after which an episode is truncated; None: none
+    symmetries: tuple[Symmetry, ...] = ()  # views worth the same, the identity first; (): none are known
 
     def __post_init__(self) -> None:
         for name in ('num_envs', 'num_features', 'num_actions', 'max_nodes'):
@@ -44,6 +47,9 @@ class GraphEnvSpec:
             scale = getattr(self, name)
             if scale is not None and len(scale) != length:
                 raise ValueError(f"'{name}' needs one number per column: expected {length}, got {len(scale)}")
+
+        for symmetry in self.symmetries:
+            symmetry.check(self.num_features, self.num_actions, self.edge_dim)
 
     def scale(self, of: str = 'feature') -> Tensor | None:
         """``feature_scale`` or ``edge_scale`` as a float32 tensor."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from ltos_pyg.envs import GreedyAttacker, JungleEnv
-from ltos_pyg.graph_env import GraphStep, check_env
+from ltos_pyg.graph_env import GraphStep, Symmetries, check_env
 
 UP, LEFT, STAY, RIGHT, DOWN, HIT_UP, HIT_LEFT, HIT_RIGHT, HIT_DOWN = range(9)
 BACKENDS = ('numba', 'torch')
@@ -364,3 +364,25 @@ def test_a_state_of_another_jungle_is_refused() -> None:
     state = JungleEnv(num_agents=5).state_dict()
     with pytest.raises(ValueError, match='num_agents=5 where this env has 20'):
         JungleEnv().load_state_dict(state)
+
+
+@pytest.mark.parametrize('options', ['default', 'directed', 'crowd', 'everybody'])
+def test_declared_symmetries_hold_for_whole_episodes(options):
+    config = OPTIONS[options]
+    env, other = JungleEnv(num_envs=2, seed=0, **config), JungleEnv(num_envs=2, seed=1, **config)
+    symmetries = Symmetries(env.spec.symmetries)
+    assert symmetries.count == 8
+    for s, symmetry in enumerate(env.spec.symmetries):
+        which = torch.full((2,), s)
+        own = torch.tensor(symmetry.feature[-2:]) - (env.spec.num_features - 2)
+        sign, shift = (torch.tensor(table[-2:]).long() for table in (symmetry.feature_sign, symmetry.feature_shift))
+        graph = env.reset(s)
+        other.reset(0)
+        turned = other.set_positions(*(c[..., own] * sign + shift for c in (env.agent_positions, env.food_positions)))
+        chance = torch.Generator().manual_seed(s)
+        for _ in range(25):
+            assert_same_graph(symmetries.view(graph, which), turned)
+            action = random_action(env, chance)
+            step, twin = env.step(action), other.step(symmetries.actions(action, which[graph.batch]))
+            assert torch.equal(step.reward, twin.reward)
+            graph, turned = step.graph, twin.graph
