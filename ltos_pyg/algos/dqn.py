@@ -13,7 +13,7 @@ from torch_geometric.data import Batch
 
 from ltos_pyg.algos.base import Algorithm, Decision, Inputs, NonFiniteLossError, first_nonfinite, soft_update
 from ltos_pyg.algos.exploration import epsilon_greedy, linear_schedule
-from ltos_pyg.algos.losses import double_q_value, follow, td_loss, td_target
+from ltos_pyg.algos.losses import double_q_value, follow, gap_to_best, masked, td_loss, td_target
 from ltos_pyg.data import GraphReplay, Transition
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep, Symmetries
 from ltos_pyg.nn import DGN, Sharing
@@ -33,6 +33,7 @@ class DQNConfig:
     tau: float = 0.01  # soft target update per gradient step
     average: float = 0.999  # greedy actions come from a running average of the weights; 0: from the weights themselves
     double_q: bool = True  # the online network chooses the successor's action
+    action_gap: float = 0.0  # advantage learning: part of the gap to the best action that targets lose
     huber: float | None = 1.0  # where the loss turns linear; None: mean square
     max_grad_norm: float = 10.0
     epsilon_start: float = 1.0  # chance of a random action at the start
@@ -62,7 +63,7 @@ class DQNConfig:
         if any(channels < 1 for channels in self.encoder_channels):
             raise ValueError(f"'encoder_channels' must be at least 1 each (got {self.encoder_channels})")
         chances = ('epsilon_start', 'epsilon_end', 'epsilon_fraction', 'greedy_fraction')
-        for name in ('gamma', 'tau', 'average', 'lr_end', *chances):
+        for name in ('gamma', 'tau', 'average', 'lr_end', 'action_gap', *chances):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"'{name}' must lie in [0, 1] (got {getattr(self, name)})")
         for name in ('lr', 'steps_per_update', 'max_grad_norm'):
@@ -196,7 +197,10 @@ class DQN(Algorithm):
                 online = target
             next_value = follow(double_q_value(online, target, mask), t.successor_node)
             y = td_target(self.reward(t), t.discount, next_value)
-        q = self.q_values(self.network, t.graph, t.sharing).gather(-1, t.action.unsqueeze(-1)).squeeze(-1)
+        values = self.q_values(self.network, t.graph, t.sharing)
+        q = values.gather(-1, t.action.unsqueeze(-1)).squeeze(-1)
+        best = masked(values.detach(), t.graph.get('action_mask')).argmax(-1)
+        y = y - self.config.action_gap * gap_to_best(values.detach(), best, t.action)
         loss = td_loss(q, y, self.config.huber)
         return loss, {'loss': loss.detach(), 'q': q.detach().mean()}
 

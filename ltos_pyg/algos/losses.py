@@ -36,6 +36,16 @@ def follow(value: Tensor, row: Tensor) -> Tensor:
     return value.index_select(0, row) if value.size(0) > 0 else value.new_zeros(row.shape)
 
 
+def gap_to_best(values: Tensor, best: Tensor, taken: Tensor) -> Tensor:
+    r"""What the action taken falls short of the best one: :math:`Q(s, a^*) - Q(s, a)`, (M,) from (M, A), (M,) and (M,).
+
+    Advantage learning takes a part :math:`\alpha` of it off the target, so that the best action stands out and errors
+    of the network no longer make a greedy agent swing between two: `"Increasing the Action Gap: New Operators for
+    Reinforcement Learning" <https://arxiv.org/abs/1512.04860>`_, there with the target network's values.
+    """
+    return (values.gather(-1, best.unsqueeze(-1)) - values.gather(-1, taken.unsqueeze(-1))).squeeze(-1)
+
+
 def td_loss(value: Tensor, target: Tensor, delta: float | None = 1.0) -> Tensor:
     r"""Mean Huber loss of the temporal-difference error :math:`\delta`-clipped, or with ``delta=None`` half the mean
     square. No entries, no loss: the mean over nothing is zero."""

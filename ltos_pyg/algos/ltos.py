@@ -14,7 +14,7 @@ from ltos_pyg.algos.base import soft_update
 from ltos_pyg.algos.dgn import DGN
 from ltos_pyg.algos.dqn import DQNConfig
 from ltos_pyg.algos.exploration import HeldShares, linear_schedule
-from ltos_pyg.algos.losses import follow, masked, sharing_gain, td_loss, td_target
+from ltos_pyg.algos.losses import follow, gap_to_best, masked, sharing_gain, td_loss, td_target
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
 from ltos_pyg.nn import DGN as DGNNetwork
@@ -255,7 +255,8 @@ class LToS(DGN):
         return t.shaped
 
     def loss(self, t: Transition) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.config.critic == 'node':
+        c = self.config
+        if c.critic == 'node':
             return super().loss(t)
         owner, actor = t.graph.edge_index
         with torch.no_grad():
@@ -264,13 +265,22 @@ class LToS(DGN):
             own_target = td_target(t.reward, t.discount, own_next)
             pair_target = td_target(t.reward[owner], both, pair_next)
         own, pair = self.pair_values(self.network, t.graph)
+        self._values = own.detach(), pair.detach()  # the high level reads them
+        best = self.best_actions(t.graph, t.sharing, *self._values)
+        own_target = own_target - c.action_gap * gap_to_best(own.detach(), best, t.action)
+        pair_target = pair_target - c.action_gap * gap_to_best(pair.detach(), best[actor], t.action[actor])
         own_taken = own.gather(-1, t.action.unsqueeze(-1)).squeeze(-1)
         pair_taken = pair.gather(-1, t.action[actor].unsqueeze(-1)).squeeze(-1)
-        own_loss = td_loss(own_taken, own_target, self.config.huber)
-        pair_loss = td_loss(pair_taken, pair_target, self.config.huber)
-        self._values = own.detach(), pair.detach()  # the high level reads them
+        own_loss = td_loss(own_taken, own_target, c.huber)
+        pair_loss = td_loss(pair_taken, pair_target, c.huber)
         metrics = {'loss': own_loss.detach(), 'pair_loss': pair_loss.detach(), 'q': own_taken.detach().mean()}
         return own_loss + pair_loss, metrics
+
+    def best_actions(self, graph: Batch, sharing: Sharing | None, own: Tensor, pair: Tensor) -> Tensor:
+        """Greedy actions (N,) of the pair values under the weights."""
+        assert sharing is not None
+        q = EdgeQHead.combine(own, pair, graph.edge_index, sharing)
+        return masked(q, graph.get('action_mask')).argmax(-1)
 
     def next_values(self, t: Transition) -> tuple[Tensor, Tensor]:
         """Values of the best actions n steps on: of each node (N,), and of the two agents of each edge (E,)."""

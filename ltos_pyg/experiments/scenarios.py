@@ -86,6 +86,9 @@ PAPER_DGN: dict[str, Any] = {
     'lr': 1e-4,
     'lr_end': 1.0,
     'average': 0.0,
+    'augment': False,
+    'average_views': False,
+    'action_gap': 0.0,
     'greedy_fraction': 0.0,
     'encoder_channels': (512,),
 }
@@ -112,8 +115,15 @@ SCENARIOS: dict[str, Scenario] = {
         env_config=JungleConfig,
         make=_jungle,
         headline='reward',
-        train={'eval_every': 10_000, 'eval_episodes': 50},
-        algorithm={'total_steps': 120_000, 'gamma': 0.9, 'encoder_channels': (256,), 'steps_per_update': 16.0},
+        train={'eval_every': 20_000, 'eval_episodes': 20, 'final_episodes': 200},
+        algorithm={
+            'total_steps': 120_000,
+            'gamma': 0.9,
+            'action_gap': 0.5,
+            'average_views': True,
+            'encoder_channels': (256,),
+            'steps_per_update': 16.0,
+        },
         presets={
             ('ltos', 'paper'): PAPER_LTOS,
             ('dgn', 'paper'): PAPER_DGN,

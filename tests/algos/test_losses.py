@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ltos_pyg.algos.losses import double_q_value, masked, sharing_gain, td_loss, td_target
+from ltos_pyg.algos.losses import double_q_value, gap_to_best, masked, sharing_gain, td_loss, td_target
 
 
 def tensor(*values: float) -> Tensor:
@@ -124,3 +124,10 @@ def test_a_gift_that_turns_a_harmful_answer_pays():
     assert values[0].item() == pytest.approx(-1, abs=1e-3)  # it attacks: one below the mean of -2 and 0
     assert values[-1].item() == pytest.approx(1, abs=1e-3)
     assert w.grad[1:3].min() > 1  # it pays most where the attacker wavers
+
+
+def test_the_gap_to_the_best_action():
+    values = torch.tensor([[1.0, 4.0, 2.5], [0.0, -1.0, -3.0]])
+    gap = gap_to_best(values, best=torch.tensor([1, 0]), taken=torch.tensor([2, 0]))
+    assert gap.tolist() == [1.5, 0.0]
+    assert gap_to_best(values[:0], torch.zeros(0).long(), torch.zeros(0).long()).shape == (0,)
