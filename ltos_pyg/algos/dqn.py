@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from ltos_pyg.algos.base import Algorithm, Decision, Inputs, NonFiniteLossError, first_nonfinite, soft_update
-from ltos_pyg.algos.exploration import epsilon_greedy, linear_schedule
+from ltos_pyg.algos.exploration import epsilon_greedy, linear_schedule, softmax_choice
 from ltos_pyg.algos.losses import double_q_value, follow, gap_to_best, masked, td_loss, td_target
 from ltos_pyg.data import GraphReplay, Transition
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep, Symmetries
@@ -49,6 +49,7 @@ class DQNConfig:
     heads: int = 8
     augment: bool = True  # train on random views, where the env declares symmetries
     average_views: bool = False  # act greedily on the mean over all views (as many times the work)
+    play_temperature: float = 0.0  # without exploration: draw from softmax(Q / this), in units of value; 0: greedy
     precision: Literal['float32', 'bf16'] = 'float32'  # bf16: the networks' matrix products under autocast
 
     def __post_init__(self) -> None:
@@ -60,6 +61,11 @@ class DQNConfig:
         for name in ('learning_starts', 'num_layers'):
             if getattr(self, name) < 0:
                 raise ValueError(f"'{name}' must be at least 0 (got {getattr(self, name)})")
+        if self.learning_starts >= self.total_steps:
+            raise ValueError(
+                f"'learning_starts' must lie below 'total_steps', or nothing is learned (got {self.learning_starts} of "
+                f'{self.total_steps}). Train for longer, or start to learn earlier.'
+            )
         if any(channels < 1 for channels in self.encoder_channels):
             raise ValueError(f"'encoder_channels' must be at least 1 each (got {self.encoder_channels})")
         chances = ('epsilon_start', 'epsilon_end', 'epsilon_fraction', 'greedy_fraction')
@@ -69,6 +75,8 @@ class DQNConfig:
         for name in ('lr', 'steps_per_update', 'max_grad_norm'):
             if not getattr(self, name) > 0:
                 raise ValueError(f"'{name}' must be above 0 (got {getattr(self, name)})")
+        if not self.play_temperature >= 0:
+            raise ValueError(f"'play_temperature' must be at least 0 (got {self.play_temperature})")
         if self.huber is not None and not self.huber > 0:
             raise ValueError(f"'huber' must be above 0, or None for the mean square (got {self.huber})")
 
@@ -112,6 +120,7 @@ class DQN(Algorithm):
         self.replay_rng = generator(seed, 'replay')
         self.explore_rng = generator(seed, 'explore', self.device)
         self.views_rng = generator(seed, 'views', self.device)
+        self.play_rng = generator(seed, 'play', self.device)
 
     def build_network(self) -> nn.Module:
         """The Q-network."""
@@ -166,11 +175,12 @@ class DQN(Algorithm):
     def act(self, graph: Batch, explore: bool = False) -> Decision:
         graph = graph.to(self.device)
         sharing = self.choose_sharing(graph, explore)
+        mask = graph.get('action_mask')
         if explore:
-            q, epsilon = self.q_values(self.network, graph, sharing), self.epsilon(graph)
-        else:
-            q, epsilon = self.over_views(graph, lambda view: self.q_values(self.averaged, view, sharing)), 0.0
-        return Decision(epsilon_greedy(q, epsilon, self.explore_rng, graph.get('action_mask')), sharing)
+            q = self.q_values(self.network, graph, sharing)
+            return Decision(epsilon_greedy(q, self.epsilon(graph), self.explore_rng, mask), sharing)
+        q = self.over_views(graph, lambda view: self.q_values(self.averaged, view, sharing))
+        return Decision(softmax_choice(q, self.config.play_temperature, self.play_rng, mask), sharing)
 
     def over_views(self, graph: Batch, values: Callable[[Batch], Tensor]) -> Tensor:
         """Action values (N, A), as the mean over the environment's symmetries if the configuration asks for it."""
@@ -285,7 +295,8 @@ class DQN(Algorithm):
 
     def generators(self) -> dict[str, torch.Generator]:
         """Streams of chance, by name."""
-        return {'replay': self.replay_rng, 'explore': self.explore_rng, 'views': self.views_rng}
+        own = {'explore': self.explore_rng, 'views': self.views_rng, 'play': self.play_rng}
+        return {'replay': self.replay_rng, **own}
 
     def state_dict(self) -> dict[str, Any]:
         return {

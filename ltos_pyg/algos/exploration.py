@@ -16,6 +16,17 @@ def linear_schedule(start: float, end: float, fraction: float, progress: float) 
     return start + (end - start) * done
 
 
+def softmax_choice(
+    q: Tensor, temperature: float, generator: torch.Generator, action_mask: Tensor | None = None
+) -> Tensor:
+    r"""Draws actions (N,) from :math:`\mathrm{softmax}(Q / \tau)` over those allowed, as the argmax of
+    :math:`Q + \tau G` with Gumbel noise :math:`G`; the greedy ones for :math:`\tau = 0`."""
+    if temperature > 0:
+        noise = -torch.empty_like(q).exponential_(generator=generator).log()
+        q = q + temperature * noise
+    return masked(q, action_mask).argmax(-1)
+
+
 def epsilon_greedy(
     q: Tensor, epsilon: Tensor | float, generator: torch.Generator, action_mask: Tensor | None = None
 ) -> Tensor:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from ltos_pyg.algos.exploration import HeldShares, epsilon_greedy, linear_schedule
+from ltos_pyg.algos.exploration import HeldShares, epsilon_greedy, linear_schedule, softmax_choice
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -49,6 +50,21 @@ def test_epsilon_is_the_chance_of_a_uniform_action():
     q = torch.tensor([0.0, 3.0, 1.0, 2.0]).expand(NODES, 4)
     action = epsilon_greedy(q, 0.4, rng())
     assert frequencies(action, 4) == pytest.approx([0.1, 0.7, 0.1, 0.1], abs=0.01)  # 4 standard deviations or more
+
+
+def test_softmax_draws_each_legal_action_by_its_value():
+    q = torch.tensor([0.0, 0.2, 5.0, 0.1]).expand(NODES, 4)
+    mask = torch.tensor([True, True, False, True]).expand(NODES, 4)
+    action = softmax_choice(q, 0.1, rng(), mask)
+    weights = [1.0, math.e**2, 0.0, math.e]
+    assert frequencies(action, 4) == pytest.approx([w / sum(weights) for w in weights], abs=0.01)
+
+
+def test_softmax_at_temperature_zero_is_greedy_and_uses_no_chance():
+    q, generator = torch.randn(100, 4, generator=rng()), rng(1)
+    before = generator.get_state()
+    assert torch.equal(softmax_choice(q, 0.0, generator), q.argmax(-1))
+    assert torch.equal(generator.get_state(), before)
 
 
 def test_random_actions_are_uniform_over_the_legal_ones():
