@@ -145,13 +145,16 @@ class CheckpointStore:
             left_over.unlink()
         return path
 
-    def load_latest(self, expect: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]] | None:
+    def load_latest(
+        self, expect: Mapping[str, Any] | None = None, older: bool = False
+    ) -> tuple[int, dict[str, Any]] | None:
         """The newest sound checkpoint as ``(step, state)``, on the CPU; ``None`` if nothing was ever saved.
 
         A damaged file is passed over with a warning that names it.
 
         Args:
             expect: The fingerprint that the checkpoint must have; ``None`` takes any.
+            older: Whether it may be of a version that did not have all the fields yet.
 
         Raises:
             ValueError: If every file is damaged, or the newest sound one is of another format or fingerprint. The
@@ -162,7 +165,7 @@ class CheckpointStore:
             path = self.path(step)
             damage = _damage(path)
             if damage is None:
-                return _load(path, expect)
+                return _load(path, expect, older)
             warnings.warn(f"checkpoint '{path}' is damaged ({damage}) and passed over", stacklevel=2)
         if steps:
             raise ValueError(
@@ -229,7 +232,7 @@ def _damage(path: Path) -> str | None:
     return None if trailer == _MAGIC + digest.digest() else 'its checksum does not match'
 
 
-def _load(path: Path, expect: Mapping[str, Any] | None) -> tuple[int, dict[str, Any]]:
+def _load(path: Path, expect: Mapping[str, Any] | None, older: bool) -> tuple[int, dict[str, Any]]:
     content = torch.load(path, map_location='cpu', weights_only=True)
     if content['format'] != FORMAT:
         raise ValueError(
@@ -237,7 +240,7 @@ def _load(path: Path, expect: Mapping[str, Any] | None) -> tuple[int, dict[str, 
             f'the version of ltos_pyg that wrote it, or start a new run.'
         )
     if expect is not None:
-        differ = list(_differences(_plain(expect), content['fingerprint']))
+        differ = list(_differences(_plain(expect), content['fingerprint'], older=older))
         if differ:
             raise ValueError(
                 f"checkpoint '{path}' belongs to another config: {'; '.join(differ)}. Resume with the config "
@@ -255,11 +258,11 @@ def _plain(value: Any) -> Any:
     return value if type(value) in (str, int, float, bool, type(None)) else str(value)
 
 
-def _differences(expected: Any, got: Any, where: str = '') -> Iterator[str]:
+def _differences(expected: Any, got: Any, where: str = '', older: bool = False) -> Iterator[str]:
     if isinstance(expected, dict) and isinstance(got, dict):
-        for key in sorted(expected.keys() | got.keys()):
+        for key in sorted(got.keys() if older else expected.keys() | got.keys()):
             name = f'{where}.{key}' if where else key
-            yield from _differences(expected.get(key, '(absent)'), got.get(key, '(absent)'), name)
+            yield from _differences(expected.get(key, '(absent)'), got.get(key, '(absent)'), name, older)
     elif expected != got:
         yield f"'{where}' expected {expected!r}, got {got!r}"
 

@@ -146,7 +146,7 @@ def load_algorithm(config: RunConfig, make_env: MakeEnv, folder: Path) -> Algori
     Raises:
         ValueError: If the folder has no checkpoint, or one of another configuration.
     """
-    saved = CheckpointStore(folder / 'checkpoints').load_latest(expect=config.fingerprint())
+    saved = CheckpointStore(folder / 'checkpoints').load_latest(expect=config.fingerprint(), older=True)
     if saved is None:
         raise ValueError(f"'{folder}' has no checkpoint yet. Train it with: ltos train --resume …")
     with closing(make_env(1)) as env:

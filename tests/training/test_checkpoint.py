@@ -349,3 +349,16 @@ def test_any_torch_reads_the_file(tmp_path):
 def test_nothing_kept_makes_no_sense():
     with pytest.raises(ValueError, match="'keep' must be at least 1 \\(got 0\\)"):
         CheckpointStore('runs', keep=0)
+
+
+def test_a_checkpoint_of_a_version_with_fewer_options_may_be_taken(tmp_path):
+    store = CheckpointStore(tmp_path, fingerprint={'algorithm': {'gamma': 0.9}})
+    store.save(1, {'a': 1})
+    expect = {'algorithm': {'gamma': 0.9, 'invented_later': 0.5}}
+    assert store.load_latest(expect, older=True) == (1, {'a': 1})
+    with pytest.raises(ValueError, match=r"'algorithm.invented_later' expected 0.5, got '\(absent\)'"):
+        store.load_latest(expect)
+    with pytest.raises(ValueError, match="'algorithm.gamma' expected 0.8, got 0.9"):
+        store.load_latest({'algorithm': {'gamma': 0.8}}, older=True)
+    with pytest.raises(ValueError, match="'algorithm.gamma' expected '.absent.', got 0.9"):
+        store.load_latest({'algorithm': {}}, older=True)
