@@ -23,7 +23,7 @@ setup(
     long_description_content_type='text/markdown',
     license='MIT',
     python_requires='>=3.10',
-    packages=[*find_packages(include=['ltos_pyg*']), 'ltos_pyg.envs'],
+    packages=[*find_packages(include=['ltos_pyg*']), 'ltos_pyg.envs', 'ltos_pyg.envs.traffic'],
     package_dir={'ltos_pyg.envs': 'envs'},
     package_data={'ltos_pyg': ['py.typed'], 'ltos_pyg.envs': ['py.typed']},
     install_requires=[

@@ -15,6 +15,7 @@ else:
     from ltos_pyg.envs.prisoner import PrisonerEnv
     from ltos_pyg.envs.registration import register_envs
     from ltos_pyg.envs.scripted import GreedyAttacker, PeacefulEater, RandomPolicy
+    from ltos_pyg.envs.traffic import TrafficConfig, TrafficEnv
 
     register_envs()
 
@@ -25,5 +26,7 @@ else:
         'PeacefulEater',
         'PrisonerEnv',
         'RandomPolicy',
+        'TrafficConfig',
+        'TrafficEnv',
         'register_envs',
     ]

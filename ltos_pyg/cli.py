@@ -1,4 +1,4 @@
-"""The command line: ``ltos train | evaluate | plot | watch | bench``."""
+"""The command line: ``ltos train | evaluate | plot | watch | bench | traffic``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ltos_pyg import __version__
+from ltos_pyg.cli_traffic import add_traffic_commands
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
@@ -58,10 +59,16 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser('evaluate', help='play greedy episodes with a trained run')
     evaluate.add_argument('folder', type=Path, metavar='RUN')
-    evaluate.add_argument('--episodes', type=int, default=100)
+    evaluate.add_argument('--episodes', type=int, help='default: 100, or as many as closed the training if fewer')
     evaluate.add_argument('--seed', type=int, default=2_000_000, help='seed of the episodes')
     evaluate.add_argument('--json', action='store_true', help='print mean, std and count of every metric as JSON')
     evaluate.add_argument('--device', help='where the network runs, e.g. cuda (default: as in training)')
+    evaluate.add_argument(
+        '--temperature', type=float, help='draw actions from softmax(Q / temperature) (default: as in training, greedy)'
+    )
+    evaluate.add_argument(
+        '--env', nargs='+', default=[], metavar='NAME=VALUE', help='other options of the environment than in training'
+    )
     evaluate.set_defaults(run=_evaluate)
 
     plot = commands.add_parser('plot', help='draw the learning curves of runs, seeds of one algorithm together')
@@ -79,18 +86,26 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument('--steps', type=int, help='draw so many steps only')
     watch.add_argument('--device', help='where the network runs, e.g. cpu (default: as in training)')
     watch.add_argument('--terminal', action='store_true', help='draw in the terminal instead')
+    watch.add_argument(
+        '--figure',
+        choices=['selfishness'],
+        help='draw a figure of the episode instead: on traffic, what everyone keeps',
+    )
     watch.set_defaults(run=_watch)
 
     bench = commands.add_parser('bench', help='measure speed, beside peers in the same run')
     bench.add_argument('names', nargs='*', metavar='NAME', help='jungle, nn, replay, training (default: all)')
     bench.add_argument('--json', action='store_true')
     bench.set_defaults(run=_bench)
+
+    traffic = commands.add_parser('traffic', help='road networks: generate, simulate, replay, export a signal plan')
+    add_traffic_commands(traffic)
     return parser
 
 
 def _train(args: argparse.Namespace, rest: list[str]) -> int:
     from ltos_pyg.algos import ALGORITHMS
-    from ltos_pyg.experiments.scenarios import SCENARIOS, scenario
+    from ltos_pyg.experiments.scenarios import SCENARIOS, load_config, scenario
     from ltos_pyg.training.run import train_run
 
     if args.scenario is None:
@@ -102,8 +117,13 @@ def _train(args: argparse.Namespace, rest: list[str]) -> int:
         )
         return 0 if args.help else 2
     chosen = scenario(args.scenario)
-    config = _parse_options(chosen.config(args.algo, args.preset), [*rest, *(['--help'] if args.help else [])])
+    rest = [*rest, *(['--help'] if args.help else [])]
+    config = _parse_options(chosen.config(args.algo, args.preset), rest)
     folder = args.out or Path('runs') / _folder_name(config)
+    if args.resume and (folder / 'config.json').is_file():  # the flags of the first call need not be given again
+        config = _parse_options(load_config(folder), rest)
+        if config.scenario != chosen.name:
+            raise ValueError(f"'{folder}' holds a run on {config.scenario} (got '{chosen.name}'). Name that one.")
     result = train_run(config, chosen.make_env(config), folder, args.resume, chosen.headline)
     _print_result(folder, result)
     if config.train.media:
@@ -156,17 +176,33 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> int:
     from ltos_pyg.training.evaluate import evaluate_modes
     from ltos_pyg.training.run import as_plain, load_algorithm
 
-    if args.episodes < 1:
+    if args.episodes is not None and args.episodes < 1:
         raise ValueError(f"'--episodes' must be at least 1 (got {args.episodes})")
     config = load_config(args.folder)
     if args.device:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, device=args.device))
+    algorithm = load_algorithm(config, scenario(config.scenario).make_env(config), args.folder)
+    if args.temperature is not None:
+        algorithm.config = dataclasses.replace(algorithm.config, play_temperature=args.temperature)
+    config = dataclasses.replace(config, env=_other_options(config.env, args.env))
     make_env = scenario(config.scenario).make_env(config)
-    algorithm = load_algorithm(config, make_env, args.folder)
-    results = evaluate_modes(algorithm, make_env(args.episodes), args.seed)
+    results = evaluate_modes(algorithm, make_env(args.episodes or min(100, config.train.final_episodes)), args.seed)
     plain = {mode or 'policy': as_plain(stats) for mode, stats in results.items()}
     print(json.dumps(plain, indent=2) if args.json else format_stats(plain))
     return 0
+
+
+def _other_options(env: Any, changes: list[str]) -> Any:
+    """The options of an environment with some of them changed, each given as ``name=value``."""
+    import tyro
+
+    flags: list[str] = []
+    for change in changes:
+        name, equals, value = change.partition('=')
+        if not equals:
+            raise ValueError(f"'--env' takes options as NAME=VALUE (got '{change}'), e.g. --env horizon=100")
+        flags += [f'--{name.replace("_", "-")}', *value.split()]
+    return tyro.cli(type(env), default=env, args=flags, prog='ltos evaluate RUN --env')
 
 
 def _plot(args: argparse.Namespace, rest: list[str]) -> int:
@@ -183,10 +219,16 @@ def _plot(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _watch(args: argparse.Namespace, rest: list[str]) -> int:
+    from ltos_pyg.experiments.traffic import draw_selfishness
     from ltos_pyg.experiments.watch import show_run, watch_run
 
     if args.terminal:
         show_run(args.folder, args.seed, args.fps, args.steps, args.device)
+        return 0
+    if args.figure:
+        out = args.out or args.folder / f'{args.figure}.png'
+        draw_selfishness(args.folder, out, args.device)
+        print(f'wrote {out}')
         return 0
     out = args.out or args.folder / 'episode.gif'
     watch_run(args.folder, out, args.seed, args.fps, args.steps, args.device)

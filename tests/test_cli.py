@@ -53,7 +53,7 @@ def said(capsys: pytest.CaptureFixture[str], args: list[str]) -> tuple[int, str]
         (['--help'], 0, 'play greedy episodes with a trained run'),
         (['--version'], 0, f'ltos_pyg {ltos_pyg.__version__}'),
         (['fly'], 2, "invalid choice: 'fly' (choose from"),
-        (['train'], 2, 'scenarios: jungle, prisoner algorithms: dqn, dgn, fixed_ltos, ltos'),
+        (['train'], 2, 'scenarios: jungle, prisoner, traffic algorithms: dqn, dgn, fixed_ltos, ltos'),
         (['train', '--help'], 0, 'all options of one: ltos train SCENARIO --algo ALGO --help'),
         (['train', 'moon'], 1, "unknown scenario 'moon'. Choose one of: jungle, prisoner"),
         (
@@ -113,9 +113,10 @@ def test_training_leaves_a_run_a_curve_and_a_picture(runs):
 
 def test_a_run_goes_to_a_folder_named_after_it(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    args = ['train', 'prisoner', '--algo', 'dqn', '--seed', '3', '--no-media', *QUICK, '--total-steps', '80']
+    short = ['--total-steps', '80', '--learning-starts', '40']
+    args = ['train', 'prisoner', '--algo', 'dqn', '--seed', '3', '--no-media', *QUICK, *short]
     assert main(args) == 0
-    assert 'runs/prisoner-dqn-seed3: 80 env steps, 0 gradient steps' in capsys.readouterr().out
+    assert 'runs/prisoner-dqn-seed3: 80 env steps, 2 gradient steps' in capsys.readouterr().out
     assert (tmp_path / 'runs' / 'prisoner-dqn-seed3' / 'final.json').exists()
 
 
@@ -124,6 +125,21 @@ def test_flags_reach_the_environment_the_algorithm_and_the_loop(runs):
     assert (config['env']['size'], config['algorithm']['hidden_channels'], config['train']['num_envs']) == (10, 8, 8)
     assert config['algorithm']['encoder_channels'] == [8]
     assert config['train']['media'] is False
+
+
+def test_a_resumed_run_knows_its_options(capsys, runs, tmp_path):
+    folder = tmp_path / 'again'
+    shutil.copytree(runs / 'prisoner-dqn', folder)
+    (folder / 'final.json').unlink()
+    assert main(['train', 'prisoner', '--out', str(folder), '--resume']) == 0
+    assert json.loads((folder / 'config.json').read_text())['algo'] == 'dqn'
+    assert json.loads((folder / 'final.json').read_text())['env_steps'] == 600
+    code, printed = said(capsys, ['train', 'prisoner', '--out', str(folder), '--resume', '--gamma', '0.5'])
+    assert code == 1
+    assert 'gamma' in printed
+    code, printed = said(capsys, ['train', 'jungle', '--out', str(folder), '--resume'])
+    assert code == 1
+    assert "holds a run on prisoner (got 'jungle')" in printed
 
 
 # --- evaluate --------------------------------------------------------------------------------------------------------
@@ -155,6 +171,17 @@ def test_an_evaluation_for_people_is_a_table_of_the_same_numbers(capsys, runs):
     half = 1.96 * stat['std'] / 7**0.5
     assert lines[0] == ['weights', 'metric', 'mean', '±', '95', '%', 'std', 'episodes']
     assert ['policy', 'reward', f'{stat["mean"]:.4f}', f'{half:.4f}', f'{stat["std"]:.4f}', '7'] in lines
+
+
+def test_an_evaluation_may_draw_actions_from_a_softmax(capsys, runs):
+    means = {}
+    for temperature in ('0', '0.5', '100'):
+        args = ['evaluate', str(runs / 'jungle'), '--episodes', '7', '--temperature', temperature, '--json']
+        assert main(args) == 0
+        means[temperature] = json.loads(capsys.readouterr().out)['policy']['reward']['mean']
+    assert main(['evaluate', str(runs / 'jungle'), '--episodes', '7', '--json']) == 0
+    assert json.loads(capsys.readouterr().out)['policy']['reward']['mean'] == means['0']
+    assert len(set(means.values())) == 3
 
 
 def test_an_evaluation_leaves_the_run_alone(runs):

@@ -264,11 +264,21 @@ def plot_curves(runs: Sequence[Path | str], metric: str = 'eval/return', out: Pa
         ImportError: Without matplotlib (extra ``plot``).
     """
     out = Path(out)
+    check_suffix(out)
+    return save_figure(curve_figure(aggregate(runs, metric), metric), out)
+
+
+def check_suffix(out: Path) -> None:
+    """Raises a ``ValueError`` unless figures can be written to a file of this name."""
     if out.suffix not in ('.png', '.svg', '.pdf'):
         raise ValueError(f"'out' must end in .png, .svg or .pdf (got '{out}')")
-    figure = curve_figure(aggregate(runs, metric), metric)
+
+
+def save_figure(figure: Any, out: Path) -> Path:
+    """Writes a figure, in the format that the suffix names; the same figure gives the same file."""
+    check_suffix(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _style():
+    with figure_style():
         return atomic_write(
             out, lambda file: figure.savefig(file, format=out.suffix[1:], dpi=150, metadata=_NO_DATE.get(out.suffix))
         )
@@ -277,7 +287,7 @@ def plot_curves(runs: Sequence[Path | str], metric: str = 'eval/return', out: Pa
 def curve_figure(curves: Sequence[Curve], metric: str = 'eval/return') -> Any:
     """The :class:`matplotlib.figure.Figure` of :func:`plot_curves`, for those who want to change it. It belongs to no
     window and no ``pyplot`` state."""
-    with _style():
+    with figure_style():
         from matplotlib.figure import Figure
 
         scenarios = sorted({curve.scenario for curve in curves})
@@ -294,7 +304,7 @@ def curve_figure(curves: Sequence[Curve], metric: str = 'eval/return') -> Any:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
     """The same look whatever the user's settings, which are as before afterwards."""
     try:
         import matplotlib.style

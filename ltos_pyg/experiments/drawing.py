@@ -153,7 +153,7 @@ class _Painter:
     """Draws one scene; lengths ending in ``_px`` are in fine pixels."""
 
     def __init__(self, scene: Scene, pixels: int) -> None:
-        image, image_draw, self.fonts = _pillow()
+        image, image_draw, self.fonts = pillow()
         self.scene = scene
         columns, rows = scene.size
         self.cell = _FINE * max(4, min(64, pixels // max(columns, rows)))
@@ -297,7 +297,8 @@ def _apart(positions: NDArray[np.float64]) -> NDArray[np.float64]:
     return moved
 
 
-def _pillow() -> tuple[Any, Any, Any]:
+def pillow() -> tuple[Any, Any, Any]:
+    """Pillow's modules for images, drawing and fonts, or an ``ImportError`` that says how to get them."""
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
@@ -316,7 +317,7 @@ def save_gif(frames: Iterable[Frame], path: Path | str, fps: float = 8) -> Path:
         ValueError: If there is no frame, their sizes differ, or ``fps`` is not in (0, 50] (the format counts 10 ms).
         OSError: As :func:`~ltos_pyg.training.checkpoint.atomic_write`.
     """
-    image = _pillow()[0]
+    image = pillow()[0]
     if not 0 < fps <= 50:
         raise ValueError(f"'fps' must lie in (0, 50] (got {fps}): players slow down faster files")
     stack = _same_size(frames)
@@ -334,7 +335,7 @@ def save_gif(frames: Iterable[Frame], path: Path | str, fps: float = 8) -> Path:
 def _palette(frames: list[Frame]) -> Any:
     """256 colours for all frames: the flat ones of a scene as they are, however rare (an attack is a few pixels in
     one frame), and the rest by how often they occur."""
-    image = _pillow()[0]
+    image = pillow()[0]
     flat = [(255, 255, 255), GROUND, GRID, INK, KEEPS_ALL, GIFT, ATTACK, *ITEM_COLOUR.values(), *RINGS]
     sample = image.fromarray(np.concatenate([frame[::3, ::3] for frame in frames]))
     common = sample.quantize(256 - len(flat), dither=image.Dither.NONE).getpalette()[: 3 * (256 - len(flat))]
@@ -350,7 +351,7 @@ def save_pngs(frames: Iterable[Frame], folder: Path | str) -> list[Path]:
         ValueError: If there is no frame, or their sizes differ.
         OSError: As :func:`~ltos_pyg.training.checkpoint.atomic_write`.
     """
-    image = _pillow()[0]
+    image = pillow()[0]
     stack = _same_size(frames)
     Path(folder).mkdir(parents=True, exist_ok=True)
     return [

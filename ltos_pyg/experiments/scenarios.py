@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ltos_pyg.algos import ALGORITHMS
+from ltos_pyg.algos import ALGORITHMS, Algorithm
 from ltos_pyg.envs import JungleConfig, JungleEnv, PrisonerEnv
+from ltos_pyg.envs.traffic import TrafficConfig, make_traffic
 from ltos_pyg.graph_env import GraphEnv
 from ltos_pyg.training.config import TrainConfig, check_device
-from ltos_pyg.training.run import MakeEnv, RunConfig
+from ltos_pyg.training.run import MakeEnv, RunConfig, load_algorithm
 
 Options = Mapping[str, Any]
 
@@ -75,6 +76,10 @@ def _jungle(config: JungleConfig, num_envs: int, device: str) -> GraphEnv:
 
 def _prisoner(config: PrisonerConfig, num_envs: int, device: str) -> GraphEnv:
     return PrisonerEnv(num_envs=num_envs, device=device, **dataclasses.asdict(config))
+
+
+def _traffic(config: TrafficConfig, num_envs: int, device: str) -> GraphEnv:
+    return make_traffic(config, num_envs, device)
 
 
 # What the authors of DGN published for the jungle.
@@ -154,6 +159,31 @@ SCENARIOS: dict[str, Scenario] = {
             'random_hold': 20,
         },
     ),
+    'traffic': Scenario(
+        name='traffic',
+        env_config=TrafficConfig,
+        make=_traffic,
+        headline='duration',  # lower is better
+        train={
+            'num_envs': 16,
+            'eval_every': 14_400,  # 40 episodes of 360 decisions
+            'eval_episodes': 1,  # one task, nothing drawn at random: all greedy episodes are one and the same
+            'final_episodes': 1,
+            'checkpoint_every': 28_800,
+            'log_every': 2_880,
+        },
+        algorithm={
+            'total_steps': 144_000,  # 400 episodes
+            'gamma': 0.8,
+            'action_gap': 0.5,
+            'hidden_channels': 64,
+            'encoder_channels': (128,),
+            'heads': 4,
+            'learning_starts': 2_880,
+            'steps_per_update': 16.0,
+            'replay_size': 20_000,
+        },
+    ),
 }
 
 
@@ -192,6 +222,23 @@ def load_config(folder: Path) -> RunConfig:
         raise ValueError(
             f"'{path}' is not what a run writes ({type(error).__name__}: {error}). Restore it, or train again."
         ) from error
+
+
+def load_run(folder: Path, device: str | None = None) -> tuple[Algorithm, GraphEnv]:
+    """The trained algorithm of a run folder, and its environment with one graph.
+
+    Args:
+        folder: The run folder.
+        device: Where the network runs, if not as in training.
+
+    Raises:
+        ValueError: As :func:`load_config`, or if there is no checkpoint yet.
+    """
+    config = load_config(folder)
+    if device:
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, device=device))
+    make_env = scenario(config.scenario).make_env(config)
+    return load_algorithm(config, make_env, folder), make_env(1)
 
 
 def _from_plain(cls: type, plain: dict[str, Any], path: Path) -> Any:

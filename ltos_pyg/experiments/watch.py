@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ltos_pyg.algos import Algorithm, Decision
-from ltos_pyg.envs import JungleEnv, PrisonerEnv
+from ltos_pyg.envs import JungleEnv
 from ltos_pyg.envs.jungle_rules import DX, DY, FIRST_ATTACK
-from ltos_pyg.experiments.drawing import Scene, border, draw_scene, save_gif, save_pngs, terminal_view
-from ltos_pyg.experiments.scenarios import load_config, scenario
+from ltos_pyg.envs.traffic import TrafficEnv
+from ltos_pyg.experiments.drawing import Frame, Scene, border, draw_scene, save_gif, save_pngs, terminal_view
+from ltos_pyg.experiments.scenarios import load_run
+from ltos_pyg.experiments.traffic import Moment, traffic_moments
+from ltos_pyg.experiments.traffic_drawing import TrafficPainter, traffic_text
 from ltos_pyg.graph_env import GraphEnv
-from ltos_pyg.training.run import load_algorithm
+
+TRAFFIC_STRIDE = 3  # decisions per picture: half a minute
 
 
 def watch_run(
     folder: Path, out: Path, seed: int = 2_000_000, fps: int = 8, steps: int | None = None, device: str | None = None
 ) -> Path:
-    """Draws one greedy episode of a run, with the sharing weights as edge widths: a GIF, or a folder of PNGs."""
-    frames = (draw_scene(scene) for scene in _scenes_of(folder, seed, steps, device))
+    """Draws one greedy episode of a run: a GIF, or a folder of PNGs.
+
+    On traffic, every third decision is drawn; ``steps`` are then the first so many decisions, all of them drawn.
+    """
+    algorithm, env = load_run(folder, device)
+    if isinstance(env, TrafficEnv):
+        frames = traffic_frames(algorithm, env, seed, steps)
+    else:
+        frames = (draw_scene(scene) for scene in episode_scenes(algorithm, env, seed, steps))
     if out.suffix == '.gif':
         return save_gif(frames, out, fps)
     save_pngs(frames, out)
@@ -36,21 +47,37 @@ def show_run(
 ) -> None:
     """Shows one greedy episode of a run in the terminal."""
     live = sys.stdout.isatty()
-    for scene in _scenes_of(folder, seed, steps, device):
-        print(('\x1b[H\x1b[2J' if live else '') + terminal_view(scene, colour=live), flush=True)
+    algorithm, env = load_run(folder, device)
+    if isinstance(env, TrafficEnv):
+        views = traffic_views(algorithm, env, seed, steps, live)
+    else:
+        views = (terminal_view(scene, colour=live) for scene in episode_scenes(algorithm, env, seed, steps))
+    for view in views:
+        print(('\x1b[H\x1b[2J' if live else '') + view, flush=True)
         if live:
             time.sleep(1 / fps)
 
 
-def _scenes_of(folder: Path, seed: int, steps: int | None, device: str | None) -> Iterator[Scene]:
-    config = load_config(folder)
-    if device:
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, device=device))
-    make_env = scenario(config.scenario).make_env(config)
-    env = make_env(1)
-    if not isinstance(env, JungleEnv | PrisonerEnv):
-        raise ValueError(f"'{config.scenario}' has no drawing")
-    return episode_scenes(load_algorithm(config, make_env, folder), env, seed, steps)
+def traffic_frames(algorithm: Algorithm, env: TrafficEnv, seed: int = 0, steps: int | None = None) -> Iterator[Frame]:
+    """Pictures of a greedy episode of traffic."""
+    painter = TrafficPainter(env.engines[0].network, env.choices[0], env.yellow)
+    for k, moment in enumerate(islice(traffic_moments(algorithm, env, seed), steps)):
+        if steps is not None or k % TRAFFIC_STRIDE == 0:
+            yield painter.draw(moment, _traffic_title(moment))
+
+
+def traffic_views(
+    algorithm: Algorithm, env: TrafficEnv, seed: int = 0, steps: int | None = None, colour: bool = False
+) -> Iterator[str]:
+    """A greedy episode of traffic as text."""
+    network = env.engines[0].network
+    for moment in islice(traffic_moments(algorithm, env, seed), steps):
+        yield traffic_text(network, moment, _traffic_title(moment), colour)
+
+
+def _traffic_title(moment: Moment) -> str:
+    minutes, seconds = divmod(moment.time, 60)
+    return f'{minutes:02d}:{seconds:02d}   {moment.vehicles.sum()} vehicles on the roads, {moment.waiting.sum()} wait'
 
 
 @torch.no_grad()

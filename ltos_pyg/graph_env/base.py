@@ -30,6 +30,7 @@ class GraphStep:
     terminated: Tensor  # (B,) bool: the task ended, do not bootstrap
     truncated: Tensor  # (B,) bool: the clock ran out, bootstrap from `successor`
     info: dict[str, Tensor] = field(default_factory=dict)  # metrics of this step: (B,) per graph or (N,) per node
+    outcome: dict[str, Tensor] = field(default_factory=dict)  # metrics of whole episodes (B,), read where one ended
 
     @property
     def ended(self) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ltos_pyg.algos import Algorithm
 from ltos_pyg.graph_env import GraphEnv
 
-OWN_METRICS = ('return', 'reward', 'length', 'selfishness')  # an env's `info` cannot redefine these
+OWN_METRICS = ('return', 'reward', 'length', 'selfishness')  # an env's `info` and `outcome` cannot redefine these
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class EpisodeTally:
     """Sums what happens in each graph of a batch until its episode ends.
 
     Metrics of an episode: ``return``, the undiscounted reward of a node (mean over nodes); ``reward``, the same per
-    step; ``length``; ``selfishness``, the mean share kept; and each per-graph entry of ``info``, per step.
+    step; ``length``; ``selfishness``, the mean share kept; each per-graph entry of ``info``, per step; and each entry
+    of ``outcome``, as the environment gave it at the end of the episode.
     """
 
     def __init__(self, num_graphs: int) -> None:
@@ -66,7 +67,7 @@ class EpisodeTally:
         total = torch.zeros(self.num_graphs, dtype=torch.float64).index_add(0, batch, value.detach().cpu().double())
         return total / torch.bincount(batch, minlength=self.num_graphs).clamp(min=1)
 
-    def finish(self, which: Tensor) -> dict[str, Tensor]:
+    def finish(self, which: Tensor, outcome: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Metrics of the episodes that ended, (number of them,) each; their sums start again at zero."""
         length = self.sums['length'][which]
         episodes = {'return': self.sums['return'][which], 'reward': self.sums['return'][which] / length}
@@ -74,6 +75,9 @@ class EpisodeTally:
         for name, value in self.sums.items():
             if name not in ('return', 'length'):
                 episodes[name] = value[which] / length
+        for name, value in (outcome or {}).items():
+            if name not in OWN_METRICS:
+                episodes[name] = value.detach().to('cpu', torch.float64)[which]
         for name in self.sums:
             self.sums[name] = torch.where(which, 0.0, self.sums[name])
         return episodes
@@ -104,7 +108,7 @@ def evaluate(algorithm: Algorithm, env: GraphEnv, seed: int, max_steps: int = 10
         tally.step(graph.batch, step.reward, step.info, decision.sharing.kept if decision.sharing else None)
         ended = step.ended.cpu() & pending
         if bool(ended.any()):
-            for name, values in tally.finish(ended).items():
+            for name, values in tally.finish(ended, step.outcome).items():
                 done.setdefault(name, []).append(values)
             pending &= ~ended
             if not bool(pending.any()):

@@ -87,7 +87,8 @@ class Trainer:
         kept = decision.sharing.kept if decision.sharing else None
         self.tally.step(self.graph.batch, step.reward, step.info, kept)
         if bool(step.ended.any()):
-            self.window.add({f'train/{k}': float(v.mean()) for k, v in self.tally.finish(step.ended.cpu()).items()})
+            episodes = self.tally.finish(step.ended.cpu(), step.outcome)
+            self.window.add({f'train/{name}': float(value.mean()) for name, value in episodes.items()})
         self.graph = step.graph
         t3 = time.perf_counter()
         for _ in range(algo.due_updates):

@@ -358,7 +358,7 @@ def test_a_checkpoint_of_a_version_with_fewer_options_may_be_taken(tmp_path):
     assert store.load_latest(expect, older=True) == (1, {'a': 1})
     with pytest.raises(ValueError, match=r"'algorithm.invented_later' expected 0.5, got '\(absent\)'"):
         store.load_latest(expect)
-    with pytest.raises(ValueError, match="'algorithm.gamma' expected 0.8, got 0.9"):
+    with pytest.raises(ValueError, match=r"'algorithm.gamma' expected 0.8, got 0.9"):
         store.load_latest({'algorithm': {'gamma': 0.8}}, older=True)
-    with pytest.raises(ValueError, match="'algorithm.gamma' expected '.absent.', got 0.9"):
+    with pytest.raises(ValueError, match=r"'algorithm.gamma' expected '.absent.', got 0.9"):
         store.load_latest({'algorithm': {}}, older=True)

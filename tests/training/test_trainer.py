@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import signal
@@ -75,7 +76,9 @@ def lottery(num_envs: int) -> GraphEnv:
 def make_algo(algo: str, env: GraphEnv, seed: int = 0, **options: Any) -> Any:
     maker, config = ALGORITHMS[algo]
     high = {'phi_channels': 8, 'phi_starts': 0.0} if algo == 'ltos' else {}
-    return maker(env.spec, config(**{**SMALL, **high, **options}), seed)
+    known = {field.name for field in dataclasses.fields(config)}
+    small = {name: value for name, value in {**SMALL, **high}.items() if name in known}
+    return maker(env.spec, config(**{**small, **options}), seed)
 
 
 @pytest.fixture
@@ -138,6 +141,17 @@ def test_an_episode_is_tallied_by_hand():
     episodes = tally.finish(torch.tensor([True, True]))
     assert episodes['return'].tolist() == [0.0, 21.0]  # nobody was left in the first
     assert episodes['length'].tolist() == [1.0, 3.0]
+
+
+def test_what_the_environment_says_at_the_end_of_an_episode_is_not_divided_by_its_length():
+    tally, batch = EpisodeTally(2), torch.tensor([0, 1])
+    for _ in range(3):
+        tally.step(batch, torch.ones(2), {'food': torch.tensor([6.0, 9.0])}, None)
+    outcome = {'duration': torch.tensor([7.0, 8.0]), 'food': torch.tensor([0.5, 0.25]), 'return': torch.zeros(2)}
+    episodes = tally.finish(torch.tensor([False, True]), outcome)
+    assert {name: value.tolist() for name, value in episodes.items()} == {
+        'return': [3.0], 'reward': [1.0], 'length': [3.0], 'food': [0.25], 'duration': [8.0]
+    }  # fmt: skip
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------

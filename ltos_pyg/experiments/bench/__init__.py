@@ -8,7 +8,13 @@ from typing import Any
 
 Row = dict[str, Any]  # name, value, unit, ratio, target, note
 
-BENCHMARKS = {'jungle': 'bench_jungle', 'nn': 'bench_nn', 'replay': 'bench_replay', 'training': 'bench_training'}
+BENCHMARKS = {
+    'jungle': 'bench_jungle',
+    'nn': 'bench_nn',
+    'replay': 'bench_replay',
+    'traffic': 'bench_traffic',
+    'training': 'bench_training',
+}
 
 
 def run_benchmarks(names: Sequence[str] = ()) -> list[Row]:

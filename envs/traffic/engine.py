@@ -1,0 +1,136 @@
+"""What a traffic engine offers, whichever program moves the cars."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ltos_pyg.envs.traffic.flow import Flow
+from ltos_pyg.envs.traffic.network import RoadNetwork
+
+Backend = Literal['native', 'cityflow']
+BACKENDS: tuple[Backend, ...] = ('native', 'cityflow')
+
+
+@dataclass(frozen=True)
+class VehicleTable:
+    """The vehicles that are on the road, sorted by id as strings (so ``flow_10_0`` comes after ``flow_108_0``)."""
+
+    vehicle_ids: tuple[str, ...]
+    drivable: npt.NDArray[np.int64]  # a lane's index below ``network.num_lanes``; ``num_lanes + k`` is lane link k
+    distance: npt.NDArray[np.float64]  # metres from the start of the drivable to the vehicle's front
+    speed: npt.NDArray[np.float64]  # metres per second
+
+
+@dataclass(frozen=True)
+class TripTable:
+    """The V vehicles that were due by now, in the order of their departure; B episodes.
+
+    Times are seconds since the reset, NaN for what has not happened; an event within a step has the time at which that
+    step began, which is how CityFlow counts travel times.
+    """
+
+    vehicle_ids: tuple[str, ...]  # (V,)
+    entry: npt.NDArray[np.int64]  # (V,) which entry of the flow file
+    scheduled: npt.NDArray[np.float64]  # (V,) due to depart
+    entered: npt.NDArray[np.float64]  # (B, V) entered its first lane
+    left_signal: npt.NDArray[np.float64]  # (B, V) last left a lane that leads to lights, the end of its way included
+    left_last_signal: npt.NDArray[np.float64]  # (B, V) crossed the last stop line with lights on its way
+    finished: npt.NDArray[np.float64]  # (B, V) left the network
+    num_signals: npt.NDArray[np.int64]  # (V,) stop lines with lights on its way
+    length: npt.NDArray[np.float64]  # (V,) metres of the whole way, lane links included
+    free_time: npt.NDArray[np.float64]  # (V,) seconds of the whole way at the speed limit
+    length_to_last_signal: npt.NDArray[np.float64]  # (V,) metres to the last stop line with lights; 0 without
+    free_time_to_last_signal: npt.NDArray[np.float64]  # (V,) seconds of that at the speed limit; 0 without
+
+
+class TrafficEngine(Protocol):
+    """B episodes on one network with one flow, second by second. Lights show phase 0 after a reset, as in CityFlow."""
+
+    network: RoadNetwork
+    flow: Flow
+    num_envs: int
+
+    @property
+    def time(self) -> int:
+        """Seconds since the reset."""
+
+    def reset(self) -> None:
+        """Empties the roads and starts the flow again."""
+
+    def set_phases(self, phase: npt.NDArray[np.integer[Any]]) -> None:
+        """Sets the phase of each signal, (B, I); it holds from the next step on.
+
+        Raises:
+            ValueError: If the shape is another, or a signal has no such phase.
+        """
+
+    def step(self, seconds: int = 1) -> None:
+        """Moves all episodes on."""
+
+    def lane_vehicle_count(self) -> npt.NDArray[np.int32]:
+        """Vehicles on each lane, (B, L)."""
+
+    def lane_waiting_count(self) -> npt.NDArray[np.int32]:
+        """Vehicles on each lane slower than 0.1 m/s, (B, L)."""
+
+    def waiting_seconds(self) -> npt.NDArray[np.float64]:
+        """The waiting count before each step since the reset, summed, (B, L): vehicle-seconds."""
+
+    def average_travel_time(self) -> npt.NDArray[np.float64]:
+        """Seconds from departure to arrival or until now, mean over the vehicles due by now, (B,); 0 without any."""
+
+    def trips(self) -> TripTable:
+        """When each vehicle departed, entered and left."""
+
+    def vehicles(self, b: int) -> VehicleTable:
+        """Where the vehicles of episode ``b`` are."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes: loaded into an engine of the same network and flow, it goes on identically."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up a saved state.
+
+        Raises:
+            ValueError: If it is of another network, flow or number of episodes.
+        """
+
+    def close(self) -> None:
+        """Ends threads and whatever else is held."""
+
+
+def make_engine(
+    network: RoadNetwork,
+    flow: Flow,
+    num_envs: int = 1,
+    backend: Backend = 'native',
+    threads: int = 1,
+    seed: int = 0,
+) -> TrafficEngine:
+    """An engine by name.
+
+    Args:
+        network (RoadNetwork): From :func:`~ltos_pyg.envs.traffic.load_network`.
+        flow (Flow): From :func:`~ltos_pyg.envs.traffic.load_flow`, on that network.
+        num_envs (int): Episodes side by side, B.
+        backend (str): ``'native'``, compiled by Numba, or ``'cityflow'``, where that module is installed.
+        threads (int): Threads that share the episodes.
+        seed (int): CityFlow's seed. All episodes have the same; it matters only where a vehicle may choose its first
+            lane, or two with equal rights meet.
+
+    Raises:
+        ValueError: If the backend is unknown or an option out of range.
+    """
+    if backend == 'native':
+        from ltos_pyg.envs.traffic.native import NativeEngine
+
+        return NativeEngine(network, flow, num_envs, threads=threads, seed=seed)
+    if backend == 'cityflow':
+        from ltos_pyg.envs.traffic.cityflow_engine import CityFlowEngine
+
+        return CityFlowEngine(network, flow, num_envs, threads=threads, seed=seed)
+    raise ValueError(f"'backend' must be one of {BACKENDS} (got {backend!r})")

@@ -1,0 +1,140 @@
+"""Networks and flows by name: CityFlow's files, or generated grids with the demand of the paper."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from ltos_pyg.envs.checks import check_count
+from ltos_pyg.envs.traffic.engine import Backend
+from ltos_pyg.envs.traffic.env import Task, TrafficEnv
+from ltos_pyg.envs.traffic.flow import OneRoad, load_flow
+from ltos_pyg.envs.traffic.generate import generate_flow, generate_grid
+from ltos_pyg.envs.traffic.network import RoadNetwork, load_network
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrafficConfig:
+    """The options of :class:`~ltos_pyg.envs.traffic.TrafficEnv`, and what it plays on."""
+
+    net: tuple[str, ...] = ('6x6',)  # a grid of ROWSxCOLS, or a CityFlow road network file; several: in one batch
+    flow: tuple[str, ...] = ()  # CityFlow flow file of each network; none: one hour of generated demand
+    demand_seed: int = 0  # of the generated demand
+    demands: int = 1  # so many generated demands in one batch, of this seed and the next ones
+    turn: float = 0.0  # chance of a generated vehicle to turn at an intersection
+    one_road: OneRoad = 'strict'  # routes of one road: dropped, as CityFlow does today, or driven ('legacy')
+    phases: int | None = 4  # that a signal chooses from, at most; None: all
+    yellow: int = 5  # seconds at a change; 0: none
+    horizon: int = 360  # decisions of 10 s
+    phase_bits: bool = False  # observe which movements are open instead of the phase
+    observe_waiting: bool = False  # observe the waiting vehicles of each lane too
+    edge_features: bool = True  # where neighbours lie
+    backend: Backend = 'native'  # or 'cityflow', where that module is installed
+    engine_threads: int = 1  # that the native engine splits the episodes over
+
+
+def make_traffic(config: TrafficConfig, num_envs: int = 1, device: str | torch.device = 'cpu') -> TrafficEnv:
+    """The environment of a configuration.
+
+    Raises:
+        ValueError: If an option is out of its range, or a file is no valid network or flow.
+    """
+    tasks = load_tasks(config.net, config.flow, config.demand_seed, config.demands, config.turn, config.one_road)
+    return TrafficEnv(
+        tasks,
+        num_envs,
+        phases=config.phases,
+        yellow=config.yellow,
+        horizon=config.horizon,
+        phase_bits=config.phase_bits,
+        observe_waiting=config.observe_waiting,
+        edge_features=config.edge_features,
+        backend=config.backend,
+        threads=config.engine_threads,
+        device=device,
+    )
+
+
+def load_tasks(
+    net: Sequence[str],
+    flow: Sequence[str] = (),
+    demand_seed: int = 0,
+    demands: int = 1,
+    turn: float = 0.0,
+    one_road: OneRoad = 'strict',
+) -> list[Task]:
+    """Networks with their flows.
+
+    Args:
+        net: ``ROWSxCOLS`` of a generated grid, or the path of a road network.
+        flow: Paths of flows: one for each network, or several for the only one. None: ``demands`` generated flows on
+            each network, the hour of the paper's Table 2.
+        demand_seed: Of the first generated flow; the others have the next ones.
+        demands: Generated flows for each network.
+        turn: Chance of a generated vehicle to turn at an intersection.
+        one_road: As :func:`~ltos_pyg.envs.traffic.flow.load_flow` has it.
+
+    Raises:
+        ValueError: If the numbers do not fit each other, or a file is not valid.
+    """
+    check_count('demand_seed', demand_seed, 0)
+    check_count('demands', demands, 1)
+    if not net:
+        raise ValueError("'net' must name at least one network: a grid such as 6x6, or a file (got none)")
+    if flow and len(net) not in (1, len(flow)):
+        raise ValueError(
+            f"'flow' needs one file for each network, or several for a single one: expected {len(net)}, got {len(flow)}"
+        )
+    if flow:
+        nets = list(net) * len(flow) if len(net) == 1 else list(net)
+        pairs = zip(nets, flow, strict=True)
+        return [_from_files(name, path, _changed(name), _changed(path), one_road) for name, path in pairs]
+    seeds = range(demand_seed, demand_seed + demands)
+    return [_generated(name, _changed(name), seed, turn) for name in net for seed in seeds]
+
+
+def _changed(path: str) -> int:
+    """When a file changed, so that what was kept of it is not taken for what it holds now."""
+    return Path(path).stat().st_mtime_ns if _grid_size(path) is None and Path(path).is_file() else 0
+
+
+def _grid_size(name: str) -> tuple[int, int] | None:
+    size = re.fullmatch(r'(\d{1,3})x(\d{1,3})', name)
+    return None if size is None else (int(size[1]), int(size[2]))
+
+
+@lru_cache(maxsize=32)
+def _from_files(net: str, flow: str, net_changed: int, flow_changed: int, one_road: OneRoad) -> Task:
+    network = _network(net, net_changed)
+    return network, load_flow(flow, network, one_road)
+
+
+@lru_cache(maxsize=32)
+def _network(net: str, changed: int) -> RoadNetwork:
+    size = _grid_size(net)
+    if size is None:
+        return load_network(net)
+    with tempfile.TemporaryDirectory() as folder:
+        return load_network(_write(Path(folder) / f'{net}.json', generate_grid(*size)))
+
+
+@lru_cache(maxsize=32)
+def _generated(net: str, changed: int, seed: int, turn: float) -> Task:
+    network = _network(net, changed)
+    size = _grid_size(net)
+    document = generate_grid(*size) if size else json.loads(Path(net).read_text(encoding='utf-8'))
+    with tempfile.TemporaryDirectory() as folder:
+        path = _write(Path(folder) / f'demand_{seed}.json', generate_flow(document, seed=seed, turn=turn))
+        return network, load_flow(path, network)
+
+
+def _write(path: Path, document: object) -> Path:
+    path.write_text(json.dumps(document), encoding='utf-8')
+    return path
