@@ -49,6 +49,9 @@ def add_traffic_commands(parser: argparse.ArgumentParser) -> None:
     replay.add_argument('--phases', type=Path, required=True, metavar='TRACE.npz')
     replay.add_argument('--out', type=Path, required=True, metavar='OUT.npz')
     replay.add_argument('--one-road', choices=('strict', 'legacy'), default='strict')
+    replay.add_argument(
+        '--viewer', type=Path, metavar='FOLDER', help="let CityFlow write its viewer's files (needs module cityflow)"
+    )
     replay.set_defaults(run=_replay)
 
     plan = commands.add_parser('plan', help='write the signal plan that a trained run chooses, as CSV')
@@ -131,7 +134,30 @@ def _replay(args: argparse.Namespace, rest: list[str]) -> int:
 
     replay(args.roadnet, args.flow, args.phases, args.out, args.one_road)
     print(f'wrote {args.out}')
+    if args.viewer:
+        for path in _write_viewer_files(args):
+            print(f'wrote {path}')
     return 0
+
+
+def _write_viewer_files(args: argparse.Namespace) -> list[Path]:
+    """Replays the trace in CityFlow itself, which writes what its own viewer reads: a format that it nowhere
+    describes."""
+    from contextlib import closing
+
+    from ltos_pyg.envs.traffic import load_flow, load_network
+    from ltos_pyg.envs.traffic.cityflow_engine import VIEWER_REPLAY, VIEWER_ROADNET, CityFlowEngine
+    from ltos_pyg.envs.traffic.trace import load_phases
+
+    network = load_network(args.roadnet)
+    phase = load_phases(args.phases, network)
+    args.viewer.mkdir(parents=True, exist_ok=True)
+    flow = load_flow(args.flow, network, args.one_road)
+    with closing(CityFlowEngine(network, flow, record=False, viewer=args.viewer)) as engine:
+        for shown in phase:
+            engine.set_phases(shown[None])
+            engine.step()
+    return [args.viewer / VIEWER_ROADNET, args.viewer / VIEWER_REPLAY]
 
 
 def _plan(args: argparse.Namespace, rest: list[str]) -> int:

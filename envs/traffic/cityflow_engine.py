@@ -28,6 +28,7 @@ Floats = npt.NDArray[np.float64]
 
 FIRST_PLAN = 3600  # seconds
 LINK_SPEED = 10_000.0  # metres per second: lane links have no limit of their own
+VIEWER_ROADNET, VIEWER_REPLAY = 'viewer_roadnet.json', 'viewer_replay.txt'  # what CityFlow's web page loads
 REST = 0.2  # seconds; an engine dropped while its threads are still leaving a step waits for them for ever
 
 
@@ -49,6 +50,7 @@ class CityFlowEngine:
         seed (int): CityFlow's seed, the same for all episodes.
         record (bool): Note down trips and waiting times. Without, steps are faster, and :meth:`trips` and
             :meth:`waiting_seconds` are not available.
+        viewer (Path, optional): A folder in which CityFlow writes the files of its own viewer, of a single episode.
 
     Raises:
         ImportError: If the module is missing.
@@ -64,20 +66,23 @@ class CityFlowEngine:
         threads: int = 1,
         seed: int = 0,
         record: bool = True,
+        viewer: Path | None = None,
     ) -> None:
         check_count('num_envs', num_envs, 1)
         check_count('threads', threads, 1)
         check_count('seed', seed, 0)
+        if viewer is not None and num_envs > 1:
+            raise ValueError(f"'num_envs' must be 1 for the files of the viewer (got {num_envs})")
         _check_lights(network)
         _check_flow(flow)
         module = _import_cityflow()
         self.network, self.flow, self.num_envs, self.seed = network, flow, num_envs, seed
         self._record = record
-        self._ways: dict[str, tuple[list[str], list[int], int]] = {}
+        self._ways: dict[str, Way] = {}
         if record:
             self._plan(FIRST_PLAN)
         self._signal_ids = network.signal_ids
-        engines = _start(module, network, flow, num_envs, threads, seed)
+        engines = _start(module, network, flow, num_envs, threads, seed, viewer)
         self._engines = engines
         self._drop = weakref.finalize(self, _drop, engines)  # runs when the interpreter ends, too
         for engine in engines:
@@ -210,7 +215,7 @@ class CityFlowEngine:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if not np.array_equal(state['identity'], self._identity()):
+        if not np.array_equal(state.get('identity', ()), self._identity()):
             raise ValueError(
                 "'state' is of another network, flow, seed or backend. Build the engine as the saved one was built."
             )
@@ -230,14 +235,7 @@ class CityFlowEngine:
     def _identity(self) -> npt.NDArray[np.uint8]:
         network, flow = self.network, self.flow
         digest = hashlib.sha256(repr((self.seed, network.lane_ids, network.signal_ids, flow.route)).encode())
-        for values in (
-            network.lane_length,
-            network.link_length,
-            network.phase_open,
-            flow.start,
-            flow.end,
-            flow.interval,
-        ):
+        for values in (network.lane_length, network.link_length, network.phase_open, flow.start, flow.end):
             digest.update(values.tobytes())
         for values in (flow.max_pos_acc, flow.max_neg_acc, flow.usual_pos_acc, flow.usual_neg_acc, flow.max_speed):
             digest.update(values.tobytes())
@@ -286,7 +284,9 @@ def _check_flow(flow: Flow) -> None:
         )
 
 
-def _start(module: Any, network: RoadNetwork, flow: Flow, num_envs: int, threads: int, seed: int) -> list[Any]:
+def _start(
+    module: Any, network: RoadNetwork, flow: Flow, num_envs: int, threads: int, seed: int, viewer: Path | None
+) -> list[Any]:
     config = {
         'interval': 1.0,
         'seed': seed,
@@ -295,9 +295,9 @@ def _start(module: Any, network: RoadNetwork, flow: Flow, num_envs: int, threads
         'flowFile': str(_present(flow.source)),
         'rlTrafficLight': True,
         'laneChange': False,
-        'saveReplay': False,
-        'roadnetLogFile': '',
-        'replayLogFile': '',
+        'saveReplay': viewer is not None,
+        'roadnetLogFile': '' if viewer is None else str(viewer.resolve() / VIEWER_ROADNET),
+        'replayLogFile': '' if viewer is None else str(viewer.resolve() / VIEWER_REPLAY),
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'config.json'

@@ -40,6 +40,10 @@ class NativeEngine:
     The state is one record array a kind, with one row an episode, in :class:`~native_kernel.State`.
     """
 
+    _schedule: Schedule
+    _world: World
+    _scratch: list[Scratch]
+
     def __init__(self, network: RoadNetwork, flow: Flow, num_envs: int = 1, threads: int = 1, seed: int = 0) -> None:
         check_count('num_envs', num_envs, 1)
         check_count('threads', threads, 1)
@@ -144,18 +148,22 @@ class NativeEngine:
                 f"'state' is of {len(state['episode'])} episodes, expected num_envs={self.num_envs}. Build the engine "
                 f'with the num_envs of the saved one.'
             )
+        known = self._schedule, self._world, self._scratch
         self._tabulate(int(state['until']))
-        self._state = State(**{name: np.array(state[name], copy=True) for name in State._fields})
+        fresh = _fresh_state(self.num_envs, self._world, self.network)
+        for name, array in fresh._asdict().items():
+            if (state[name].shape, state[name].dtype) != (array.shape, array.dtype):
+                self._schedule, self._world, self._scratch = known
+                raise ValueError(
+                    f"'state' must have '{name}' of shape {array.shape} and dtype {array.dtype} (got "
+                    f'{state[name].shape}, {state[name].dtype})'
+                )
+            array[:] = state[name]
+        self._state = fresh
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown()
-
-    @property
-    def _all_due(self) -> bool:
-        """Whether no departures follow those tabulated."""
-        ends = np.where(self.flow.end == -1, self._schedule.until, self.flow.end)[~self.flow.dropped]
-        return bool((ends < self._schedule.until).all())
 
     def _num_due(self) -> int:
         """How many vehicles have departed: the first so many."""
@@ -181,6 +189,8 @@ class NativeEngine:
     def _tabulate(self, until: int) -> None:
         """Works out the departures before a second, and what the kernel needs to know of them."""
         self._schedule = Schedule(self.network, self.flow, self.seed, until)
+        ends = np.where(self.flow.end == -1, until, self.flow.end)[~self.flow.dropped]
+        self._all_due = bool((ends < until).all())  # no departures follow
         entry_lane, queue_ptr, queue = _queues(self.network, self._schedule)
         self._world = World(
             self._drivable,

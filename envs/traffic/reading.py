@@ -15,6 +15,7 @@ from ltos_pyg.envs.traffic.numbers import NumberReader
 
 MOST_BYTES = 512 * 2**20
 LONGEST_ID = 256
+LONGEST_SHOWN = 80
 FARTHEST = 1e7  # metres
 
 _short = Repr()
@@ -23,7 +24,8 @@ _short.maxstring = _short.maxother = 60
 
 def show(value: Any) -> str:
     """A value as an error shows it: short, whatever it is."""
-    return _short.repr(value)
+    text = _short.repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f'{text[:LONGEST_SHOWN]} ...'
 
 
 def read_json(path: str | Path, what: str, opening: str) -> Any:

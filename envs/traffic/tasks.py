@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
@@ -121,8 +123,7 @@ def _network(net: str, changed: int) -> RoadNetwork:
     size = _grid_size(net)
     if size is None:
         return load_network(net)
-    with tempfile.TemporaryDirectory() as folder:
-        return load_network(_write(Path(folder) / f'{net}.json', generate_grid(*size)))
+    return load_network(_write(f'{net}.json', generate_grid(*size)))
 
 
 @lru_cache(maxsize=32)
@@ -130,11 +131,19 @@ def _generated(net: str, changed: int, seed: int, turn: float) -> Task:
     network = _network(net, changed)
     size = _grid_size(net)
     document = generate_grid(*size) if size else json.loads(Path(net).read_text(encoding='utf-8'))
-    with tempfile.TemporaryDirectory() as folder:
-        path = _write(Path(folder) / f'demand_{seed}.json', generate_flow(document, seed=seed, turn=turn))
-        return network, load_flow(path, network)
+    flow = _write(f'demand_{seed}.json', generate_flow(document, seed=seed, turn=turn))
+    return network, load_flow(flow, network)
 
 
-def _write(path: Path, document: object) -> Path:
+def _write(name: str, document: object) -> Path:
+    """A new file in a folder that lasts as long as this process: CityFlow's own engine reads files."""
+    path = Path(tempfile.mkdtemp(dir=_folder())) / name
     path.write_text(json.dumps(document), encoding='utf-8')
     return path
+
+
+@cache
+def _folder() -> str:
+    folder = tempfile.mkdtemp(prefix='ltos_traffic_')
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -155,6 +155,8 @@ def test_states_of_others_are_refused(small, tmp_path):
     with cityflow(network, flow) as engine, cityflow(network, flow, 2) as two, cityflow(*elsewhere) as other:
         with pytest.raises(ValueError, match="'state' is of another network"):
             engine.load_state_dict(other.state_dict())
+        with pytest.raises(ValueError, match="'state' is of another network, flow, seed or backend"):
+            engine.load_state_dict(make_engine(network, flow).state_dict())
         with pytest.raises(ValueError, match="'state' is of 2 episodes, expected num_envs=1"):
             engine.load_state_dict(two.state_dict())
 

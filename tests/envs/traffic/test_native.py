@@ -205,6 +205,11 @@ def test_states_of_others_are_refused(grid, write: Write):
             engine.load_state_dict(other.state_dict())
     with pytest.raises(ValueError, match=r'it lacks .*vehicle'):
         engine.load_state_dict({'of': 'x', 'until': 3})
+    state = engine.state_dict()
+    for name, wrong in (('queued', state['queued'][:, 1:]), ('waited', state['waited'].astype(float))):
+        with pytest.raises(ValueError, match=f"'state' must have '{name}' of shape"):
+            engine.load_state_dict({**state, 'until': 7200, name: wrong})
+    engine.step(10)
 
 
 def test_departures_are_worked_out_as_far_as_needed(monkeypatch, write: Write):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from traffic_files import GRID, Write, data_folder, entry, line_network
+from traffic_files import DATA, GRID, Write, data_folder, entry, line_network
 
-from ltos_pyg.envs.traffic import make_engine
+from ltos_pyg.envs.traffic import load_flow, load_network, make_engine
 from ltos_pyg.envs.traffic.trace import load_phases, load_trace, play_phases, replay, save_trace
 
 GRID_FILES = GRID / 'grid_2x3_roadnet.json', GRID / 'grid_2x3_flow.json'
@@ -26,6 +26,20 @@ def test_grid_equals_cityflow(name, tmp_path):
     assert_same_trace(result, load_trace(golden))
     assert_same_trace(load_trace(tmp_path / 'out' / 'trace.npz'), result)
     assert [file.name for file in (tmp_path / 'out').iterdir()] == ['trace.npz']
+
+
+@pytest.mark.filterwarnings('ignore:.*entries are dropped:UserWarning')
+def test_a_network_of_everything_equals_cityflow():
+    """One to three lanes, bends, undrawn links, routes with gaps and without a way, several vehicles an entry, endless
+    ones, odd digits, phases at random, files out of order, links at a virtual intersection."""
+    network = load_network(DATA / 'mixed' / 'roadnet.json')
+    flow = load_flow(DATA / 'mixed' / 'flow.json', network)
+    golden = load_trace(DATA / 'mixed' / 'trace.npz')
+    assert flow.dropped.sum() == 33
+    assert any(0 < len(a) < len(r) for a, r in zip(flow.anchors, flow.route, strict=True))
+    assert (flow.end == -1).any()
+    assert len(golden['vehicles_700']) > 20
+    assert_same_trace(play_phases(make_engine(network, flow), golden['phase'], every=100), golden)
 
 
 @pytest.mark.parametrize(

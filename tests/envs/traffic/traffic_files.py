@@ -11,7 +11,8 @@ import pytest
 
 from ltos_pyg.envs.traffic import Flow, RoadNetwork
 
-GRID = Path(__file__).parents[2] / 'data' / 'grid_2x3'
+DATA = Path(__file__).parents[2] / 'data'
+GRID = DATA / 'grid_2x3'
 
 Json = dict[str, Any]
 Loaded = tuple[RoadNetwork, Flow]
