@@ -210,3 +210,19 @@ def test_a_run_without_signals_has_no_plan(capsys, tmp_path):
     assert main(args) == 0
     assert main(['traffic', 'plan', str(tmp_path / 'prisoner'), '--out', str(tmp_path / 'plan.csv')]) == 1
     assert "is a run without signals: expected one on 'traffic'" in capsys.readouterr().err
+
+
+def test_cityflow_writes_the_files_of_its_viewer_for_a_replayed_plan(capsys, runs, files, tmp_path):
+    pytest.importorskip('cityflow')
+    assert main(['traffic', 'plan', str(runs / 'dgn'), '--out', str(tmp_path / 'plan.npz')]) == 0
+    args = ['--roadnet', str(files / 'roadnet.json'), '--flow', str(files / 'flow.json')]
+    args += ['--phases', str(tmp_path / 'plan.npz'), '--out', str(tmp_path / 'out.npz')]
+    assert main(['traffic', 'replay', *args, '--viewer', str(tmp_path / 'viewer')]) == 0
+    assert json.loads((tmp_path / 'viewer' / 'viewer_roadnet.json').read_text())['static']
+    seconds = (tmp_path / 'viewer' / 'viewer_replay.txt').read_text().splitlines()
+    assert len(seconds) == 120
+    with np.load(tmp_path / 'out.npz') as out:
+        on_lanes = out['lane_vehicle_count'].sum(1)
+    vehicles = [line.split(';')[0].count('flow_') for line in seconds]
+    assert max(vehicles) > 50
+    assert (np.array(vehicles) >= on_lanes).all()  # those on lane links too
