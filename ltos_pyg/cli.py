@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     watch.set_defaults(run=_watch)
 
     bench = commands.add_parser('bench', help='measure speed, beside peers in the same run')
-    bench.add_argument('names', nargs='*', metavar='NAME', help='jungle, nn, replay, training (default: all)')
+    bench.add_argument('names', nargs='*', metavar='NAME', help='jungle, nn, replay, traffic, training (default: all)')
     bench.add_argument('--json', action='store_true')
     bench.set_defaults(run=_bench)
 
