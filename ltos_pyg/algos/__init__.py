@@ -1,28 +1,61 @@
 """Algorithms on graph batches: one file each, one interface (:class:`Algorithm`)."""
 
+from collections.abc import Callable
+from typing import Any
+
+from ltos_pyg.algos.actor_critic import ActorCritic, ActorCriticConfig
 from ltos_pyg.algos.base import Algorithm, Decision, NonFiniteLossError
+from ltos_pyg.algos.coco_q import CocoQ, CocoQConfig
+from ltos_pyg.algos.consenet import ConseNet, ConseNetConfig
 from ltos_pyg.algos.dgn import DGN
 from ltos_pyg.algos.dqn import DQN, DQNConfig
 from ltos_pyg.algos.fixed_ltos import FixedLToS, FixedLToSConfig
+from ltos_pyg.algos.ip import IP, IPConfig
+from ltos_pyg.algos.joint_dqn import JointDQN, JointDQNConfig
+from ltos_pyg.algos.lio import LIO, LIOConfig
 from ltos_pyg.algos.ltos import LToS, LToSConfig
+from ltos_pyg.algos.neurcomm import NeurComm
+from ltos_pyg.algos.qmix import QMIX, QMIXConfig
 
-ALGORITHMS: dict[str, tuple[type[DQN], type[DQNConfig]]] = {
+ALGORITHMS: dict[str, tuple[Callable[..., Algorithm], type[Any]]] = {
     'dqn': (DQN, DQNConfig),
     'dgn': (DGN, DQNConfig),
     'fixed_ltos': (FixedLToS, FixedLToSConfig),
     'ltos': (LToS, LToSConfig),
+    'qmix': (QMIX, QMIXConfig),
+    'joint_dqn': (JointDQN, JointDQNConfig),
+    'coco_q': (CocoQ, CocoQConfig),
+    'neurcomm': (NeurComm, ActorCriticConfig),
+    'consenet': (ConseNet, ConseNetConfig),
+    'ip': (IP, IPConfig),
+    'lio': (LIO, LIOConfig),
 }
 
 __all__ = [
     'ALGORITHMS',
     'DGN',
     'DQN',
+    'IP',
+    'LIO',
+    'QMIX',
+    'ActorCritic',
+    'ActorCriticConfig',
     'Algorithm',
+    'CocoQ',
+    'CocoQConfig',
+    'ConseNet',
+    'ConseNetConfig',
     'DQNConfig',
     'Decision',
     'FixedLToS',
     'FixedLToSConfig',
+    'IPConfig',
+    'JointDQN',
+    'JointDQNConfig',
+    'LIOConfig',
     'LToS',
     'LToSConfig',
+    'NeurComm',
     'NonFiniteLossError',
+    'QMIXConfig',
 ]

@@ -52,6 +52,12 @@ class Algorithm(ABC):
     def restart_episodes(self) -> None:
         """Tells that the environment starts new episodes without having ended the old ones."""
 
+    def start_play(self) -> None:  # noqa: B027 (most methods have no memory)
+        """Tells that episodes without exploration begin: a method with memory forgets those before."""
+
+    def note_play(self, step: GraphStep) -> None:  # noqa: B027
+        """Tells what a decision without exploration led to: a method with memory forgets the episodes that ended."""
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to go on exactly."""
@@ -98,3 +104,35 @@ def first_nonfinite(named: dict[str, Tensor | None]) -> str | None:
         if tensor is not None and not bool(tensor.isfinite().all()):
             return name
     return None
+
+
+def guarded_step(
+    optimizer: torch.optim.Optimizer,
+    modules: dict[str, nn.Module],
+    loss: Tensor,
+    max_grad_norm: float,
+    updates: int,
+    lr_fraction: float = 1.0,
+) -> None:
+    """Backward, clip, step at that fraction of the optimizer's first learning rates; refuses to touch the weights if
+    the loss or a gradient is not finite.
+
+    Raises:
+        NonFiniteLossError: Names the first tensor that is not finite: a weight, the loss, or a gradient.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    parameters = [p for group in optimizer.param_groups for p in group['params']]
+    norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm, foreach=True)
+    lrs = [group.setdefault('initial_lr', group['lr']) for group in optimizer.param_groups]
+    if not bool(torch.isfinite(norm + loss.detach())):
+        weights = {f'{m}.{n}': p for m, module in modules.items() for n, p in module.named_parameters()}
+        grads = {f'gradient of {name}': p.grad for name, p in weights.items()}
+        bad = first_nonfinite({**weights, 'loss': loss, **grads}) or 'norm of the gradients'
+        raise NonFiniteLossError(
+            f'{bad} is NaN or infinite at gradient step {updates + 1}; the weights were left as they were. Lower the '
+            f'learning rate (lr={lrs[0]:g}), or look for extreme rewards.'
+        )
+    for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+        group['lr'] = lr_fraction * lr
+    optimizer.step()

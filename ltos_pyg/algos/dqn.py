@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from ltos_pyg.algos.base import Algorithm, Decision, Inputs, NonFiniteLossError, first_nonfinite, soft_update
+from ltos_pyg.algos.base import Algorithm, Decision, Inputs, guarded_step, soft_update
 from ltos_pyg.algos.exploration import epsilon_greedy, linear_schedule, softmax_choice
 from ltos_pyg.algos.losses import double_q_value, follow, gap_to_best, masked, td_loss, td_target
 from ltos_pyg.data import GraphReplay, Transition
@@ -229,7 +229,7 @@ class DQN(Algorithm):
         t = self.replay.sample(c.batch_size, self.replay_rng, c.n_step, c.gamma).to(self.device)
         t = self.random_views(t)
         loss, metrics = self.loss(t)
-        self.step_optimizer(self.optimizer, self.network, loss)
+        self.step_optimizer(self.optimizer, loss)
         soft_update(self.target, self.network, c.tau)
         self.update_average(self.averaged, self.network)
         metrics |= self.update_more(t)
@@ -261,27 +261,10 @@ class DQN(Algorithm):
         beta = self.config.average**every
         soft_update(averaged, online, 1 - min(beta, self.updates / (self.updates + 10)))
 
-    def step_optimizer(self, optimizer: torch.optim.Optimizer, network: nn.Module, loss: Tensor) -> None:
-        """Backward, clip, step; refuses to touch the weights if the loss or a gradient is not finite."""
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), self.config.max_grad_norm, foreach=True)
-        if not bool(torch.isfinite(norm + loss.detach())):
-            raise NonFiniteLossError(
-                f'{self.first_bad(network, loss)} is NaN or infinite at gradient step {self.updates + 1}; the weights '
-                f'were left as they were. Lower the learning rate (lr={self.config.lr}), or look for extreme rewards.'
-            )
-        lr = linear_schedule(1.0, self.config.lr_end, 1.0, self.progress)
-        for group in optimizer.param_groups:
-            group['lr'] = lr * group.setdefault('initial_lr', group['lr'])
-        optimizer.step()
-
-    def first_bad(self, network: nn.Module, loss: Tensor) -> str:
-        """Name of the first tensor that is not finite, in the order in which they depend on each other."""
-        name = next((name for name, module in self.modules().items() if module is network), 'network')
-        weights = {f'{m}.{n}': p for m, module in self.modules().items() for n, p in module.named_parameters()}
-        grads = {f'gradient of {name}.{n}': p.grad for n, p in network.named_parameters()}
-        return first_nonfinite({**weights, 'loss': loss, **grads}) or f'norm of the gradients of {name}'
+    def step_optimizer(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        """One guarded step at the schedule's learning rate."""
+        lr_fraction = linear_schedule(1.0, self.config.lr_end, 1.0, self.progress)
+        guarded_step(optimizer, self.modules(), loss, self.config.max_grad_norm, self.updates, lr_fraction)
 
     # saving ------------------------------------------------------------------------------------------------------
 

@@ -76,3 +76,30 @@ def sharing_gain(q: Tensor, neighbourhood: Tensor, temperature: float) -> Tensor
     """
     advantage = (neighbourhood - neighbourhood.mean(-1, keepdim=True)).detach()
     return (torch.softmax(q / temperature, dim=-1) * advantage).sum(-1)
+
+
+def discounted_returns(reward: Tensor, bootstrap: Tensor, goes_on: Tensor, gamma: float) -> Tensor:
+    r"""Returns of a segment, :math:`R_t = r_t + \gamma R_{t+1}`, with the bootstrap in place of :math:`R_{t+1}` at the
+    segment's end and wherever the episode does not go on.
+
+    Args:
+        reward (Tensor): :math:`(T, \dots)`.
+        bootstrap (Tensor): Values of the successors :math:`(T, \dots)`: 0 where the task ended.
+        goes_on (Tensor): Whether step t + 1 belongs to the same episode :math:`(T, \dots)` bool.
+    """
+    returns = torch.empty_like(reward)
+    following = bootstrap[-1]
+    for t in reversed(range(len(reward))):
+        following = reward[t] + gamma * torch.where(goes_on[t], following, bootstrap[t])
+        returns[t] = following
+    return returns
+
+
+def soft_value(q: Tensor, log_policy: Tensor, beta: float) -> Tensor:
+    r"""What a policy is worth with its entropy, :math:`\sum_a \pi(a) (Q(a) - \beta \log \pi(a))`, (N, A) -> (N,).
+
+    The best policy is :math:`\mathrm{softmax}(Q / \beta)`, worth :math:`\beta \log \sum_a e^{Q(a) / \beta}`, after
+    `"Soft Actor-Critic" <https://arxiv.org/abs/1801.01290>`_. Forbidden actions have :math:`\log \pi = -\infty`.
+    """
+    finite = log_policy.masked_fill(log_policy.isneginf(), 0.0)
+    return (log_policy.exp() * (q - beta * finite)).sum(-1)

@@ -315,7 +315,7 @@ class LToS(DGN):
                 y = td_target(t.reward, t.discount, follow(value, t.successor_node))
             value = self.value(x, edge_index, edge_attr, t.sharing)
         loss = td_loss(value, y, c.huber)
-        self.step_optimizer(self.value_optimizer, self.value, loss)
+        self.step_optimizer(self.value_optimizer, loss)
         soft_update(self.value_target, self.value, c.tau)
         return loss.detach()
 
@@ -341,7 +341,7 @@ class LToS(DGN):
         for p in frozen:
             p.requires_grad_(False)
         gain = self.objective(t, sharing).mean()
-        self.step_optimizer(self.phi_optimizer, self.phi, -gain)
+        self.step_optimizer(self.phi_optimizer, -gain)
         self.update_average(self.averaged_phi, self.phi, self.config.phi_every)
         for p in frozen:
             p.requires_grad_(True)

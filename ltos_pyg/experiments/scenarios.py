@@ -106,6 +106,9 @@ PAPER_LTOS: dict[str, Any] = PAPER_DGN | {
     'w_noise': 0.25,
 }
 
+# ConseNet as in the code of NeurComm's authors.
+REFERENCE_CONSENET: dict[str, Any] = {'critic': 'recurrent', 'consensus': 'uniform', 'alpha': 0.9}
+
 SMALL: dict[str, Any] = {
     'hidden_channels': 32,
     'encoder_channels': (32,),
@@ -134,6 +137,11 @@ SCENARIOS: dict[str, Scenario] = {
             ('dgn', 'paper'): PAPER_DGN,
             ('dqn', 'paper'): PAPER_DGN,
             ('fixed_ltos', 'paper'): PAPER_DGN | {'own': 0.8},
+            ('neurcomm', 'default'): {'rollout_steps': 10, 'slots': 8, 'reward_norm': 5.0},
+            ('consenet', 'default'): {'rollout_steps': 10, 'slots': 8},
+            ('consenet', 'reference'): {'rollout_steps': 10, 'slots': 8, 'reward_norm': 5.0} | REFERENCE_CONSENET,
+            ('lio', 'default'): {'rollout_steps': 10, 'slots': 8, 'pay_cost': 1e-4},
+            ('ip', 'default'): {'aggr': 'mean'},
         },
     ),
     'prisoner': Scenario(
@@ -157,6 +165,13 @@ SCENARIOS: dict[str, Scenario] = {
             'phi_lr': 1e-3,
             'phi_starts': 0.4,  # not before the values can tell what sharing does
             'random_hold': 20,
+        },
+        presets={
+            ('neurcomm', 'default'): {'rollout_steps': 10, 'alpha': 1.0},  # the sum of both rewards
+            ('consenet', 'default'): {'rollout_steps': 5, 'entropy': 0.03, 'critic_lr': 4.0},
+            ('consenet', 'reference'): {'rollout_steps': 5} | REFERENCE_CONSENET,
+            # From about 1 on, the pay at the start, half of the most, makes the longer way home worth it by itself.
+            ('lio', 'default'): {'rollout_steps': 5, 'reward_max': 0.5, 'lr_reward': 1e-2},
         },
     ),
     'traffic': Scenario(
@@ -182,6 +197,12 @@ SCENARIOS: dict[str, Scenario] = {
             'learning_starts': 2_880,
             'steps_per_update': 16.0,
             'replay_size': 20_000,
+        },
+        presets={
+            ('neurcomm', 'default'): {'slots': 4, 'alpha': None, 'reward_norm': 36.0},  # the mean over the grid
+            ('consenet', 'default'): {'slots': 4},
+            ('consenet', 'reference'): {'slots': 4, 'reward_norm': 5.0} | REFERENCE_CONSENET,
+            ('lio', 'default'): {'slots': 4, 'pay_cost': 1e-4},
         },
     ),
 }

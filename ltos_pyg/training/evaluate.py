@@ -99,12 +99,14 @@ def evaluate(algorithm: Algorithm, env: GraphEnv, seed: int, max_steps: int = 10
         Mean, standard deviation and count of every metric of :class:`EpisodeTally`.
     """
     graph = env.reset(seed)
+    algorithm.start_play()
     tally = EpisodeTally(env.spec.num_envs)
     pending = torch.ones(env.spec.num_envs, dtype=torch.bool)
     done: dict[str, list[Tensor]] = {}
     for _ in range(max_steps):
         decision = algorithm.act(graph, explore=False)
         step = env.step(decision.action)
+        algorithm.note_play(step)
         tally.step(graph.batch, step.reward, step.info, decision.sharing.kept if decision.sharing else None)
         ended = step.ended.cpu() & pending
         if bool(ended.any()):

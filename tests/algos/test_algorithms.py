@@ -588,7 +588,7 @@ def test_a_weight_that_is_not_a_number_is_named_and_nothing_of_its_network_moves
 
 @pytest.mark.parametrize(
     ('pay', 'sight', 'name'),
-    [(1e30, 1.0, 'loss'), (1e17, 1e4, 'norm of the gradients of network')],  # of gradients that are finite, each
+    [(1e30, 1.0, 'loss'), (1e17, 1e4, 'norm of the gradients')],  # of gradients that are finite, each
 )
 @every_variant
 def test_a_reward_beyond_all_measure_stops_the_run_before_any_weight_moves(variant, pay, sight, name):

@@ -13,6 +13,7 @@ from ltos_pyg.nn import (
     DGNTrunk,
     EdgePolicyHead,
     EdgeQHead,
+    IntentionConv,
     LToSConv,
     QHead,
     SharingPolicy,
@@ -94,6 +95,8 @@ CASES = [
     Case('LToSConv-heads-edges', lambda: LToSConv(F, 6, heads=3, edge_dim=2), edge_dim=2),
     Case('DGNConv', lambda: DGNConv(F, 8, heads=2)),
     Case('DGNConv-edges', lambda: DGNConv(F, 8, heads=4, edge_dim=3), edge_dim=3),
+    Case('IntentionConv', lambda: IntentionConv(F, 6, rounds=2)),
+    Case('IntentionConv-edges', lambda: IntentionConv(F, 6, rounds=3, edge_dim=2, aggr='mean'), edge_dim=2),
     Case('EdgePolicyHead', lambda: EdgePolicyHead(F, 5), ('edge', 'node')),
     Case('EdgePolicyHead-edges', lambda: EdgePolicyHead(F, 5, 2, 3, initial_own=0.3), ('edge', 'node'), 2),
     Case('QHead', lambda: OnNodes(QHead(F, 3))),
@@ -104,4 +107,8 @@ CASES = [
     Case('SharingPolicy', lambda: AsTuple(SharingPolicy(F, 4, 2, initial_own=0.4)), ('edge', 'node')),
     Case('SharingPolicy-edges', lambda: AsTuple(SharingPolicy(F, 4, 2, edge_dim=2)), ('edge', 'node'), 2),
 ]
-PORTED = [c for c in CASES if c.name.split('-')[0] in ('LToSConv', 'DGNConv', 'EdgePolicyHead', 'DGN', 'SharingPolicy')]
+PORTED = [
+    c
+    for c in CASES
+    if c.name.split('-')[0] in ('LToSConv', 'DGNConv', 'IntentionConv', 'EdgePolicyHead', 'DGN', 'SharingPolicy')
+]

@@ -1,0 +1,177 @@
+"""Recurrent advantage actor-critic with networks of each agent's own: what NeurComm and ConseNet have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from ltos_pyg.algos.base import guarded_step
+from ltos_pyg.algos.exploration import linear_schedule, softmax_choice
+from ltos_pyg.algos.losses import discounted_returns, masked
+from ltos_pyg.algos.on_policy import Memory, OnPolicy, OnPolicyConfig, View
+from ltos_pyg.graph_env import GraphEnvSpec
+from ltos_pyg.nn import AgentLayout, AgentLinear, AgentLSTMCell, gather_slots, spatial_discount, spatial_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorCriticConfig(OnPolicyConfig):
+    """Options of the recurrent actor-critics."""
+
+    lr: float = 5e-4  # RMSprop (decay 0.99, eps 1e-5), at the start; one gradient step a segment, through all of it
+    lr_end: float = 1.0  # its last value, as a part of the first
+    entropy: float = 0.01  # weight of the policies' entropy
+    value_coef: float = 0.25  # weight of the critic's squared error
+    max_grad_norm: float = 40.0  # over all agents together
+    hidden_channels: int = 64  # of each layer and of the recurrent state
+    alpha: float | None = 0.9  # what a reward counts one hop away; 0: own rewards alone; None: all of the graph count 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden_channels < 1:
+            raise ValueError(f"'hidden_channels' must be at least 1 (got {self.hidden_channels})")
+        if not 0 <= self.lr_end <= 1:
+            raise ValueError(f"'lr_end' must lie in [0, 1] (got {self.lr_end})")
+        if self.alpha is not None and not 0 <= self.alpha <= 1:
+            raise ValueError(f"'alpha' must lie in [0, 1], or be None for the whole graph (got {self.alpha})")
+        for name in ('lr', 'max_grad_norm'):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"'{name}' must be above 0 (got {getattr(self, name)})")
+        for name in ('entropy', 'value_coef'):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"'{name}' must be at least 0 (got {getattr(self, name)})")
+
+
+class RecurrentActorCritic(nn.Module):
+    r"""For each agent by itself: observation to ReLU layer to LSTM; from its state the policy, and with the neighbours'
+    actions in their slots the value :math:`V_i(h_i, a_{\mathcal{N}_i})`. Orthogonal weights, zero biases.
+    """
+
+    def __init__(self, num_agents: int, in_channels: int, num_actions: int, slots: int, hidden_channels: int) -> None:
+        super().__init__()
+        self.sizes = num_agents, hidden_channels, num_actions
+        self.obs = AgentLinear(num_agents, in_channels, hidden_channels)
+        self.lstm = AgentLSTMCell(num_agents, hidden_channels, hidden_channels)
+        self.actor = AgentLinear(num_agents, hidden_channels, num_actions, gain=0.01)  # near uniform at the start
+        self.critic: nn.Module = AgentLinear(num_agents, hidden_channels + slots * num_actions, 1)
+
+    def initial(self, num_graphs: int) -> Memory:
+        """Memory at the start of an episode."""
+        n, H, A = self.sizes
+        zeros = lambda size: self.obs.weight.new_zeros(n, num_graphs, size)
+        return Memory(zeros(H), zeros(H), zeros(A))
+
+    def encode(self, view: View, memory: Memory) -> Tensor:
+        """What goes into the LSTM, (n, G, ·)."""
+        return self.obs(view.x).relu()
+
+    def forward(self, view: View, memory: Memory) -> tuple[Tensor, Memory]:
+        """One step: logits (n, G, A), forbidden actions at minus infinity, and the memory after it."""
+        h, c = self.lstm(self.encode(view, memory), (memory.h, memory.c))
+        logits = masked(self.actor(h), view.mask)
+        return logits, Memory(h, c, logits.detach().softmax(-1)).where(view.present)
+
+    def value(self, h: Tensor, view: View, action: Tensor) -> Tensor:
+        """Values (n, G) of states ``h`` where everyone does ``action``, one-hot (n, G, A)."""
+        return self.critic(torch.cat([h, gather_slots(action, view.rows)], dim=-1)).squeeze(-1)
+
+
+class ActorCritic(OnPolicy):
+    r"""Advantage actor-critic on segments of ``rollout_steps`` steps, one recurrent network per agent.
+
+    .. math::
+        L = \sum_i \frac{1}{T} \sum_t \big[ -A_{i,t} \log \pi_i(a_{i,t}) - c_e \mathcal{H}(\pi_i)
+        + c_v (R_{i,t} - V_{i,t})^2 \big], \qquad A = R - V, \qquad
+        R_{i,t} = \tilde r_{i,t} + \gamma R_{i,t+1}
+
+    with :math:`\tilde r_i = \sum_j \alpha^{d_{ji}} r_j`, the rewards of others discounted by how many hops they are
+    away. The return bootstraps with V at the segment's end and where the clock cut an episode off; it ends where the
+    task ended and where an agent left. Gradients run back through the recurrent state to the segment's start, not
+    beyond.
+
+    The form is that of the reference code of `"Multi-agent Reinforcement Learning for Networked System Control"
+    <https://arxiv.org/abs/2004.01339>`_, with these differences: several graphs at once, their mean taken; the value is
+    computed from the same recurrent step as the policy, where that code advances the state once more; a clock's end is
+    not taken for the task's; policies start near uniform.
+    """
+
+    config: Any
+
+    def __init__(self, spec: GraphEnvSpec, config: Any, seed: int = 0, device: str | torch.device = 'cpu') -> None:
+        super().__init__(spec, config, seed, device)
+        self.optimizer = torch.optim.RMSprop(self.parameter_groups(), lr=config.lr, alpha=0.99, eps=1e-5)
+        self.distance: tuple[Tensor, Tensor, Tensor] | None = None  # edges, places and the spatial weights of them
+
+    def build_network(self) -> RecurrentActorCritic:
+        sizes = self.num_agents, self.spec.num_features, self.spec.num_actions, self.slots
+        return RecurrentActorCritic(*sizes, self.config.hidden_channels)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer moves, with learning rates where they differ."""
+        return [{'params': list(self.network.parameters())}]
+
+    def policy(self, view: View, memory: Memory, explore: bool) -> tuple[Tensor, Memory]:
+        return self.network(view, memory)
+
+    def learning_reward(self, graph: Batch, layout: AgentLayout, reward: Tensor) -> Tensor:
+        """Rewards discounted in space. The hops are counted anew only when the edges change."""
+        if self.config.alpha == 0:
+            return reward
+        edges, place = graph.edge_index, layout.place
+        if self.distance is None or not (torch.equal(edges, self.distance[0]) and torch.equal(place, self.distance[1])):
+            weights = spatial_weights(edges, place, layout.num_graphs, layout.num_agents, self.config.alpha)
+            self.distance = edges, place, weights
+        return spatial_discount(reward, self.distance[2]) * layout.present()
+
+    def bootstrap(self, successor: Batch, memory: Memory) -> Tensor:
+        view, layout, _ = self.view(successor)
+        logits, after = self.network(view, memory)
+        action = softmax_choice(layout.gather(logits), 1.0, self.explore_rng, successor.get('action_mask'))
+        return self.network.value(after.h, view, self.hot(layout.spread(action), view)).unsqueeze(-1)
+
+    def loss(self, segment: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one segment, and what to log of it."""
+        c, s = self.config, segment
+        returns = discounted_returns(s['reward'], s['bootstrap'].squeeze(-1), s['goes_on'], c.gamma)
+        assert self.start is not None
+        memory, policy_loss, value_loss, entropy = self.start, [], [], []
+        for t in range(len(returns)):
+            view = View(*(s[name][t] for name in View._fields))
+            logits, memory = self.network(view, memory)
+            hot = self.hot(s['action'][t], view)
+            value = self.network.value(memory.h, view, hot)
+            log_policy = logits.log_softmax(-1).masked_fill(~view.mask, 0.0)
+            advantage = self.advantage(returns[t], value, log_policy.exp() * view.mask, view, hot).detach()
+            policy_loss.append(-advantage * (log_policy * hot).sum(-1))
+            value_loss.append((returns[t] - value).square())
+            entropy.append(-(log_policy.exp() * view.mask * log_policy).sum(-1))
+            memory = memory.where(s['goes_on'][t])
+        parts = [(torch.stack(part) * s['present']).mean((0, 2)).sum() for part in (policy_loss, value_loss, entropy)]
+        loss = parts[0] + c.value_coef * parts[1] - c.entropy * parts[2]
+        everyone = s['present'].float().mean((0, 2)).sum().clamp(min=1e-6)
+        metrics = dict(
+            zip(('policy_loss', 'value_loss', 'entropy'), (p.detach() / everyone for p in parts), strict=True)
+        )
+        return loss, {'loss': loss.detach(), **metrics, 'unheard': s['unheard'].float().mean()}
+
+    def advantage(self, returns: Tensor, value: Tensor, policy: Tensor, view: View, hot: Tensor) -> Tensor:
+        """How much better than usual the actions did, (n, G)."""
+        return returns - value
+
+    def update(self) -> dict[str, float]:
+        loss, metrics = self.loss(self.rollout.read())
+        lr_fraction = linear_schedule(1.0, self.config.lr_end, 1.0, self.progress)
+        guarded_step(self.optimizer, self.modules(), loss, self.config.max_grad_norm, self.updates, lr_fraction)
+        self.rollout.clear()
+        self.update_more()
+        self.updates += 1
+        return {name: float(value) for name, value in metrics.items()}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {'optimizer': self.optimizer}
+
+    def update_more(self) -> None:
+        """What a method does after each gradient step."""

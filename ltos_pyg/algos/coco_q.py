@@ -1,0 +1,334 @@
+"""Coco-Q: a table of values for two players who may pay each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from ltos_pyg.algos.base import Algorithm, Decision
+from ltos_pyg.algos.exploration import epsilon_greedy, linear_schedule, softmax_choice
+from ltos_pyg.algos.team import joint_mask
+from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
+from ltos_pyg.nn.validation import check_finite
+from ltos_pyg.seeding import generator
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoQConfig:
+    """Options of Coco-Q."""
+
+    total_steps: int = 20_000  # env steps (one graph, one step) over which the schedules run
+    gamma: float = 0.99  # discount per step
+    rate_power: float = 0.8  # the n-th visit of a state and joint action moves its values by 1 / n^this
+    epsilon_start: float = 1.0  # chance of a random joint action at the start
+    epsilon_end: float = 0.05
+    epsilon_fraction: float = 0.3  # part of training over which it falls
+    play_temperature: float = 0.0  # without exploration: draw from softmax((Q_1 + Q_2) / this); 0: greedy
+    max_states: int = 100_000  # rows of the table; a game with more is not for a table
+
+    def __post_init__(self) -> None:
+        for name in ('total_steps', 'max_states'):
+            if getattr(self, name) < 1:
+                raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
+        for name in ('gamma', 'rate_power', 'epsilon_start', 'epsilon_end', 'epsilon_fraction'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"'{name}' must lie in [0, 1] (got {getattr(self, name)})")
+        if not self.play_temperature >= 0:
+            raise ValueError(f"'play_temperature' must be at least 0 (got {self.play_temperature})")
+
+
+def zero_sum_value(payoff: Array) -> float:
+    r"""The value of a zero-sum game for the player who picks the row,
+    :math:`\max_p \min_j \sum_i p_i M_{ij}` over mixed strategies :math:`p`.
+
+    A saddle point where there is one; in closed form where both have two actions, :math:`(ad - bc) / (a + d - b - c)`;
+    else by the simplex method on :math:`\max \sum_j y_j` subject to :math:`M y \le 1`, with entries made positive.
+    """
+    low, high = payoff.min(1).max(), payoff.max(0).min()
+    if low >= high:
+        return float(low)
+    if payoff.shape == (2, 2):
+        (a, b), (c, d) = payoff.tolist()
+        return float((a * d - b * c) / (a + d - b - c))
+    shift = 1 - payoff.min()
+    return 1 / _simplex(payoff + shift) - float(shift)
+
+
+def _simplex(matrix: Array) -> float:
+    """The largest sum of y >= 0 with ``matrix @ y <= 1``, for positive entries; Bland's rule, which cannot cycle."""
+    m, n = matrix.shape
+    table = np.block([[matrix, np.eye(m), np.ones((m, 1))], [-np.ones((1, n)), np.zeros((1, m + 1))]])
+    basis = np.arange(n, n + m)
+    while (table[-1, :-1] < -1e-12).any():
+        column = int(np.argmax(table[-1, :-1] < -1e-12))
+        rows = np.flatnonzero(table[:-1, column] > 1e-12)
+        ratio = table[rows, -1] / table[rows, column]
+        ties = rows[ratio <= ratio.min() + 1e-15]
+        row = int(ties[basis[ties].argmin()])
+        table[row] /= table[row, column]
+        others = np.arange(m + 1) != row
+        table[others] -= np.outer(table[others, column], table[row])
+        basis[row] = column
+    return float(table[-1, -1])
+
+
+def coco_value(own: Array, other: Array) -> tuple[float, float]:
+    r"""The cooperative-competitive values of a game with payoffs :math:`U` (row player) and :math:`V` (column player).
+
+    .. math::
+        \max_{a, b} \frac{U + V}{2} \pm \mathrm{val}\Big(\frac{U - V}{2}\Big)
+
+    They sum to the best joint payoff; the difference is what each could wrest from the other.
+    """
+    best, edge = float((own + other).max()) / 2, zero_sum_value((own - other) / 2)
+    return best + edge, best - edge
+
+
+class CocoQ(Algorithm):
+    r"""Q-learning on a table of both players' values, for two players whose payoffs can be moved between them.
+
+    .. math::
+        Q_i(s, a_1, a_2) \leftarrow Q_i + \frac{1}{n(s, a_1, a_2)^\omega} \Big( r_i + \gamma\,
+        \mathrm{coco}_i\big(Q_1(s', \cdot), Q_2(s', \cdot)\big) - Q_i \Big), \qquad i = 1, 2
+
+    after `"Coco-Q: Learning in Stochastic Games with Side Payments" <https://proceedings.mlr.press/v28/sodomka13.html>`_
+    with :func:`coco_value`; both play :math:`\arg\max (Q_1 + Q_2)`, ties broken by the lowest number. Acting is
+    centralised. The payments that make each player content with its part are :meth:`side_payments`; the environment's
+    rewards are left as they are.
+
+    The paper's: the operator, the update, the side payments. Ours: the falling learning rate (races in the prisoner
+    make targets random), exploration that falls linearly, and what a state is: the node features (and action masks) of
+    the graph, bit by bit. Edges play no role.
+
+    Args:
+        spec: What the environment promises.
+        config: The options.
+        seed: Seeds the exploration.
+        device: Where actions are handed out; the table is in main memory.
+
+    Raises:
+        ValueError: Unless every graph has the same two agents: with more, values of this kind have no simple form. Or
+            if the game has more than ``max_states`` states.
+    """
+
+    config: CocoQConfig
+
+    def __init__(
+        self, spec: GraphEnvSpec, config: CocoQConfig, seed: int = 0, device: str | torch.device = 'cpu'
+    ) -> None:
+        if not spec.fixed_nodes or spec.max_nodes != 2:
+            raise ValueError(
+                f'coco_q is for two players who stay to the end, as in the prisoner: expected spec.max_nodes=2 and '
+                f'spec.fixed_nodes=True, got {spec.max_nodes} and {spec.fixed_nodes}. Take qmix, which trains for any '
+                f'team.'
+            )
+        self.spec, self.config, self.device = spec, config, torch.device(device)
+        self.env_steps = self.updates = 0
+        self.explore_rng = generator(seed, 'explore')
+        self.play_rng = generator(seed, 'play')
+        self.table = Table(spec.num_actions, config.max_states)
+        self.pending: list[dict[str, Tensor]] = []  # observed, not learned from
+
+    # acting ------------------------------------------------------------------------------------------------------
+
+    def act(self, graph: Batch, explore: bool = False) -> Decision:
+        self._check(graph)
+        actions, c = self.spec.num_actions, self.config
+        row = [self.table.find(key) for key in _keys(graph)]
+        q = torch.from_numpy(self.table.q[row].sum(1)).flatten(1)  # (B, A^2); unknown states are all zero
+        mask = None if graph.get('action_mask') is None else joint_mask(graph.action_mask.cpu().view(-1, 2, actions))
+        if explore:
+            progress = min(self.env_steps / c.total_steps, 1.0)
+            rate = linear_schedule(c.epsilon_start, c.epsilon_end, c.epsilon_fraction, progress)
+            joint = epsilon_greedy(q, rate, self.explore_rng, mask)
+        else:
+            joint = softmax_choice(q, c.play_temperature, self.play_rng, mask)
+        return Decision(torch.stack([joint // actions, joint % actions], dim=1).flatten().to(self.device))
+
+    def _check(self, graph: Batch) -> None:
+        if graph.num_nodes != 2 * graph.num_graphs:
+            raise ValueError(
+                f'coco_q needs both players in each graph: expected {2 * graph.num_graphs} nodes in '
+                f'{graph.num_graphs} graphs, got {graph.num_nodes}'
+            )
+
+    def observe(self, graph: Batch, decision: Decision, step: GraphStep) -> None:
+        self._check(step.successor)
+        check_finite('step.reward', step.reward.cpu())
+        self.pending.append(
+            {
+                'row': self._rows(graph),
+                'action': decision.action.cpu().view(-1, 2),
+                'reward': step.reward.cpu().double().view(-1, 2),
+                'next_row': self._rows(step.successor).masked_fill(step.terminated.cpu(), -1),
+            }
+        )
+        self.env_steps += graph.num_graphs
+
+    def _rows(self, graph: Batch) -> Tensor:
+        """The table's row of each graph (B,), added where it is new."""
+        mask = graph.get('action_mask')
+        actions = self.spec.num_actions
+        allowed = torch.ones(graph.num_nodes, actions, dtype=torch.bool) if mask is None else mask.cpu()
+        pairs = zip(_keys(graph), allowed.view(-1, 2, actions).numpy(), strict=True)
+        return torch.tensor([self.table.add(key, which) for key, which in pairs], dtype=torch.int64)
+
+    def restart_episodes(self) -> None:
+        """Nothing to do: every transition is stored whole."""
+
+    # learning ----------------------------------------------------------------------------------------------------
+
+    @property
+    def due_updates(self) -> int:
+        return len(self.pending)
+
+    def update(self) -> dict[str, float]:
+        """Learns from the oldest step that was observed and not learned from: one change per graph, in their order."""
+        if not self.pending:
+            raise ValueError("there is nothing to learn from: call 'observe' first, and 'update' 'due_updates' times.")
+        t = self.pending.pop(0)
+        errors = [self._learn(*one) for one in zip(*(t[name].tolist() for name in TRANSITION), strict=True)]
+        self.updates += 1
+        return {'loss': float(np.square(errors).mean() / 2) if errors else 0.0, 'states': float(self.table.size)}
+
+    def _learn(self, row: int, action: Sequence[int], reward: Sequence[float], next_row: int) -> Array:
+        future = (0.0, 0.0) if next_row < 0 else self.table.coco(next_row)
+        first, second = action
+        q, visits = self.table.q[row, :, first, second], self.table.visits[row, first]
+        error: Array = np.asarray(reward) + self.config.gamma * np.asarray(future) - q
+        visits[second] += 1
+        q += error / visits[second] ** self.config.rate_power
+        return error
+
+    # what was learned --------------------------------------------------------------------------------------------
+
+    def values(self, graph: Batch) -> Tensor:
+        """The coco value of each node (N,), float64; 0 in states that were never seen."""
+        rows = [self.table.find(key) for key in _keys(graph)]
+        return torch.tensor([self.table.coco(row) for row in rows], dtype=torch.float64).flatten()
+
+    def side_payments(self, graph: Batch) -> Tensor:
+        r"""What each node is to receive (N,) for the best joint action, :math:`\mathrm{coco}_i(s) - Q_i(s, a^*)`.
+
+        The two of a graph sum to zero. With them the future is worth to each what :meth:`values` says.
+        """
+        row = [self.table.find(key) for key in _keys(graph)]
+        q = torch.from_numpy(self.table.q[row]).flatten(2)  # (B, 2, A^2)
+        joint = self.act(graph).action.cpu().view(-1, 2)
+        best = joint[:, 0] * self.spec.num_actions + joint[:, 1]
+        return self.values(graph) - q.gather(2, best.view(-1, 1, 1).expand(-1, 2, 1)).flatten()
+
+    # saving ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            'env_steps': self.env_steps,
+            'updates': self.updates,
+            'table': self.table.state_dict(),
+            'pending': [dict(t) for t in self.pending],
+            'rng': {'explore': self.explore_rng.get_state(), 'play': self.play_rng.get_state()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.load_policy(state)
+        self.pending = [dict(t) for t in state['pending']]
+        self.explore_rng.set_state(state['rng']['explore'])
+        self.play_rng.set_state(state['rng']['play'])
+
+    def load_policy(self, state: dict[str, Any]) -> None:
+        self.env_steps, self.updates = state['env_steps'], state['updates']
+        self.table.load_state_dict(state['table'])
+
+
+TRANSITION = ('row', 'action', 'reward', 'next_row')
+
+
+def _keys(graph: Batch) -> list[bytes]:
+    """What each graph looks like, bit by bit."""
+    num_graphs = graph.num_graphs
+    parts = [graph.x + 0]  # no minus zero
+    if graph.get('action_mask') is not None:
+        parts.append(graph.action_mask)
+    flat = [part.cpu().contiguous().view(torch.uint8).view(num_graphs, -1) for part in parts]
+    return [row.tobytes() for row in torch.cat(flat, dim=1).numpy()]
+
+
+class Table:
+    """Values of both players for each state and joint action; rows are added as states are met.
+
+    One row beyond the last stays zero: that of a state never met.
+    """
+
+    def __init__(self, num_actions: int, max_states: int) -> None:
+        self.num_actions, self.max_states = num_actions, max_states
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets all states."""
+        actions = self.num_actions
+        self.row: dict[bytes, int] = {}
+        self.q = np.zeros((1, 2, actions, actions))
+        self.visits = np.zeros((1, actions, actions), np.int64)
+        self.allowed = np.ones((1, 2, actions), np.bool_)
+
+    @property
+    def size(self) -> int:
+        """States met so far."""
+        return len(self.row)
+
+    def find(self, key: bytes) -> int:
+        """The row of a state, or one of zeros."""
+        return self.row.get(key, self.size)
+
+    def add(self, key: bytes, allowed: NDArray[np.bool_]) -> int:
+        """The row of a state, a new one if it was never met; ``allowed`` (2, A) are the actions that the players have.
+
+        Raises:
+            ValueError: If there is no room.
+        """
+        row = self.row.get(key)
+        if row is not None:
+            return row
+        row = self.size
+        if row >= self.max_states:
+            raise ValueError(
+                f"coco_q keeps a table of at most 'max_states' {self.max_states} states, and this game has more. Raise "
+                f'it if the game is small after all; a game with continuous observations is not for a table.'
+            )
+        self.row[key] = row
+        if row + 1 >= len(self.q):
+            for name in ('q', 'visits', 'allowed'):
+                old = getattr(self, name)
+                fill = np.ones_like(old) if name == 'allowed' else np.zeros_like(old)
+                setattr(self, name, np.concatenate([old, fill]))
+        self.allowed[row] = allowed
+        return row
+
+    def coco(self, row: int) -> tuple[float, float]:
+        """The coco values of a state, over the actions that its players have."""
+        first, second = self.allowed[row]
+        own, other = self.q[row][:, first][:, :, second]
+        return coco_value(own, other)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows in use, as tensors."""
+        used = {name: torch.from_numpy(getattr(self, name)[: self.size].copy()) for name in ('q', 'visits', 'allowed')}
+        keys = np.frombuffer(b''.join(self.row), np.uint8).reshape(self.size, -1 if self.size else 0)
+        return {'keys': torch.from_numpy(keys.copy()), **used}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to saved rows."""
+        self.clear()
+        for key, allowed in zip(state['keys'].numpy(), state['allowed'].numpy(), strict=True):
+            self.add(key.tobytes(), allowed)
+        for name in ('q', 'visits'):
+            getattr(self, name)[: self.size] = state[name].numpy()

@@ -1,0 +1,147 @@
+"""ConseNet: actor-critic whose agents learn the team's value from their own rewards, by agreeing on their critics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from ltos_pyg.algos.actor_critic import ActorCritic, ActorCriticConfig, RecurrentActorCritic
+from ltos_pyg.algos.base import Decision
+from ltos_pyg.algos.on_policy import View
+from ltos_pyg.graph_env import GraphStep
+from ltos_pyg.nn import AgentLinear, consensus_matrix, mix
+from ltos_pyg.nn.networked import CONSENSUS_RULES
+
+CRITICS = ('joint', 'recurrent')
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConseNetConfig(ActorCriticConfig):
+    """Options of ConseNet."""
+
+    alpha: float | None = 0.0  # own rewards alone (the theory); the reference code's is 0.9 on traffic
+    critic: Literal['joint', 'recurrent'] = 'joint'  # of everything, all of it averaged; or on the actor's LSTM
+    consensus: Literal['metropolis', 'uniform'] = 'metropolis'  # how neighbours average
+    critic_lr: float = 2.0  # the joint critic's learning rate, as a multiple of the actors'
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, allowed in (('critic', CRITICS), ('consensus', CONSENSUS_RULES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"'{name}' must be one of {allowed} (got {getattr(self, name)!r})")
+        if not self.critic_lr > 0:
+            raise ValueError(f"'critic_lr' must be above 0 (got {self.critic_lr})")
+
+
+class JointCritic(nn.Module):
+    r"""For each agent a critic :math:`Q_i(s, a)` of everyone's observations and everyone's actions, in the order of
+    their numbers: all critics see the same, so that averaging their weights has a meaning. Who is not there is zeros.
+    """
+
+    def __init__(self, num_agents: int, in_channels: int, num_actions: int, hidden_channels: int) -> None:
+        super().__init__()
+        self.state = AgentLinear(num_agents, num_agents * in_channels, hidden_channels)
+        self.action = AgentLinear(num_agents, num_agents * num_actions, hidden_channels, bias=False)
+        self.out = AgentLinear(num_agents, hidden_channels, 1)
+
+    def hidden(self, x: Tensor, action: Tensor) -> Tensor:
+        """(n, G, H), before the ReLU."""
+        n, everything = len(x), lambda part: part.transpose(0, 1).flatten(1)
+        return self.state(everything(x).expand(n, -1, -1)) + self.action(everything(action).expand(n, -1, -1))
+
+    def forward(self, x: Tensor, action: Tensor) -> Tensor:
+        """Values (n, G) of observations (n, G, F) and one-hot actions (n, G, A)."""
+        return self.out(self.hidden(x, action).relu()).squeeze(-1)
+
+    def alternatives(self, x: Tensor, action: Tensor) -> Tensor:
+        """Values (n, G, A) of each action of an agent's own, the others doing what they did."""
+        n, G, A = action.shape
+        own = torch.stack([weight[i * A : (i + 1) * A] for i, weight in enumerate(self.action.weight)])  # (n, A, H)
+        others = self.hidden(x, action) - torch.bmm(action, own)
+        every = others.unsqueeze(2) + own.unsqueeze(1)  # (n, G, A, H)
+        return self.out(every.relu().flatten(1, 2)).view(n, G, A)
+
+
+class JointNetwork(RecurrentActorCritic):
+    """Recurrent actors on their own observations, beside :class:`JointCritic`."""
+
+    def __init__(self, num_agents: int, in_channels: int, num_actions: int, slots: int, hidden_channels: int) -> None:
+        super().__init__(num_agents, in_channels, num_actions, slots, hidden_channels)
+        self.critic: Any = JointCritic(num_agents, in_channels, num_actions, hidden_channels)
+
+    def value(self, h: Tensor, view: View, action: Tensor) -> Tensor:
+        return self.critic(view.x, action)
+
+
+class ConseNet(ActorCritic):
+    r"""Networked actor-critic with consensus: no reward is ever told to anyone, only critics' weights.
+
+    After each gradient step, neighbours average their critics, :math:`w_i \leftarrow \sum_j c_{ij} w_j`, everyone at
+    once, so that every critic comes to estimate the team's mean return, though each agent learns from its own reward.
+
+    ``critic='joint'`` is the method of Zhang et al., `"Fully Decentralized Multi-Agent Reinforcement Learning with
+    Networked Agents" <https://arxiv.org/abs/1802.08757>`_, its first algorithm: :math:`Q_i(s, a)` sees all observations
+    and all actions, the whole critic is averaged, rewards are own (``alpha=0``), and the actor follows
+
+    .. math::
+        A_i = Q_i(s, a) - \sum_{a'_i} \pi_i(a'_i \mid o_i)\, Q_i(s, a'_i, a_{-i})
+
+    Ours are the neural networks (actors are recurrent), the discount in place of the long-run mean reward, and n-step
+    returns within a segment as the critic's target.
+
+    ``critic='recurrent'`` (``--preset reference``) is what the code of `"Multi-agent Reinforcement Learning for
+    Networked System Control" <https://arxiv.org/abs/2004.01339>`_ calls ConseNet: the critic is a layer on the actor's
+    own LSTM and neighbours' actions, only the LSTMs are averaged (so actors' features are averaged too), and rewards
+    are discounted in space, which hands rewards around. That code averages while it reads; here all read before any
+    writes. On own rewards this form is no team learner: its advantage is made of own returns.
+
+    Weights belong to agents and not to graphs, so the consensus matrix is the mean over the graphs of the segment's
+    last step; ``'metropolis'`` keeps the mean of all weights, ``'uniform'`` is the reference's plain mean. The
+    optimizer's state stays with each agent.
+    """
+
+    config: ConseNetConfig
+    matrix: Tensor | None = None  # (n, n), of the segment that is complete
+
+    def build_network(self) -> RecurrentActorCritic:
+        sizes = self.num_agents, self.spec.num_features, self.spec.num_actions, self.slots
+        network = JointNetwork if self.config.critic == 'joint' else RecurrentActorCritic
+        return network(*sizes, self.config.hidden_channels)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        if self.config.critic == 'recurrent':
+            return super().parameter_groups()
+        critic = list(self.network.critic.parameters())
+        actors = [p for p in self.network.parameters() if not any(p is q for q in critic)]
+        return [{'params': actors}, {'params': critic, 'lr': self.config.critic_lr * self.config.lr}]
+
+    def advantage(self, returns: Tensor, value: Tensor, policy: Tensor, view: View, hot: Tensor) -> Tensor:
+        if self.config.critic == 'recurrent':
+            return super().advantage(returns, value, policy, view, hot)
+        with torch.no_grad():
+            return value - (policy * self.network.critic.alternatives(view.x, hot)).sum(-1)
+
+    def observe(self, graph: Batch, decision: Decision, step: GraphStep) -> None:
+        super().observe(graph, decision, step)
+        if self.rollout.full:
+            graph = graph.to(self.device)
+            place = self.layout(graph).place
+            rule = self.config.consensus
+            self.matrix = consensus_matrix(graph.edge_index, place, graph.num_graphs, self.num_agents, rule)
+
+    def update_more(self) -> None:
+        assert self.matrix is not None
+        agreed = self.network.critic if self.config.critic == 'joint' else self.network.lstm
+        for weight in agreed.parameters():
+            mix(weight, self.matrix)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {'matrix': self.matrix}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.matrix = None if state['matrix'] is None else state['matrix'].to(self.device)

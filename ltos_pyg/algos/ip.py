@@ -1,0 +1,202 @@
+"""IP, intention propagation: agents agree on what they are about to do, and answer for what that does to others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+from torch_geometric.data import Batch
+from torch_geometric.nn import MLP, Linear
+from torch_geometric.utils import scatter
+
+from ltos_pyg.algos.base import Decision
+from ltos_pyg.algos.dqn import DQN
+from ltos_pyg.algos.exploration import softmax_choice
+from ltos_pyg.algos.losses import masked, soft_value, td_loss, td_target
+from ltos_pyg.data import Transition
+from ltos_pyg.graph_env import GraphEnvSpec
+from ltos_pyg.nn import IntentionConv, Sharing
+from ltos_pyg.seeding import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class IPConfig:
+    """Options of IP."""
+
+    total_steps: int = 500_000  # env steps (one graph, one step) over which the schedules run
+    gamma: float = 0.96  # discount per step
+    n_step: int = 1  # rewards summed before the bootstrap; entropy counts at the last step only
+    batch_size: int = 32  # graphs per gradient step
+    lr: float = 5e-4  # Adam, at the start
+    lr_end: float = 0.03  # its last value, as a part of the first
+    tau: float = 0.01  # soft target update per gradient step
+    average: float = 0.999  # actions without exploration come from a running average of the weights; 0: the weights
+    beta: float = 0.05  # what a nat of a policy's entropy is worth, in units of reward
+    rounds: int = 2  # of telling intentions within a step
+    aggr: Literal['add', 'mean'] = 'add'  # over neighbours; 'mean' does not grow with their number
+    gumbel: float = 1.0  # temperature of the relaxation through which an action's gradient reaches its agent
+    max_grad_norm: float = 10.0
+    replay_size: int = 50_000  # graphs kept
+    learning_starts: int = 1_000  # env steps before the first gradient step
+    steps_per_update: float = 32.0  # env steps per gradient step
+    hidden_channels: int = 128  # of every layer, and of an intention
+    encoder_channels: tuple[int, ...] = (512,)
+    augment: bool = True  # train on random views, where the env declares symmetries
+    average_views: bool = False  # act without exploration on the mean log-policy over all views
+    play_temperature: float = 0.0  # without exploration: 0: the likeliest action; 1: draw from the policy
+    precision: Literal['float32', 'bf16'] = 'float32'  # bf16: the networks' matrix products under autocast
+
+    def __post_init__(self) -> None:
+        for name, allowed in (('precision', ('float32', 'bf16')), ('aggr', ('add', 'mean'))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"'{name}' must be one of {allowed} (got {getattr(self, name)!r})")
+        for name in ('total_steps', 'n_step', 'batch_size', 'replay_size', 'hidden_channels', 'rounds'):
+            if getattr(self, name) < 1:
+                raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
+        if not 0 <= self.learning_starts < self.total_steps:
+            raise ValueError(
+                f"'learning_starts' must lie in [0, total_steps={self.total_steps}), or nothing is learned (got "
+                f'{self.learning_starts}). Train for longer, or start to learn earlier.'
+            )
+        if any(channels < 1 for channels in self.encoder_channels):
+            raise ValueError(f"'encoder_channels' must be at least 1 each (got {self.encoder_channels})")
+        for name in ('gamma', 'tau', 'average', 'lr_end'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"'{name}' must lie in [0, 1] (got {getattr(self, name)})")
+        for name in ('lr', 'steps_per_update', 'max_grad_norm', 'gumbel'):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"'{name}' must be above 0 (got {getattr(self, name)})")
+        for name in ('beta', 'play_temperature'):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"'{name}' must be at least 0 (got {getattr(self, name)})")
+
+
+class IntentionPolicy(nn.Module):
+    """Observations to intentions, told around for some rounds; an intention to action logits, (N, A)."""
+
+    def __init__(self, spec: GraphEnvSpec, c: IPConfig) -> None:
+        super().__init__()
+        self.encoder = MLP([spec.num_features, *c.encoder_channels, c.hidden_channels], norm=None, plain_last=False)
+        self.conv = IntentionConv(c.hidden_channels, c.hidden_channels, c.rounds, spec.edge_dim, c.aggr)
+        self.head = Linear(c.hidden_channels, spec.num_actions)
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> Tensor:
+        return self.head(self.conv(self.encoder(x), edge_index, edge_attr)).float()
+
+
+class NeighbourCritic(nn.Module):
+    r"""Values (N, O) of a node that sees one hop: :math:`f(h_i, \sum_{j \to i} g(h_j, a_j, e_{ji}))`.
+
+    With ``hears_actions`` neighbours' actions are an input, (N, A) of any numbers on the simplex.
+    """
+
+    def __init__(self, spec: GraphEnvSpec, c: IPConfig, out_channels: int, hears_actions: bool) -> None:
+        super().__init__()
+        H, extra = c.hidden_channels, (spec.num_actions if hears_actions else 0) + (spec.edge_dim or 0)
+        self.aggr = 'sum' if c.aggr == 'add' else c.aggr
+        self.encoder = MLP([spec.num_features, *c.encoder_channels, H], norm=None, plain_last=False)
+        self.lin_message = Linear(H + extra, H)
+        self.out = MLP([2 * H, H, out_channels], norm=None)
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, action: Tensor | None = None) -> Tensor:
+        h = self.encoder(x)
+        sender, receiver = edge_index
+        told = [h if action is None else torch.cat([h, action.to(h.dtype)], dim=-1)]
+        told = [told[0].index_select(0, sender)] + ([] if edge_attr is None else [edge_attr.to(h.dtype)])
+        message = self.lin_message(torch.cat(told, dim=-1)).relu()
+        heard = scatter(message, receiver, dim_size=x.size(0), reduce=self.aggr)
+        return self.out(torch.cat([h, heard], dim=-1)).float()
+
+
+class IPNetwork(nn.Module):
+    """The policy and the two critics, one of each for all nodes."""
+
+    def __init__(self, spec: GraphEnvSpec, config: IPConfig) -> None:
+        super().__init__()
+        self.policy = IntentionPolicy(spec, config)
+        self.q = NeighbourCritic(spec, config, spec.num_actions, hears_actions=True)
+        self.v = NeighbourCritic(spec, config, 1, hears_actions=False)
+
+
+class IP(DQN):
+    r"""Soft actor-critic on a graph, with a policy that reaches its mean field by telling intentions around.
+
+    .. math::
+        J_Q &= \tfrac12 \big(Q_i(o, a_i, a_{\mathcal{N}_i}) - r_i - \gamma V^{-}_i(o')\big)^2 \\
+        J_V &= \tfrac12 \big(V_i(o) - \mathbb{E}_{a \sim q} [Q_i(o, a_i, a_{\mathcal{N}_i})
+        - \beta \log q_i(a_i)]\big)^2 \\
+        J_\pi &= \mathbb{E}_{a \sim q} \textstyle\sum_i
+        \big[\beta \log q_i(a_i) - Q_i(o, a_i, a_{\mathcal{N}_i})\big]
+
+    after `"Intention Propagation for Multi-agent Reinforcement Learning" <https://arxiv.org/abs/2004.08883>`_ (later
+    "Variational Policy Propagation"). Everyone learns its own reward's value; since :math:`J_\pi` is summed over nodes,
+    an action answers for the values of the neighbours who know it. That is the only way to cooperation here: no reward
+    is handed around.
+
+    No code of its authors was found, and what follows is ours: actions are discrete, an agent's own is averaged over
+    exactly, those of its neighbours are drawn afresh from the policy for :math:`J_V` and :math:`J_\pi` (never taken
+    from the replay), with the straight-through Gumbel relaxation as the path of the gradient; critics see one hop
+    through a sum of messages, so any number of neighbours will do; sizes, rounds and :math:`\beta`. Replay, soft
+    targets, running average and learning rates are those of :class:`~ltos_pyg.algos.DQN`.
+    """
+
+    config: IPConfig  # type: ignore[assignment]  # it reads only what both have
+    network: IPNetwork
+    target: IPNetwork
+
+    def __init__(self, spec: GraphEnvSpec, config: IPConfig, seed: int = 0, device: str | torch.device = 'cpu') -> None:
+        super().__init__(spec, config, seed, device)  # type: ignore[arg-type]
+        self.relax_rng = generator(seed, 'relax', self.device)
+
+    def build_network(self) -> nn.Module:
+        return IPNetwork(self.spec, self.config)
+
+    def generators(self) -> dict[str, torch.Generator]:
+        return super().generators() | {'relax': self.relax_rng}
+
+    def q_values(self, network: Any, graph: Batch, sharing: Sharing | None) -> Tensor:
+        """Not values but the policy's logits: what acting without exploration takes the largest of."""
+        with self.autocast():
+            return network.policy(*self.inputs(graph)).log_softmax(-1)
+
+    @torch.no_grad()
+    def act(self, graph: Batch, explore: bool = False) -> Decision:
+        if not explore:
+            return super().act(graph)
+        graph = graph.to(self.device)
+        logits = self.q_values(self.network, graph, None)
+        return Decision(softmax_choice(logits, 1.0, self.explore_rng, graph.get('action_mask')))
+
+    def relaxed(self, log_policy: Tensor) -> Tensor:
+        """One action of each node as a one-hot (N, A), drawn from the policy, with the gradient of a softmax."""
+        noise = -torch.empty_like(log_policy).exponential_(generator=self.relax_rng).log()
+        soft = ((log_policy + noise) / self.config.gumbel).softmax(-1)
+        hard = one_hot(soft.argmax(-1), soft.size(-1)).to(soft.dtype)
+        return hard + soft - soft.detach()
+
+    def loss(self, t: Transition) -> tuple[Tensor, dict[str, Tensor]]:
+        c, seen = self.config, self.inputs(t.graph)
+        with self.autocast():
+            with torch.no_grad():
+                next_value = self.target.v(*self.inputs(t.successor)).squeeze(-1)
+                y = td_target(t.reward, torch.ones_like(t.discount), t.bootstrap(next_value))
+            taken = one_hot(t.action, self.spec.num_actions).float()
+            q = (self.network.q(*seen, taken) * taken).sum(-1)
+            log_policy = masked(self.network.policy(*seen), t.graph.get('action_mask')).log_softmax(-1)
+            frozen = {name: p.detach() for name, p in self.network.q.named_parameters()}
+            fresh = torch.func.functional_call(self.network.q, frozen, (*seen, self.relaxed(log_policy)))
+            value = self.network.v(*seen).squeeze(-1)
+        soft = soft_value(fresh, log_policy, c.beta)
+        q_loss, v_loss = td_loss(q, y, None), td_loss(value, soft.detach(), None)
+        policy_loss = -soft.sum() / max(len(soft), 1)
+        entropy = soft_value(torch.zeros_like(fresh), log_policy, 1.0).detach()
+        metrics = {
+            'loss': q_loss.detach(),
+            'v_loss': v_loss.detach(),
+            'q': q.detach().mean(),
+            'entropy': entropy.mean(),
+        }
+        return q_loss + v_loss + policy_loss, metrics

@@ -1,0 +1,343 @@
+"""LIO: agents learn to pay their neighbours, for what the neighbours will have learnt from the pay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp, vjp, vmap
+from torch.nn.functional import one_hot
+from torch_geometric.data import Batch
+
+from ltos_pyg.algos.base import NonFiniteLossError, first_nonfinite, guarded_step
+from ltos_pyg.algos.exploration import linear_schedule
+from ltos_pyg.algos.losses import discounted_returns, masked
+from ltos_pyg.algos.on_policy import Memory, OnPolicy, OnPolicyConfig, View
+from ltos_pyg.graph_env import GraphEnvSpec
+from ltos_pyg.nn import AgentMLP, gather_slots
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LIOConfig(OnPolicyConfig):
+    """Options of LIO."""
+
+    reward_max: float = 2.0  # the most that an agent pays one neighbour in one step; 0: nobody pays
+    lr_actor: float = 0.1  # of the policies' plain gradient steps, which the payers look through
+    lr_reward: float = 1e-3  # Adam, of the incentive networks
+    lr_value: float = 1e-3  # Adam, of the values that serve as baseline and bootstrap
+    pay_cost: float = 0.0  # weight of what an agent pays, against what it gains
+    entropy: float = 0.01  # weight of the policies' entropy
+    epsilon_start: float = 0.5  # part of the policy that is uniform, at the start
+    epsilon_end: float = 0.05
+    epsilon_fraction: float = 0.3  # part of training over which it falls
+    max_grad_norm: float = 10.0  # of the incentive networks, and of the values
+    policy_channels: tuple[int, ...] = (64, 32)
+    incentive_channels: tuple[int, ...] = (64, 16)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ('lr_actor', 'lr_reward', 'lr_value', 'max_grad_norm'):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"'{name}' must be above 0 (got {getattr(self, name)})")
+        for name in ('reward_max', 'pay_cost', 'entropy'):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"'{name}' must be at least 0 (got {getattr(self, name)})")
+        for name in ('epsilon_start', 'epsilon_end', 'epsilon_fraction'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"'{name}' must lie in [0, 1] (got {getattr(self, name)})")
+        for name in ('policy_channels', 'incentive_channels'):
+            if any(channels < 1 for channels in getattr(self, name)):
+                raise ValueError(f"'{name}' must be at least 1 each (got {getattr(self, name)})")
+
+
+class LIONetwork(nn.Module):
+    """For each agent by itself: a policy, what it pays whom, and values of what it gets with and without pay."""
+
+    def __init__(self, num_agents: int, in_channels: int, num_actions: int, slots: int, config: LIOConfig) -> None:
+        super().__init__()
+        n, c = num_agents, config
+        self.policy = AgentMLP(n, [in_channels, *c.policy_channels, num_actions], gain=0.01)
+        self.incentive = AgentMLP(
+            n, [in_channels + slots * num_actions, *c.incentive_channels, slots], bias=False, gain=0.01
+        )
+        self.value = AgentMLP(n, [in_channels, *c.policy_channels, 2], gain=0.01)
+        self.num_agents = n
+
+    def initial(self, num_graphs: int) -> Memory:
+        """Nobody remembers anything."""
+        nothing = next(self.parameters()).new_zeros(self.num_agents, num_graphs, 0)
+        return Memory(nothing, nothing, nothing)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment with its M = T G moments side by side: agent i at moment m is in row i M + m."""
+
+    x: Tensor  # (n, M, F)
+    hot: Tensor  # (n, M, A) actions
+    mask: Tensor  # (n, M, A)
+    present: Tensor  # (n, M)
+    rows: Tensor  # (n M, K): who is in which slot; n M: nobody
+    reward: Tensor  # (T, n, G)
+    bootstrap: Tensor  # (T, n, G, 2)
+    goes_on: Tensor  # (T, n, G)
+    epsilon: float  # of the policy that acted
+
+    @classmethod
+    def of(cls, steps: dict[str, Tensor], epsilon: float) -> Segment:
+        """From what a :class:`~ltos_pyg.data.Rollout` reads."""
+        T, n, G, A = steps['mask'].shape
+        join = lambda name: steps[name].transpose(0, 1).flatten(1, 2)
+        rows, moments = steps['rows'], torch.arange(T, device=steps['rows'].device).view(T, 1, 1)
+        rows = torch.where(rows == n * G, n * T * G, rows // G * (T * G) + moments * G + rows % G)
+        rows = rows.view(T, n, G, -1).transpose(0, 1).flatten(0, 2)
+        present = join('present')
+        hot = one_hot(join('action'), A) * present.unsqueeze(-1).float()
+        reward, bootstrap, goes_on = (steps[name] for name in ('reward', 'bootstrap', 'goes_on'))
+        return cls(join('x'), hot, join('mask'), present, rows, reward, bootstrap, goes_on, epsilon)
+
+    def by_step(self, value: Tensor) -> Tensor:
+        """(…, n, M) to (T, …, n, G)."""
+        T, _, G = self.reward.shape
+        return value.unflatten(-1, (T, G)).movedim(-2, 0)
+
+    def by_agent(self, value: Tensor) -> Tensor:
+        """(T, …, n, G) to (…, n, M)."""
+        return value.movedim(0, -2).flatten(-2)
+
+    def returns(self, reward: Tensor, which: int, gamma: float) -> Tensor:
+        """Returns (n, M) of rewards (n, M); ``which`` of the two bootstraps."""
+        bootstrap = self.bootstrap[..., which]
+        return self.by_agent(discounted_returns(self.by_step(reward), bootstrap, self.goes_on, gamma))
+
+    def credit(self, inner: Tensor, gamma: float) -> Tensor:
+        r"""What a unit of pay counts at each moment for what it does to the learning from earlier ones, the mirror of
+        :meth:`returns`: :math:`C_t = g_t + \gamma C_{t-1}`, (n, n, M) from (n, n, M)."""
+        steps, credit, out = self.by_step(inner), torch.zeros_like(self.by_step(inner)[0]), []
+        for t, now in enumerate(steps):
+            credit = now + (gamma * self.goes_on[t - 1] * credit if t > 0 else 0)
+            out.append(credit)
+        return self.by_agent(torch.stack(out))
+
+
+def log_probs(policy: nn.Module, weights: Weights, s: Segment) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (n, M) of the actions taken, 0 for who is not there; and the entropies (n, M)."""
+    probs = mixed(masked(functional_call(policy, weights, (s.x,)), s.mask), s.mask, s.epsilon)
+    log = probs.clamp(min=1e-12).log()
+    return (log * s.hot).sum(-1), -(probs * log).sum(-1) * s.present
+
+
+def mixed(logits: Tensor, mask: Tensor, epsilon: float) -> Tensor:
+    """The policy with a uniform part: :math:`(1 - \\epsilon) softmax + \\epsilon / |A|` over the legal actions."""
+    return (1 - epsilon) * logits.softmax(-1) + epsilon * mask / mask.sum(-1, keepdim=True)
+
+
+def incentive_gradient(
+    policy: nn.Module,
+    old: Weights,
+    new: Weights,
+    first: Segment,
+    second: Segment,
+    gain: Tensor,
+    lr: float,
+    gamma: float,
+) -> Tensor:
+    r"""What a unit of pay from i to j at each moment would have brought i: :math:`\partial J_i / \partial m_{ij,t}`.
+
+    .. math::
+        \frac{\partial J_i}{\partial m_{ij,t}} = \lambda \sum_{t' \le t} \gamma^{t - t'}
+        \big\langle \nabla \log \pi_j(a_{t'}), g_{ij} \big\rangle, \qquad
+        g_{ij} = \nabla_{\hat\theta_j} \sum_{\hat t} \log \pi_{\hat\theta_j}(\hat a^j_{\hat t})\, \hat G^i_{\hat t}
+
+    j's step is linear in what it was paid, so this is exact, with no gradient of a gradient, and it holds i's own
+    payments alone: differentiating all agents' objectives at once would also credit i for what others paid.
+
+    Args:
+        policy: The stacked policies.
+        old: Weights that played the first segment.
+        new: Weights after the policies' step, that played the second.
+        gain: :math:`\hat G^i`, what each moment of the second segment brought i, (n, M).
+        lr: :math:`\lambda`, of the policies' step; their objective is summed over time and averaged over graphs.
+
+    Returns:
+        (n, n, M) by payer i, paid j and moment; 0 where i = j.
+    """
+    n, graphs = len(gain), second.reward.size(-1)
+    together = second.present.unsqueeze(0) & second.present.unsqueeze(1)
+    others = ~torch.eye(n, dtype=torch.bool, device=gain.device).unsqueeze(-1)
+    weight = gain.unsqueeze(1) * (together & others) / graphs  # (i, j, M)
+    pull: Any = vjp(lambda w: log_probs(policy, w, second)[0], new)[1]
+    ahead: Any = lambda g: jvp(lambda w: log_probs(policy, w, first)[0], (old,), (g,))[1]
+    inner = vmap(lambda w: ahead(pull(w)[0]))(weight)  # (i, j, M)
+    return lr / first.reward.size(-1) * first.credit(inner, gamma) * others
+
+
+class LIO(OnPolicy):
+    r"""Learning to incentivise others, after `"Learning to Incentivize Other Learning Agents"
+    <https://arxiv.org/abs/2006.06051>`_.
+
+    At each step agent i pays each neighbour j that it hears :math:`m_{ij} = R_{max}\, \sigma(f_i(o_i,
+    a_{\mathcal{N}_i}))_j`. Two segments make one round:
+
+    1. play; every policy takes a plain gradient step on its own reward and the pay that it got,
+       :math:`\hat\theta_j = \theta_j + \lambda \sum_t \nabla \log \pi_j(a_t) (G^j_t - V_j)` (and entropy);
+    2. play with :math:`\hat\theta`; every incentive network climbs its agent's return *without* pay,
+       :math:`\sum_{j \ne i} \sum_t \log \pi_{\hat\theta_j}(\hat a_t) \hat G^i_t - c \sum_t \gamma^t |m_i|`, through
+       what the pay did to :math:`\hat\theta_j` (:func:`incentive_gradient`). Then :math:`\theta` is :math:`\hat\theta`.
+
+    Both segments count as env steps, and each ends in an update. As in the `authors' code
+    <https://github.com/011235813/lio>`_: policies mixed with a uniform part, plain gradient steps inside and Adam
+    outside, incentive heads without bias, pay that is not taken off the payer's reward but held down by ``pay_cost``.
+    Ours: payments go to neighbours, by slot, instead of to everyone (with two agents this is the same); segments of a
+    fixed length in many graphs at once instead of whole episodes, so returns bootstrap with a learned value, which is
+    also the baseline; the exact closed form instead of automatic second derivatives, which in that code leak credit
+    between payers when there are more than two agents.
+
+    Paying needs to know whom: on moving graphs a slot holds now one neighbour and now another, and the method is at a
+    loss by its own definition, as the LToS paper reports. Payers see their neighbours' parameters (in training);
+    fitting models of them instead, as the LIO paper proposes, is not offered.
+    """
+
+    config: LIOConfig
+    num_values = 2
+
+    def __init__(
+        self, spec: GraphEnvSpec, config: LIOConfig, seed: int = 0, device: str | torch.device = 'cpu'
+    ) -> None:
+        super().__init__(spec, config, seed, device)
+        adam = lambda module, lr: torch.optim.Adam(module.parameters(), lr=lr)
+        self.reward_optimizer = adam(self.network.incentive, config.lr_reward)
+        self.value_optimizer = adam(self.network.value, config.lr_value)
+        self.segment_epsilon = config.epsilon_start  # of the segment being played: one policy must have played it all
+        self.round: dict[str, Any] | None = None  # between its two segments: the first one's steps, epsilon and weights
+
+    def build_network(self) -> LIONetwork:
+        sizes = self.num_agents, self.spec.num_features, self.spec.num_actions, self.slots
+        return LIONetwork(*sizes, self.config)
+
+    # acting ------------------------------------------------------------------------------------------------------
+
+    @property
+    def epsilon(self) -> float:
+        """The uniform part of the policies, now."""
+        c = self.config
+        return linear_schedule(c.epsilon_start, c.epsilon_end, c.epsilon_fraction, self.progress)
+
+    def policy(self, view: View, memory: Memory, explore: bool) -> tuple[Tensor, Memory]:
+        logits = masked(self.network.policy(view.x), view.mask)
+        if explore:
+            if len(self.rollout) == 0:
+                self.segment_epsilon = self.epsilon
+            logits = mixed(logits, view.mask, self.segment_epsilon).log()
+        return logits, memory
+
+    def bootstrap(self, successor: Batch, memory: Memory) -> Tensor:
+        return self.network.value(self.view(successor)[0].x)
+
+    def restart_episodes(self) -> None:
+        super().restart_episodes()
+        self.round = None
+
+    # learning ----------------------------------------------------------------------------------------------------
+
+    def payments(self, s: Segment) -> Tensor:
+        """What is paid in each slot, (n, M, K); nothing in an empty one."""
+        n, M, _ = s.x.shape
+        told = torch.cat([s.x, gather_slots(s.hot, s.rows)], dim=-1)
+        return self.config.reward_max * torch.sigmoid(self.network.incentive(told)) * (s.rows < n * M).view(n, M, -1)
+
+    def received(self, s: Segment, paid: Tensor) -> Tensor:
+        """What everyone gets, (n, M) from (n, M, K)."""
+        n, M, _ = paid.shape
+        total = paid.new_zeros(n * M + 1).index_add(0, s.rows.flatten(), paid.flatten())
+        return total[:-1].view(n, M)
+
+    def update(self) -> dict[str, float]:
+        unheard = self.rollout.read()['unheard'].float().mean()
+        s = Segment.of(self.rollout.read(), self.segment_epsilon)
+        paid = self.payments(s)
+        own = s.by_agent(s.reward)
+        shaped = own + self.received(s, paid.detach())
+        values = self.network.value(s.x)
+        returns = [s.returns(r, which, self.config.gamma) for which, r in enumerate((own, shaped))]
+        surplus = [(returns[k] - values[..., k].detach()) * s.present for k in (0, 1)]
+        error = ((torch.stack(returns, -1) - values).square() * s.present.unsqueeze(-1)).mean()
+        self.step(self.value_optimizer, error)
+        metrics = self.policy_step(s, surplus[1]) if self.round is None else self.incentive_step(s, surplus[0])
+        self.rollout.clear()
+        self.updates += 1
+        received = (shaped - own).sum() / s.present.sum().clamp(min=1)
+        metrics |= {'value_loss': error.detach(), 'received': received, 'unheard': unheard}
+        return {name: float(value) for name, value in metrics.items()}
+
+    def policy_weights(self) -> Weights:
+        """The policies' weights as they are."""
+        return {name: p.detach().clone() for name, p in self.network.policy.named_parameters()}
+
+    def policy_step(self, s: Segment, advantage: Tensor) -> dict[str, Tensor]:
+        """The plain step of every policy, on what it got with pay."""
+        log, entropy = log_probs(self.network.policy, dict(self.network.policy.named_parameters()), s)
+        objective = (log * advantage + self.config.entropy * entropy).sum() / s.reward.size(-1)
+        parameters = list(self.network.policy.parameters())
+        grads = torch.autograd.grad(objective, parameters)
+        names = [f'gradient of network.policy.{name}' for name, _ in self.network.policy.named_parameters()]
+        bad = first_nonfinite({'objective of the policies': objective, **dict(zip(names, grads, strict=True))})
+        if bad is not None:
+            raise NonFiniteLossError(
+                f'{bad} is NaN or infinite at gradient step {self.updates + 1}; the weights were left as they were. '
+                f'Lower the learning rate (lr_actor={self.config.lr_actor}), or look for extreme rewards.'
+            )
+        self.round = {'steps': self.rollout.read(), 'epsilon': s.epsilon, 'weights': self.policy_weights()}
+        with torch.no_grad():
+            for parameter, grad in zip(parameters, grads, strict=True):
+                parameter.add_(grad, alpha=self.config.lr_actor)
+        return {
+            'policy_objective': objective.detach(),
+            'entropy': entropy.sum().detach() / s.present.sum().clamp(min=1),
+        }
+
+    def incentive_step(self, second: Segment, gain: Tensor) -> dict[str, Tensor]:
+        """The payers' step, given what they gained after the policies' step."""
+        assert self.round is not None
+        c, first = self.config, Segment.of(self.round['steps'], self.round['epsilon'])
+        worth = incentive_gradient(
+            self.network.policy, self.round['weights'], self.policy_weights(), first, second, gain, c.lr_actor, c.gamma
+        )
+        n, M = gain.shape
+        paid = self.payments(first)
+        # Row j M + m of payer i's table is what paying j at moment m is worth to i; an empty slot is worth nothing.
+        table = torch.cat([worth.flatten(1), worth.new_zeros(n, 1)], dim=1)
+        worth_of_slot = table.gather(1, first.rows.view(n, -1)).view(n, M, -1)
+        late = c.gamma ** torch.arange(len(first.reward), device=paid.device)
+        cost = (first.by_step(paid.sum(-1)).mean(-1).sum(-1) * late).sum()
+        loss = c.pay_cost * cost - (paid * worth_of_slot).sum()
+        if self.config.reward_max > 0 and self.slots > 0:
+            self.step(self.reward_optimizer, loss)
+        self.round = None
+        return {'incentive_loss': loss.detach(), 'cost': cost.detach()}
+
+    def step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        """One guarded step of Adam."""
+        guarded_step(optimizer, self.modules(), loss, self.config.max_grad_norm, self.updates)
+
+    # saving ------------------------------------------------------------------------------------------------------
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {'reward': self.reward_optimizer, 'value': self.value_optimizer}
+
+    def state_dict(self) -> dict[str, Any]:
+        round_ = None
+        if self.round is not None:
+            round_ = {name: dict(part) if isinstance(part, dict) else part for name, part in self.round.items()}
+        return super().state_dict() | {'round': round_, 'epsilon': self.segment_epsilon}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.segment_epsilon, self.round = state['epsilon'], None
+        if state['round'] is not None:
+            move = lambda part: {name: value.to(self.device) for name, value in part.items()}
+            self.round = {name: move(p) if isinstance(p, dict) else p for name, p in state['round'].items()}

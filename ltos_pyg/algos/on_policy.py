@@ -1,0 +1,256 @@
+"""What on-policy methods have in common whose agents have networks of their own: they act, and gather segments."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+from torch_geometric.data import Batch
+
+from ltos_pyg.algos.base import Algorithm, Decision, Inputs
+from ltos_pyg.algos.exploration import softmax_choice
+from ltos_pyg.data import Rollout
+from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
+from ltos_pyg.nn import AgentLayout
+from ltos_pyg.nn.validation import check_finite
+from ltos_pyg.seeding import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPolicyConfig:
+    """Options of every on-policy method."""
+
+    total_steps: int = 500_000  # env steps (one graph, one step) over which the schedules run
+    gamma: float = 0.99  # discount per step
+    rollout_steps: int = 20  # steps of a segment, in every graph
+    reward_norm: float = 1.0  # rewards are divided by it
+    max_agents: int | None = None  # agents with networks of their own; None: as many as the env has nodes at most
+    slots: int | None = None  # neighbours that an agent can tell apart; None: all others
+    play_temperature: float = 0.0  # without exploration: 0: the likeliest action; 1: draw from the policy
+
+    def __post_init__(self) -> None:
+        for name in ('total_steps', 'rollout_steps'):
+            if getattr(self, name) < 1:
+                raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
+        for name, least in (('max_agents', 1), ('slots', 0)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise ValueError(f"'{name}' must be at least {least}, or None (got {getattr(self, name)})")
+        if not 0 <= self.gamma <= 1:
+            raise ValueError(f"'gamma' must lie in [0, 1] (got {self.gamma})")
+        if not self.reward_norm > 0:
+            raise ValueError(f"'reward_norm' must be above 0 (got {self.reward_norm})")
+        if not self.play_temperature >= 0:
+            raise ValueError(f"'play_temperature' must be at least 0 (got {self.play_temperature})")
+
+
+class View(NamedTuple):
+    """A batch of graphs in the agent layout: n agents, G graphs, K slots."""
+
+    x: Tensor  # (n, G, F)
+    rows: Tensor  # (n G, K): who is in which slot, see `AgentLayout.neighbour_rows`
+    present: Tensor  # (n, G) bool
+    mask: Tensor  # (n, G, A) bool: legal actions
+
+
+class Memory(NamedTuple):
+    """What agents carry from step to step; zeros at the start of an episode and for who is not there."""
+
+    h: Tensor  # (n, G, H)
+    c: Tensor  # (n, G, H)
+    policy: Tensor  # (n, G, A): the last action probabilities, as they were told to neighbours
+
+    def where(self, keep: Tensor) -> Memory:
+        """Memory of those in ``keep`` (n, G) or (G,), zeros for the others."""
+        return Memory(*(part * keep.unsqueeze(-1) for part in self))
+
+
+class OnPolicy(Algorithm):
+    """Plays segments of ``rollout_steps`` steps in every graph; a method learns from each once and drops it.
+
+    A network belongs to an agent's number (its place in the graph, or ``node_id`` where agents come and go), so agents
+    can neither be more than ``max_agents`` nor swap numbers. An agent hears at most ``slots`` neighbours, in the order
+    of their numbers; edges beyond that are not heard, and their count is logged as ``unheard``. What an agent remembers
+    starts as zeros with each episode, and whenever it was away.
+    """
+
+    config: Any
+    num_values = 1  # of each agent
+
+    def __init__(self, spec: GraphEnvSpec, config: Any, seed: int = 0, device: str | torch.device = 'cpu') -> None:
+        self.spec, self.config, self.device = spec, config, torch.device(device)
+        self.env_steps = self.updates = 0
+        self.num_agents = config.max_agents or spec.max_nodes
+        self.slots = self.num_agents - 1 if config.slots is None else config.slots
+        self.inputs = Inputs(spec).to(self.device)
+        with torch.random.fork_rng(devices=[]):  # PyTorch draws initial weights from its global generator only
+            torch.manual_seed(generator(seed, 'weights').initial_seed())
+            self.network = self.build_network().to(self.device)
+        self.explore_rng = generator(seed, 'explore', self.device)
+        self.play_rng = generator(seed, 'play', self.device)
+        self.rollout = Rollout(config.rollout_steps)
+        self.memory: Memory | None = None  # now, in the training episodes; None: they begin
+        self.start: Memory | None = None  # at the first step of the segment
+        self.after: Memory | None = None  # after the decision that was not observed yet
+        self.play_memory: Memory | None = None
+
+    # what a method is made of ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def build_network(self) -> Any:
+        """The networks of all agents: a module with ``initial(num_graphs) -> Memory``."""
+
+    @abstractmethod
+    def policy(self, view: View, memory: Memory, explore: bool) -> tuple[Tensor, Memory]:
+        """Logits (n, G, A), forbidden actions at minus infinity, and the memory after the step."""
+
+    @abstractmethod
+    def bootstrap(self, successor: Batch, memory: Memory) -> Tensor:
+        """Values (n, G, V) of the successors, given the memory after the last decision; V is :attr:`num_values`."""
+
+    def learning_reward(self, graph: Batch, layout: AgentLayout, reward: Tensor) -> Tensor:
+        """What the agents learn from, (n, G), given what they got."""
+        return reward
+
+    @abstractmethod
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Optimizers, by name."""
+
+    # acting ------------------------------------------------------------------------------------------------------
+
+    def layout(self, graph: Batch) -> AgentLayout:
+        """Who is who: by place where the environment promises the same nodes in the same order, else by number."""
+        return AgentLayout.of(graph, self.num_agents, by_place=self.spec.fixed_nodes)
+
+    def view(self, graph: Batch) -> tuple[View, AgentLayout, Tensor]:
+        """A batch in the agent layout, and how many edges found no slot."""
+        layout = self.layout(graph)
+        x, edge_index, _ = self.inputs(graph)
+        rows, unheard = layout.neighbour_rows(edge_index, self.slots)
+        mask = graph.get('action_mask')
+        if mask is None:
+            mask = torch.ones(len(x), self.spec.num_actions, dtype=torch.bool, device=x.device)
+        present = layout.present()
+        return View(layout.spread(x), rows, present, layout.spread(mask) | ~present.unsqueeze(-1)), layout, unheard
+
+    def remember(self, memory: Memory | None, num_graphs: int) -> Memory:
+        """The memory to act on; an empty one where episodes begin."""
+        if memory is None or memory.h.size(1) != num_graphs:
+            return self.network.initial(num_graphs)
+        return memory
+
+    @torch.no_grad()
+    def act(self, graph: Batch, explore: bool = False) -> Decision:
+        graph = graph.to(self.device)
+        view, layout, _ = self.view(graph)
+        memory = self.remember(self.memory if explore else self.play_memory, graph.num_graphs)
+        logits, after = self.policy(view, memory, explore)
+        logits, mask = layout.gather(logits), graph.get('action_mask')
+        if explore:
+            self.memory, self.after = memory, after
+            return Decision(softmax_choice(logits, 1.0, self.explore_rng, mask))
+        self.play_memory = after
+        return Decision(softmax_choice(logits, self.config.play_temperature, self.play_rng, mask))
+
+    def start_play(self) -> None:
+        self.play_memory = None
+
+    def note_play(self, step: GraphStep) -> None:
+        if self.play_memory is not None:
+            self.play_memory = self.play_memory.where(~step.ended.to(self.device))
+
+    # observing ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def observe(self, graph: Batch, decision: Decision, step: GraphStep) -> None:
+        if self.after is None or self.memory is None:
+            raise ValueError("'decision' must come from act(graph, explore=True), whose memory it continues")
+        check_finite('reward', step.reward)
+        graph, successor = graph.to(self.device), step.successor.to(self.device)
+        view, layout, unheard = self.view(graph)
+        then = self.layout(successor).present()
+        goes_on = view.present & then & ~step.ended.to(self.device)
+        reward = layout.spread(step.reward.to(self.device, torch.float32))
+        if len(self.rollout) == 0:
+            self.start = self.memory
+        self.rollout.push(
+            **view._asdict(),
+            action=layout.spread(decision.action.to(self.device)),
+            reward=self.learning_reward(graph, layout, reward) / self.config.reward_norm,
+            bootstrap=self.bootstrap_if_needed(successor, step, self.after),
+            goes_on=goes_on,
+            unheard=unheard,
+        )
+        self.memory, self.after = self.after.where(goes_on), None
+        self.env_steps += graph.num_graphs
+
+    def bootstrap_if_needed(self, successor: Batch, step: GraphStep, memory: Memory) -> Tensor:
+        """The bootstrap where the segment or the clock cuts returns off, and zeros where no one will look."""
+        then, goes_on = self.layout(successor).present(), ~step.terminated.to(self.device)
+        if not (len(self.rollout) == self.rollout.length - 1 or bool(step.truncated.any())):
+            return then.new_zeros((*then.shape, self.num_values), dtype=torch.float32)
+        return self.bootstrap(successor, memory) * (then & goes_on).unsqueeze(-1)
+
+    def hot(self, action: Tensor, view: View) -> Tensor:
+        """Actions (n, G) as one-hots, zeros for who is not there."""
+        return one_hot(action, self.spec.num_actions) * view.present.unsqueeze(-1).float()
+
+    def restart_episodes(self) -> None:
+        self.rollout.clear()
+        self.memory = self.start = self.after = None
+
+    # learning ----------------------------------------------------------------------------------------------------
+
+    @property
+    def due_updates(self) -> int:
+        return int(self.rollout.full)
+
+    @property
+    def progress(self) -> float:
+        """How much of training is done, in [0, 1]."""
+        return min(self.env_steps / self.config.total_steps, 1.0)
+
+    # saving ------------------------------------------------------------------------------------------------------
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Networks, by name."""
+        return {'network': self.network}
+
+    def generators(self) -> dict[str, torch.Generator]:
+        """Streams of chance, by name."""
+        return {'explore': self.explore_rng, 'play': self.play_rng}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            'env_steps': self.env_steps,
+            'updates': self.updates,
+            'modules': {name: module.state_dict() for name, module in self.modules().items()},
+            'optimizers': {name: opt.state_dict() for name, opt in self.optimizers().items()},
+            'rollout': self.rollout.state_dict(),
+            'memory': {name: None if m is None else list(m) for name, m in self.memories().items()},
+            'rng': {name: rng.get_state() for name, rng in self.generators().items()},
+        }
+
+    def memories(self) -> dict[str, Memory | None]:
+        """Recurrent states that a resumed run goes on from."""
+        return {'memory': self.memory, 'start': self.start}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.load_policy(state)
+        for name, opt in self.optimizers().items():
+            opt.load_state_dict(state['optimizers'][name])
+        self.rollout.load_state_dict(state['rollout'], self.device)
+        for name, parts in state['memory'].items():
+            setattr(self, name, None if parts is None else Memory(*(part.to(self.device) for part in parts)))
+        self.after = None
+        for name, rng in self.generators().items():
+            rng.set_state(state['rng'][name])
+
+    def load_policy(self, state: dict[str, Any]) -> None:
+        self.env_steps, self.updates = state['env_steps'], state['updates']
+        for name, module in self.modules().items():
+            module.load_state_dict(state['modules'][name])
+        self.start_play()

@@ -1,0 +1,65 @@
+"""What the centralised methods share: who sits where, all observations side by side, one reward for the team."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from ltos_pyg.graph_env import GraphEnvSpec
+
+TeamReward = Literal['mean', 'sum']
+TEAM_REWARDS = ('mean', 'sum')
+
+
+def slots(graph: Batch, spec: GraphEnvSpec) -> Tensor:
+    """The slot of each node (N,), in [0, max_nodes): its place in its graph, or ``node_id`` where nodes come and go.
+
+    Raises:
+        ValueError: If a ``node_id`` is larger than the slots there are (looked at on the CPU only).
+    """
+    if spec.fixed_nodes:
+        return torch.arange(graph.num_nodes, device=graph.batch.device) - graph.ptr[graph.batch]
+    slot = graph.node_id
+    if slot.device.type == 'cpu' and slot.numel() > 0 and int(slot.max()) >= spec.max_nodes:
+        raise ValueError(
+            f"'node_id' must lie below spec.max_nodes={spec.max_nodes}, for each agent has a slot of its own "
+            f'(got {int(slot.max())}). Number the agents from 0, or take a method without slots (qmix --mixing shared).'
+        )
+    return slot
+
+
+def side_by_side(x: Tensor, graph: Batch, slot: Tensor, num_slots: int) -> Tensor:
+    """The features of all nodes of each graph in the order of their slots, (N, F) -> (B, K * F); 0 where one is empty.
+
+    A node more than the slots hold would land in the next graph: :func:`slots` refuses it.
+    """
+    table = x.new_zeros(graph.num_graphs * num_slots, x.size(1))
+    return table.index_copy(0, graph.batch * num_slots + slot, x).view(graph.num_graphs, num_slots * x.size(1))
+
+
+def team_reward(reward: Tensor, graph: Batch, kind: TeamReward) -> Tensor:
+    r"""One reward per graph: :math:`\sum_i r_i`, or its mean over the nodes, (N,) -> (B,); 0 where there are none."""
+    total = reward.new_zeros(graph.num_graphs).index_add(0, graph.batch, reward)
+    return total if kind == 'sum' else total / graph.ptr.diff().clamp(min=1)
+
+
+def team_discount(discount: Tensor, graph: Batch) -> Tensor:
+    """One discount per graph, (N,) -> (B,): the team goes on as long as one of those who acted does."""
+    return discount.new_zeros(graph.num_graphs).scatter_reduce(0, graph.batch, discount, 'amax')
+
+
+def check_team_reward(kind: str) -> None:
+    """Raises a ``ValueError`` unless there is such a reward."""
+    if kind not in TEAM_REWARDS:
+        raise ValueError(f"'team_reward' must be one of {TEAM_REWARDS} (got {kind!r})")
+
+
+def joint_mask(mask: Tensor) -> Tensor:
+    """Which joint actions are allowed, (B, K, A) -> (B, A^K); the last agent's action counts fastest."""
+    joint = mask.new_ones(mask.size(0), 1)
+    for agent in mask.unbind(1):
+        joint = (joint.unsqueeze(-1) & agent.unsqueeze(1)).flatten(1)
+    return joint

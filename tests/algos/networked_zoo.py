@@ -1,0 +1,124 @@
+"""What the tests of the methods with networks of each agent's own share: small games, a loop, and states laid flat."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltos_pyg.algos import ALGORITHMS
+from ltos_pyg.data import Snapshot
+from ltos_pyg.graph_env import GraphEnv, SingleGraphEnv, SingleStep, VectorGraphEnv, fully_connected
+
+NETWORKED: dict[str, dict[str, Any]] = {
+    'neurcomm': {'hidden_channels': 8, 'rollout_steps': 4, 'lr': 1e-2},
+    'consenet': {'hidden_channels': 8, 'rollout_steps': 4, 'lr': 1e-2},
+    'consenet recurrent': {'hidden_channels': 8, 'rollout_steps': 4, 'lr': 1e-2, 'critic': 'recurrent', 'alpha': 0.9},
+    'lio': {'policy_channels': (8,), 'incentive_channels': (8,), 'rollout_steps': 4, 'lr_reward': 1e-2},
+    'ip': {
+        'hidden_channels': 8, 'encoder_channels': (8,), 'batch_size': 4, 'replay_size': 200, 'learning_starts': 8,
+        'steps_per_update': 8.0,
+    },
+}  # fmt: skip
+
+
+class Path3(SingleGraphEnv):
+    """Three agents in a row; what they see is drawn anew at each step, and rewards hang on it and on what they do."""
+
+    num_features, num_actions, max_nodes, symmetric, horizon = 2, 3, 3, True, 5
+    edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+
+    def start(self) -> Snapshot:
+        self.x = torch.randn(3, 2, generator=self.generator)
+        return Snapshot(x=self.x, edge_index=self.edges)
+
+    def step(self, action: Tensor) -> SingleStep:
+        reward = self.x[:, 0] * action
+        return SingleStep(self.start(), reward)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {'x': self.x}
+
+    def load_state_dict(self, state: dict[str, Any]) -> Snapshot:
+        self.x = state['x']
+        return Snapshot(x=self.x, edge_index=self.edges)
+
+
+class Strangers(Path3):
+    """The same without edges."""
+
+    edges = torch.zeros(2, 0, dtype=torch.int64)
+
+
+class Crowd(SingleGraphEnv):
+    """Agents come and go, may be alone or nobody at all in the end, and each has actions that it may not take."""
+
+    num_features, num_actions, max_nodes, horizon = 2, 4, 4, 6
+    fixed_nodes, symmetric, has_action_mask = False, True, True
+
+    def start(self) -> Snapshot:
+        self.members = torch.arange(1 + int(torch.randint(4, (1,), generator=self.generator)))
+        return self.look()
+
+    def step(self, action: Tensor) -> SingleStep:
+        assert self.mask.gather(1, action.unsqueeze(1)).all(), 'an illegal action was taken'
+        here = torch.rand(4, generator=self.generator) < 0.7
+        reward = action.float() - self.members
+        self.members = here.nonzero().flatten()
+        return SingleStep(self.look(), reward, terminated=len(self.members) == 0)
+
+    def look(self) -> Snapshot:
+        n = len(self.members)
+        self.mask = torch.rand(n, 4, generator=self.generator) < 0.5
+        self.mask[:, 1] = True  # waiting is always legal
+        x = torch.rand(n, 2, generator=self.generator)
+        return Snapshot(x=x, edge_index=fully_connected(n), node_id=self.members, action_mask=self.mask)
+
+
+def path3(num_envs: int = 2) -> GraphEnv:
+    return VectorGraphEnv(Path3, num_envs)
+
+
+def make(variant: str, env: GraphEnv, seed: int = 0, **options: Any) -> Any:
+    maker, config = ALGORITHMS[variant.split()[0]]
+    return maker(env.spec, config(**{'total_steps': 10_000, **NETWORKED[variant], **options}), seed)
+
+
+class Loop:
+    """The least loop that trains."""
+
+    def __init__(self, algo: Any, env: GraphEnv, seed: int = 0) -> None:
+        self.algo, self.env, self.graph = algo, env, env.reset(seed)
+        self.metrics: list[dict[str, float]] = []
+
+    def step(self) -> None:
+        decision = self.algo.act(self.graph, explore=True)
+        step = self.env.step(decision.action)
+        self.algo.observe(self.graph, decision, step)
+        self.graph = step.graph
+
+    def until(self, updates: int) -> Loop:
+        while self.algo.updates < updates:
+            self.step()
+            for _ in range(self.algo.due_updates):
+                self.metrics.append(self.algo.update())
+        return self
+
+
+def flat(value: Any, name: str = '') -> dict[str, Any]:
+    """Nested containers as one dict from path to leaf."""
+    if isinstance(value, dict):
+        parts = [flat(item, f'{name}.{key}') for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        parts = [flat(item, f'{name}[{i}]') for i, item in enumerate(value)]
+    else:
+        return {name: value.clone() if isinstance(value, Tensor) else value}
+    return dict(itertools.chain.from_iterable(part.items() for part in parts))
+
+
+def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """Names under which two flat states differ in any bit."""
+    same = {k for k in a.keys() & b.keys() if (torch.equal(a[k], b[k]) if isinstance(a[k], Tensor) else a[k] == b[k])}
+    return sorted((a.keys() | b.keys()) - same)

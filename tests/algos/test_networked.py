@@ -1,0 +1,334 @@
+"""What holds for every method with networks of each agent's own, and for intention propagation."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from networked_zoo import NETWORKED, Crowd, Loop, Path3, differing, flat, make, path3
+from torch_geometric.data import Batch
+
+from ltos_pyg.algos import NonFiniteLossError
+from ltos_pyg.cli import main
+from ltos_pyg.data import Snapshot
+from ltos_pyg.envs import JungleEnv
+from ltos_pyg.experiments.scenarios import SCENARIOS
+from ltos_pyg.graph_env import SingleStep, VectorGraphEnv
+from ltos_pyg.training.evaluate import evaluate
+
+every = pytest.mark.parametrize('variant', NETWORKED)
+OWN = [v for v in NETWORKED if v != 'ip']
+own_networks = pytest.mark.parametrize('variant', OWN)
+
+
+def crowd(num_envs: int = 3) -> Any:
+    return VectorGraphEnv(Crowd, num_envs)
+
+
+@every
+@pytest.mark.parametrize('make_env', [path3, crowd])
+def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(variant, make_env):
+    states = [flat(Loop(make(variant, make_env(), seed), make_env()).until(12).algo.state_dict()) for seed in (0, 0, 1)]
+    assert differing(states[0], states[1]) == []
+    assert differing(states[0], states[2]) != []
+    assert all(value.isfinite().all() for name, value in states[0].items() if name.startswith('.modules'))
+
+
+@every
+@pytest.mark.parametrize('extra_steps', [0, 1, 2])
+def test_a_saved_state_goes_on_to_the_same_weights(variant, extra_steps):
+    """Saved between segments and in the middle of one; for LIO also between the two segments of a round."""
+    for before in (4, 5):
+        env = path3()
+        loop = Loop(make(variant, env), env).until(before)
+        for _ in range(extra_steps):
+            loop.step()
+        file = io.BytesIO()
+        torch.save({'algo': loop.algo.state_dict(), 'env': env.state_dict()}, file)
+        expected = flat(loop.until(11).algo.state_dict())
+
+        state = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+        again = Loop(make(variant, env, seed=3), path3(), seed=9)  # whatever is not loaded is different
+        again.algo.load_state_dict(state['algo'])
+        again.graph = again.env.load_state_dict(state['env'])
+        assert differing(expected, flat(again.until(11).algo.state_dict())) == []
+
+
+@every
+def test_every_weight_learns(variant):
+    env = path3()
+    algo = make(variant, env)
+    before = flat(algo.network.state_dict())
+    Loop(algo, env).until(12)
+    assert set(differing(before, flat(algo.network.state_dict()))) == set(before)
+
+
+@every
+def test_a_policy_is_loaded_without_its_memory(variant):
+    env = path3()
+    algo, other = Loop(make(variant, env), env).until(5).algo, make(variant, env, seed=3)
+    other.load_policy(algo.state_dict())
+    stats = [evaluate(a, path3(7), seed=4) for a in (algo, other)]
+    assert stats[0] == stats[1]
+    assert evaluate(make(variant, env, seed=5), path3(7), seed=4) != stats[0]
+
+
+@every
+def test_an_evaluation_remembers_nothing_of_the_last_and_changes_nothing(variant):
+    env = path3()
+    algo = Loop(make(variant, env), env).until(3).algo
+    before = flat(algo.state_dict())
+    assert evaluate(algo, path3(6), seed=4) == evaluate(algo, path3(6), seed=4)
+    assert differing(before, flat(algo.state_dict())) == []
+
+
+@pytest.mark.parametrize('variant', ['neurcomm', 'consenet'])
+def test_an_episode_that_ends_is_forgotten_in_play(variant):
+    env = path3(1)
+    algo = Loop(make(variant, env), env).until(3).algo
+    graph = env.reset(0)
+    first = algo.network(algo.view(graph)[0], algo.network.initial(1))[0]
+    for _ in range(Path3.horizon):
+        algo.act(graph)
+        step = env.step(torch.zeros(3, dtype=torch.int64))
+        algo.note_play(step)
+    assert step.truncated.all()
+    assert all((part == 0).all() for part in algo.play_memory)
+    algo.act(graph)
+    memory = algo.play_memory
+    algo.start_play()
+    algo.act(graph)
+    assert all(map(torch.equal, memory, algo.play_memory))
+    assert torch.isfinite(first).all()
+
+
+@every
+def test_agents_may_come_and_go_and_masks_are_kept(variant):
+    env = crowd()
+    loop = Loop(make(variant, env), env).until(30)  # the game refuses illegal actions
+    assert all(np.isfinite(value) for row in loop.metrics for value in row.values())
+    evaluate(loop.algo, crowd(5), seed=1)
+
+
+@own_networks
+def test_who_was_away_starts_anew(variant):
+    env = crowd()
+    algo = make(variant, env)
+    loop = Loop(algo, env)
+    for _ in range(3):
+        absent = ~algo.layout(loop.graph).present()
+        loop.step()
+        assert all((part[absent] == 0).all() for part in algo.memory)
+    assert absent.any()
+
+
+@own_networks
+def test_an_agent_without_a_network_is_refused(variant):
+    env = crowd()
+    algo = make(variant, env, max_agents=2)
+    with pytest.raises(ValueError, match=r"'node_id' must lie in \[0, 2\), .* \(got 0\.\.3\)\. Number the agents so"):
+        Loop(algo, env).until(2)
+
+
+@own_networks
+def test_jungle_is_played(variant):
+    env = JungleEnv(num_envs=2, num_agents=5, num_foods=4, size=8, horizon=12)
+    loop = Loop(make(variant, env, slots=2), env).until(4)
+    assert all(np.isfinite(value) for row in loop.metrics for value in row.values())
+    assert max(row['unheard'] for row in loop.metrics) > 0  # five agents, two slots
+
+
+@own_networks
+def test_new_episodes_may_start_although_the_old_ones_did_not_end(variant):
+    env = path3()
+    loop = Loop(make(variant, env), env).until(3)
+    loop.step()
+    loop.graph = env.reset(7)
+    loop.algo.restart_episodes()
+    assert len(loop.algo.rollout) == 0
+    loop.until(6)
+
+
+@own_networks
+def test_what_was_not_decided_by_exploring_is_not_learned_from(variant):
+    env = path3()
+    algo, graph = make(variant, env), env.reset(0)
+    decision = algo.act(graph)
+    with pytest.raises(ValueError, match=r"'decision' must come from act\(graph, explore=True\)"):
+        algo.observe(graph, decision, env.step(decision.action))
+
+
+class Jackpot(Path3):
+    pay = 1e30
+
+    def step(self, action: Any) -> SingleStep:
+        return SingleStep(self.start(), torch.full((3,), self.pay))
+
+
+class Broken(Jackpot):
+    pay = torch.nan
+
+
+@every
+def test_a_reward_beyond_all_measure_stops_the_run_before_any_weight_moves(variant):
+    env = VectorGraphEnv(Jackpot, 2)
+    algo = make(variant, env)
+    before = flat(algo.network.state_dict())
+    with pytest.raises(NonFiniteLossError, match=r'is NaN or infinite at gradient step \d.*extreme rewards'):
+        Loop(algo, env).until(3)
+    assert differing(before, flat(algo.network.state_dict())) == []
+
+
+@every
+def test_a_reward_that_is_not_a_number_is_refused_at_the_door(variant):
+    env = VectorGraphEnv(Broken, 2)
+    with pytest.raises(ValueError, match='reward'):
+        Loop(make(variant, env), env).until(1)
+
+
+@own_networks
+def test_permuting_the_agents_and_their_parameters_permutes_the_policy(variant):
+    """Networks belong to numbers: permuting the nodes alone is another game, permuting both is the same one."""
+    env = crowd()
+    algo, other = make(variant, env), make(variant, env)
+    permutation = torch.tensor([2, 0, 3, 1])  # the new number of each agent
+    for mine, its in zip(algo.network.parameters(), other.network.parameters(), strict=True):
+        its.data = mine.data[permutation.argsort()].clone()
+    x, mask = torch.randn(4, 2), torch.ones(4, 4, dtype=torch.bool)
+    alone = torch.zeros(2, 0, dtype=torch.int64)  # slots are in the order of numbers; here only whose network counts
+    graphs = [
+        Batch.from_data_list([Snapshot(x=x, edge_index=alone, node_id=ids, action_mask=mask)])
+        for ids in (torch.arange(4), permutation)
+    ]
+    logits = []
+    for a, graph in zip((algo, other), graphs, strict=True):
+        view, layout, _ = a.view(graph)
+        logits.append(layout.gather(a.policy(view, a.network.initial(1), False)[0]))
+    torch.testing.assert_close(logits[0], logits[1])
+    view, layout, _ = algo.view(graphs[1])
+    assert not torch.allclose(logits[0], layout.gather(algo.policy(view, algo.network.initial(1), False)[0]))
+
+
+@every
+def test_a_batch_is_its_graphs_side_by_side(variant):
+    """One of them without any edge, and in the crowd with absent agents."""
+    for make_env in (path3, crowd):
+        env = make_env(3)
+        algo, batch = make(variant, env), env.reset(3)
+        with torch.no_grad():
+            if variant == 'ip':
+                together = algo.q_values(algo.network, batch, None)
+                alone = [algo.q_values(algo.network, g, None) for g in singles(batch)]
+            else:
+                together = policy_of(algo, batch)
+                alone = [policy_of(algo, g) for g in singles(batch)]
+        torch.testing.assert_close(together, torch.cat(alone))
+
+
+def singles(batch: Any) -> list[Any]:
+    return [Batch.from_data_list([g]) for g in batch.to_data_list()]
+
+
+def policy_of(algo: Any, graph: Any) -> Any:
+    view, layout, _ = algo.view(graph)
+    return layout.gather(algo.policy(view, algo.network.initial(graph.num_graphs), False)[0])
+
+
+@pytest.mark.parametrize(
+    ('variant', 'options', 'message'),
+    [
+        ('neurcomm', {'gamma': 2.0}, r"'gamma' must lie in \[0, 1\] \(got 2.0\)"),
+        ('neurcomm', {'rollout_steps': 0}, r"'rollout_steps' must be at least 1 \(got 0\)"),
+        ('neurcomm', {'slots': -1}, r"'slots' must be at least 0, or None \(got -1\)"),
+        ('neurcomm', {'max_agents': 0}, r"'max_agents' must be at least 1, or None \(got 0\)"),
+        ('neurcomm', {'reward_norm': 0.0}, r"'reward_norm' must be above 0 \(got 0.0\)"),
+        ('neurcomm', {'alpha': 1.5}, r"'alpha' must lie in \[0, 1\], or be None .* \(got 1.5\)"),
+        ('neurcomm', {'entropy': -1.0}, r"'entropy' must be at least 0 \(got -1.0\)"),
+        ('neurcomm', {'lr': 0.0}, r"'lr' must be above 0 \(got 0.0\)"),
+        ('neurcomm', {'lr_end': 2.0}, r"'lr_end' must lie in \[0, 1\] \(got 2.0\)"),
+        ('neurcomm', {'hidden_channels': 0}, r"'hidden_channels' must be at least 1 \(got 0\)"),
+        ('neurcomm', {'play_temperature': -1.0}, r"'play_temperature' must be at least 0 \(got -1.0\)"),
+        ('consenet', {'critic': 'best'}, r"'critic' must be one of \('joint', 'recurrent'\) \(got 'best'\)"),
+        ('consenet', {'consensus': 'mean'}, r"'consensus' must be one of \('metropolis', 'uniform'\) \(got 'mean'\)"),
+        ('consenet', {'critic_lr': 0.0}, r"'critic_lr' must be above 0 \(got 0.0\)"),
+        ('lio', {'reward_max': -1.0}, r"'reward_max' must be at least 0 \(got -1.0\)"),
+        ('lio', {'lr_actor': 0.0}, r"'lr_actor' must be above 0 \(got 0.0\)"),
+        ('lio', {'epsilon_end': 1.5}, r"'epsilon_end' must lie in \[0, 1\] \(got 1.5\)"),
+        ('lio', {'policy_channels': (0,)}, r"'policy_channels' must be at least 1 each"),
+        ('ip', {'aggr': 'max'}, r"'aggr' must be one of \('add', 'mean'\) \(got 'max'\)"),
+        ('ip', {'rounds': 0}, r"'rounds' must be at least 1 \(got 0\)"),
+        ('ip', {'beta': -0.1}, r"'beta' must be at least 0 \(got -0.1\)"),
+        ('ip', {'gumbel': 0.0}, r"'gumbel' must be above 0 \(got 0.0\)"),
+        ('ip', {'tau': 2.0}, r"'tau' must lie in \[0, 1\] \(got 2.0\)"),
+        ('ip', {'learning_starts': 20_000}, r"'learning_starts' must lie in \[0, total_steps=10000\)"),
+        ('ip', {'encoder_channels': (0,)}, r"'encoder_channels' must be at least 1 each"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused_by_name(variant, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(variant, path3(), **options)
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make('neurcomm', path3()).config.lr = 1.0
+
+
+# --- as a run ---------------------------------------------------------------------------------------------------------
+
+QUICK = ['--no-media', '--eval-episodes', '4', '--final-episodes', '4']
+
+
+@pytest.mark.parametrize('algo', ['neurcomm', 'consenet', 'lio', 'ip'])
+def test_it_is_trained_evaluated_and_refused_twice_from_the_command_line(tmp_path: Path, algo, capsys):
+    folder = tmp_path / 'run'
+    args = ['train', 'prisoner', '--algo', algo, '--total-steps', '640', '--out', str(folder), *QUICK]
+    assert main(args) == 0
+    result = json.loads((folder / 'final.json').read_text())
+    assert result['env_steps'] == 640
+    assert result['updates'] > 0
+    assert main(args) == 1  # there is a run already
+    assert main([*args, '--resume']) == 0
+    capsys.readouterr()
+    assert main(['evaluate', str(folder), '--episodes', '3', '--json']) == 0
+    assert json.loads(capsys.readouterr().out)['policy']['return']['count'] == 3
+
+
+@pytest.mark.parametrize('algo', ['neurcomm', 'consenet', 'lio', 'ip'])
+@pytest.mark.parametrize('scenario', SCENARIOS)
+def test_no_option_has_the_name_of_another(scenario, algo, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(['train', scenario, '--algo', algo, '--help'])
+    assert stop.value.code == 0
+    assert '--gamma' in capsys.readouterr().out
+
+
+def test_the_reference_preset_of_consenet_is_known():
+    for name in ('prisoner', 'jungle', 'traffic'):
+        config = SCENARIOS[name].config('consenet', 'reference').algorithm
+        assert (config.critic, config.consensus, config.alpha) == ('recurrent', 'uniform', 0.9)
+        assert SCENARIOS[name].config('consenet').algorithm.critic == 'joint'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('algo', 'options', 'low', 'high'),
+    [
+        ('neurcomm', [], 0.95, 0.97),
+        ('consenet', [], 0.95, 0.97),
+        ('lio', [], 0.95, 0.97),
+        ('lio', ['--lr-reward', '1e-12'], 0.46, 0.52),  # incentives that never learn
+        ('ip', [], 0.46, 0.6),
+    ],
+)
+def test_the_prisoners_do_as_the_paper_says(tmp_path: Path, algo, options, low, high):
+    folder = tmp_path / 'run'
+    assert main(['train', 'prisoner', '--algo', algo, '--no-media', '--out', str(folder), *options]) == 0
+    result = json.loads((folder / 'final.json').read_text())['eval']['policy']['return']
+    assert low <= result['mean'] <= high + 1e-6
