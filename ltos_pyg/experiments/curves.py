@@ -25,6 +25,7 @@ COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#0
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 LINES = ('-', '--', ':')
 _INTERVALS = 8  # error bars along a curve; more would hide it
+_LEGEND_INSIDE = 5  # curves up to which a panel has room for its legend
 _STYLE = {
     'axes.grid': True,
     'axes.spines.right': False,
@@ -292,13 +293,15 @@ def curve_figure(curves: Sequence[Curve], metric: str = 'eval/return') -> Any:
 
         scenarios = sorted({curve.scenario for curve in curves})
         labels = sorted({curve.label for curve in curves})
-        figure = Figure(figsize=(1 + 4.6 * len(scenarios), 4.2), layout='constrained')
+        beside = len(labels) > _LEGEND_INSIDE
+        figure = Figure(figsize=(1 + (6.2 if beside else 4.6) * len(scenarios), 4.2), layout='constrained')
         panels = figure.subplots(1, len(scenarios), squeeze=False)[0]
         for axes, scenario in zip(panels, scenarios, strict=True):
             for curve in curves:
                 if curve.scenario == scenario:
                     _draw(axes, curve, labels.index(curve.label), len(labels))
             _annotate(axes, scenario, metric)
+            axes.legend(**({'loc': 'upper left', 'bbox_to_anchor': (1.0, 1.0)} if beside else {'loc': 'best'}))
         figure.supxlabel(_caption(curves), fontsize=7.5, color='0.35')
     return figure
 
@@ -350,7 +353,6 @@ def _annotate(axes: Any, scenario: str, metric: str) -> None:
     axes.set_ylabel(metric)
     axes.xaxis.set_major_formatter(EngFormatter(sep=''))
     axes.margins(x=0.01)
-    axes.legend(loc='best')
 
 
 def _caption(curves: Sequence[Curve]) -> str:

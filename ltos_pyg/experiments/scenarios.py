@@ -167,6 +167,7 @@ SCENARIOS: dict[str, Scenario] = {
             'random_hold': 20,
         },
         presets={
+            ('qmix', 'default'): {'steps_per_update': 4.0},  # with fewer, a mixing weight often dies, see deviations.md
             ('neurcomm', 'default'): {'rollout_steps': 10, 'alpha': 1.0},  # the sum of both rewards
             ('consenet', 'default'): {'rollout_steps': 5, 'entropy': 0.03, 'critic_lr': 4.0},
             ('consenet', 'reference'): {'rollout_steps': 5} | REFERENCE_CONSENET,
