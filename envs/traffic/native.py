@@ -53,7 +53,7 @@ class NativeEngine:
         self.network, self.flow, self.num_envs, self.seed = network, flow, num_envs, seed
         threads = min(threads, num_envs)
         self._parts = list(pairwise(np.linspace(0, num_envs, threads + 1).astype(int).tolist()))
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None  # the caller's thread does its part, too
         self._drivable, self._fan = _network_tables(network)
         self._tabulate(FIRST_TABLE)
         self.reset()
@@ -72,12 +72,14 @@ class NativeEngine:
         check_count('seconds', seconds, 0)
         if self.time + seconds > self._schedule.until and not self._all_due:
             self._look_further(self.time + seconds)
-        if self._pool is None:
-            kernel.play(0, self.num_envs, seconds, self._world, self._state, self._scratch[0])
-            return
-        parts = zip(self._parts, self._scratch, strict=True)
-        for done in [self._pool.submit(kernel.play, *p, seconds, self._world, self._state, s) for p, s in parts]:
-            done.result()
+        own, *others = [
+            (*part, seconds, self._world, self._state, scratch)
+            for part, scratch in zip(self._parts, self._scratch, strict=True)
+        ]
+        played = [] if self._pool is None else [self._pool.submit(kernel.play, *part) for part in others]
+        kernel.play(*own)
+        for part in played:
+            part.result()
 
     def lane_vehicle_count(self) -> npt.NDArray[np.int32]:
         return self._state.vehicles.copy()
