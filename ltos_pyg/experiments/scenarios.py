@@ -173,6 +173,7 @@ SCENARIOS: dict[str, Scenario] = {
             ('consenet', 'reference'): {'rollout_steps': 5} | REFERENCE_CONSENET,
             # From about 1 on, the pay at the start, half of the most, makes the longer way home worth it by itself.
             ('lio', 'default'): {'rollout_steps': 5, 'reward_max': 0.5, 'lr_reward': 1e-2},
+            ('ip', 'default'): {'beta': 0.2},  # with 0.05 it never meets cooperation often enough to learn it
         },
     ),
     'traffic': Scenario(
