@@ -1,8 +1,7 @@
-"""What the tests of the methods with networks of each agent's own share: small games, a loop, and states laid flat."""
+"""What the tests of the methods with networks of each agent's own share: small games and a loop."""
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from ltos_pyg.algos import ALGORITHMS
 from ltos_pyg.data import Snapshot
-from ltos_pyg.graph_env import GraphEnv, SingleGraphEnv, SingleStep, VectorGraphEnv, fully_connected
+from ltos_pyg.graph_env import GraphEnv, SingleGraphEnv, SingleStep, VectorGraphEnv
 
 NETWORKED: dict[str, dict[str, Any]] = {
     'neurcomm': {'hidden_channels': 8, 'rollout_steps': 4, 'lr': 1e-2},
@@ -52,31 +51,6 @@ class Strangers(Path3):
     edges = torch.zeros(2, 0, dtype=torch.int64)
 
 
-class Crowd(SingleGraphEnv):
-    """Agents come and go, may be alone or nobody at all in the end, and each has actions that it may not take."""
-
-    num_features, num_actions, max_nodes, horizon = 2, 4, 4, 6
-    fixed_nodes, symmetric, has_action_mask = False, True, True
-
-    def start(self) -> Snapshot:
-        self.members = torch.arange(1 + int(torch.randint(4, (1,), generator=self.generator)))
-        return self.look()
-
-    def step(self, action: Tensor) -> SingleStep:
-        assert self.mask.gather(1, action.unsqueeze(1)).all(), 'an illegal action was taken'
-        here = torch.rand(4, generator=self.generator) < 0.7
-        reward = action.float() - self.members
-        self.members = here.nonzero().flatten()
-        return SingleStep(self.look(), reward, terminated=len(self.members) == 0)
-
-    def look(self) -> Snapshot:
-        n = len(self.members)
-        self.mask = torch.rand(n, 4, generator=self.generator) < 0.5
-        self.mask[:, 1] = True  # waiting is always legal
-        x = torch.rand(n, 2, generator=self.generator)
-        return Snapshot(x=x, edge_index=fully_connected(n), node_id=self.members, action_mask=self.mask)
-
-
 def path3(num_envs: int = 2) -> GraphEnv:
     return VectorGraphEnv(Path3, num_envs)
 
@@ -105,20 +79,3 @@ class Loop:
             for _ in range(self.algo.due_updates):
                 self.metrics.append(self.algo.update())
         return self
-
-
-def flat(value: Any, name: str = '') -> dict[str, Any]:
-    """Nested containers as one dict from path to leaf."""
-    if isinstance(value, dict):
-        parts = [flat(item, f'{name}.{key}') for key, item in value.items()]
-    elif isinstance(value, list | tuple):
-        parts = [flat(item, f'{name}[{i}]') for i, item in enumerate(value)]
-    else:
-        return {name: value.clone() if isinstance(value, Tensor) else value}
-    return dict(itertools.chain.from_iterable(part.items() for part in parts))
-
-
-def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """Names under which two flat states differ in any bit."""
-    same = {k for k in a.keys() & b.keys() if (torch.equal(a[k], b[k]) if isinstance(a[k], Tensor) else a[k] == b[k])}
-    return sorted((a.keys() | b.keys()) - same)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from networked_zoo import Crowd, Loop, flat, make, path3
+from networked_zoo import Loop, make, path3
+from test_algorithms import Crowd, flat
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import one_hot

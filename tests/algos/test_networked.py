@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networked_zoo import NETWORKED, Crowd, Loop, Path3, differing, flat, make, path3
+from networked_zoo import NETWORKED, Loop, Path3, make, path3
+from test_algorithms import Crowd, differing, flat
 from torch_geometric.data import Batch
 
 from ltos_pyg.algos import NonFiniteLossError
