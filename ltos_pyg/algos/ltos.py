@@ -46,7 +46,7 @@ class LToSConfig(DQNConfig):
     phi_starts: float = 0.05  # part of training before the first one
     phi_channels: int = 64
     pair_channels: int = 64  # hidden size of the edge critic's pair values
-    temperature: float = 0.1  # of the softmax in the gain, in units of value
+    temperature: float = 0.3  # of the softmax in the gain, as a part of the spread of values over actions
     random_fraction: float = 0.5  # part of the episodes under random held own shares, at the start of training
     random_until: float = 0.5  # part of training over which that falls to none; 0: it stays
     random_low: float = 0.25  # least own share drawn

@@ -77,9 +77,27 @@ def gain(w: Tensor, u: Tensor, temperature: float) -> Tensor:
 
 
 def test_the_gain_of_a_node_worked_by_hand():
-    # softmax of (0, log 3) is (1/4, 3/4); the neighbourhood's advantage is (-2, 2): (3/4 - 1/4) * 2 = 1
-    q = torch.tensor([[0.0, 0.5 * math.log(3)]])
-    assert sharing_gain(q, torch.tensor([[1.0, 5.0]]), temperature=0.5).tolist() == pytest.approx([1.0])
+    # values -5, 5 and neighbourhood -2, 2: a spread of sqrt(25 + 0.04), in which they lie 10 / sqrt(25.04) apart
+    q, apart = torch.tensor([[0.0, 10.0]]), 10 / math.sqrt(25.04)
+    temperature = apart / math.log(3)  # softmax of (0, log 3) is (1/4, 3/4)
+    assert sharing_gain(q, torch.tensor([[1.0, 5.0]]), temperature).tolist() == pytest.approx([(3 / 4 - 1 / 4) * 2])
+
+
+def test_forbidden_actions_have_no_part_in_the_gain():
+    w, u, temperature = pairs()
+    q, neighbourhood = (w.unsqueeze(-1) * u).sum(1), u.sum(1)
+    wider = torch.full((2, 1), -torch.inf), torch.full((2, 1), 1e4)
+    q_wider, neighbourhood_wider = (torch.cat(both, dim=1) for both in zip((q, neighbourhood), wider, strict=True))
+    expected = sharing_gain(q, neighbourhood, temperature)
+    torch.testing.assert_close(sharing_gain(q_wider, neighbourhood_wider, temperature), expected)
+
+
+def test_firmer_answers_are_hardly_a_gain():
+    # to keep is to act on what matters more to oneself, but one would do the same anyway
+    own, pair = tensor(5.0, -5.0).expand(2, 2), tensor(1.0, -1.0).expand(2, 2)
+    kept = torch.tensor(0.4, requires_grad=True)
+    sharing_gain(kept * own + (1 - kept) * pair, own + pair, temperature=0.3).sum().backward()
+    assert 0 <= kept.grad.item() < 0.1
 
 
 def test_there_is_no_gain_where_all_actions_are_alike():
@@ -123,7 +141,7 @@ def test_a_gift_that_turns_a_harmful_answer_pays():
     assert values.diff().min() >= 0
     assert values[0].item() == pytest.approx(-1, abs=1e-3)  # it attacks: one below the mean of -2 and 0
     assert values[-1].item() == pytest.approx(1, abs=1e-3)
-    assert w.grad[1:3].min() > 1  # it pays most where the attacker wavers
+    assert w.grad[1:3].min() > 10 * w.grad[[0, 3]].abs().max()  # it pays most where the attacker wavers
 
 
 def test_the_gap_to_the_best_action():
