@@ -14,6 +14,7 @@ from torch_geometric.data import Batch
 
 from ltos_pyg.algos.base import Algorithm, Decision
 from ltos_pyg.algos.exploration import epsilon_greedy, linear_schedule, softmax_choice
+from ltos_pyg.algos.losses import masked
 from ltos_pyg.algos.team import joint_mask
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
 from ltos_pyg.nn.validation import check_finite
@@ -142,10 +143,9 @@ class CocoQ(Algorithm):
 
     def act(self, graph: Batch, explore: bool = False) -> Decision:
         self._check(graph)
-        actions, c = self.spec.num_actions, self.config
+        actions, c, mask = self.spec.num_actions, self.config, self._joint_mask(graph)
         row = [self.table.find(key) for key in _keys(graph)]
         q = torch.from_numpy(self.table.q[row].sum(1)).flatten(1)  # (B, A^2); unknown states are all zero
-        mask = None if graph.get('action_mask') is None else joint_mask(graph.action_mask.cpu().view(-1, 2, actions))
         if explore:
             progress = min(self.env_steps / c.total_steps, 1.0)
             rate = linear_schedule(c.epsilon_start, c.epsilon_end, c.epsilon_fraction, progress)
@@ -153,6 +153,11 @@ class CocoQ(Algorithm):
         else:
             joint = softmax_choice(q, c.play_temperature, self.play_rng, mask)
         return Decision(torch.stack([joint // actions, joint % actions], dim=1).flatten().to(self.device))
+
+    def _joint_mask(self, graph: Batch) -> Tensor | None:
+        """Which joint actions are allowed, (B, A^2)."""
+        mask = graph.get('action_mask')
+        return None if mask is None else joint_mask(mask.cpu().view(-1, 2, self.spec.num_actions))
 
     def _check(self, graph: Batch) -> None:
         if graph.num_nodes != 2 * graph.num_graphs:
@@ -223,8 +228,7 @@ class CocoQ(Algorithm):
         """
         row = [self.table.find(key) for key in _keys(graph)]
         q = torch.from_numpy(self.table.q[row]).flatten(2)  # (B, 2, A^2)
-        joint = self.act(graph).action.cpu().view(-1, 2)
-        best = joint[:, 0] * self.spec.num_actions + joint[:, 1]
+        best = masked(q.sum(1), self._joint_mask(graph)).argmax(-1)
         return self.values(graph) - q.gather(2, best.view(-1, 1, 1).expand(-1, 2, 1)).flatten()
 
     # saving ------------------------------------------------------------------------------------------------------

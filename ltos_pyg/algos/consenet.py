@@ -82,6 +82,7 @@ class ConseNet(ActorCritic):
 
     After each gradient step, neighbours average their critics, :math:`w_i \leftarrow \sum_j c_{ij} w_j`, everyone at
     once, so that every critic comes to estimate the team's mean return, though each agent learns from its own reward.
+    (With ``consensus='uniform'`` on a graph that is not regular, it is a mean weighted by degree plus one.)
 
     ``critic='joint'`` is the method of Zhang et al., `"Fully Decentralized Multi-Agent Reinforcement Learning with
     Networked Agents" <https://arxiv.org/abs/1802.08757>`_, its first algorithm: :math:`Q_i(s, a)` sees all observations

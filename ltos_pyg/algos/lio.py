@@ -34,7 +34,7 @@ class LIOConfig(OnPolicyConfig):
     epsilon_start: float = 0.5  # part of the policy that is uniform, at the start
     epsilon_end: float = 0.05
     epsilon_fraction: float = 0.3  # part of training over which it falls
-    max_grad_norm: float = 10.0  # of the incentive networks, and of the values
+    max_grad_norm: float = 10.0  # of the incentive networks and the values together
     policy_channels: tuple[int, ...] = (64, 32)
     incentive_channels: tuple[int, ...] = (64, 16)
 
@@ -114,6 +114,14 @@ class Segment:
         bootstrap = self.bootstrap[..., which]
         return self.by_agent(discounted_returns(self.by_step(reward), bootstrap, self.goes_on, gamma))
 
+    def less_common(self, surplus: Tensor) -> Tensor:
+        """(n, M) less its mean over the graphs at each step, where an agent is in several: pay that comes whatever one
+        does is left out, for one."""
+        by_step, here = self.by_step(surplus), self.by_step(self.present)
+        count = here.sum(-1, keepdim=True)
+        mean = by_step.sum(-1, keepdim=True) / count.clamp(min=1)
+        return self.by_agent(by_step - mean * (here & (count > 1)))
+
     def credit(self, inner: Tensor, gamma: float) -> Tensor:
         r"""What a unit of pay counts at each moment for what it does to the learning from earlier ones, the mirror of
         :meth:`returns`: :math:`C_t = g_t + \gamma C_{t-1}`, (n, n, M) from (n, n, M)."""
@@ -184,7 +192,8 @@ class LIO(OnPolicy):
     a_{\mathcal{N}_i}))_j`. Two segments make one round:
 
     1. play; every policy takes a plain gradient step on its own reward and the pay that it got,
-       :math:`\hat\theta_j = \theta_j + \lambda \sum_t \nabla \log \pi_j(a_t) (G^j_t - V_j)` (and entropy);
+       :math:`\hat\theta_j = \theta_j + \lambda \sum_t \nabla \log \pi_j(a_t) (G^j_t - b_j)`, b a baseline (and
+       entropy);
     2. play with :math:`\hat\theta`; every incentive network climbs its agent's return *without* pay,
        :math:`\sum_{j \ne i} \sum_t \log \pi_{\hat\theta_j}(\hat a_t) \hat G^i_t - c \sum_t \gamma^t |m_i|`, through
        what the pay did to :math:`\hat\theta_j` (:func:`incentive_gradient`). Then :math:`\theta` is :math:`\hat\theta`.
@@ -194,8 +203,8 @@ class LIO(OnPolicy):
     outside, incentive heads without bias, pay that is not taken off the payer's reward but held down by ``pay_cost``.
     Ours: payments go to neighbours, by slot, instead of to everyone (with two agents this is the same); segments of a
     fixed length in many graphs at once instead of whole episodes, so returns bootstrap with a learned value, which is
-    also the baseline; the exact closed form instead of automatic second derivatives, which in that code leak credit
-    between payers when there are more than two agents.
+    also the baseline, together with the mean over the graphs (taken as given); the exact closed form instead of
+    automatic second derivatives, which in that code leak credit between payers when there are more than two agents.
 
     Paying needs to know whom: on moving graphs a slot holds now one neighbour and now another, and the method is at a
     loss by its own definition, as the LToS paper reports. Payers see their neighbours' parameters (in training);
@@ -209,9 +218,11 @@ class LIO(OnPolicy):
         self, spec: GraphEnvSpec, config: LIOConfig, seed: int = 0, device: str | torch.device = 'cpu'
     ) -> None:
         super().__init__(spec, config, seed, device)
-        adam = lambda module, lr: torch.optim.Adam(module.parameters(), lr=lr)
-        self.reward_optimizer = adam(self.network.incentive, config.lr_reward)
-        self.value_optimizer = adam(self.network.value, config.lr_value)
+        lrs = {'value': config.lr_value}
+        if config.reward_max > 0 and self.slots > 0:  # else nobody pays, and no payer learns
+            lrs['incentive'] = config.lr_reward
+        groups = [{'params': list(self.network.get_submodule(name).parameters()), 'lr': lr} for name, lr in lrs.items()]
+        self.optimizer = torch.optim.Adam(groups)
         self.segment_epsilon = config.epsilon_start  # of the segment being played: one policy must have played it all
         self.round: dict[str, Any] | None = None  # between its two segments: the first one's steps, epsilon and weights
 
@@ -257,20 +268,30 @@ class LIO(OnPolicy):
         return total[:-1].view(n, M)
 
     def update(self) -> dict[str, float]:
-        unheard = self.rollout.read()['unheard'].float().mean()
-        s = Segment.of(self.rollout.read(), self.segment_epsilon)
-        paid = self.payments(s)
+        steps = self.rollout.read()
+        s = Segment.of(steps, self.segment_epsilon)
         own = s.by_agent(s.reward)
-        shaped = own + self.received(s, paid.detach())
+        shaped = own + self.received(s, self.payments(s).detach())
         values = self.network.value(s.x)
         returns = [s.returns(r, which, self.config.gamma) for which, r in enumerate((own, shaped))]
-        surplus = [(returns[k] - values[..., k].detach()) * s.present for k in (0, 1)]
+        surplus = [s.less_common((returns[k] - values[..., k].detach()) * s.present) for k in (0, 1)]
         error = ((torch.stack(returns, -1) - values).square() * s.present.unsqueeze(-1)).mean()
-        self.step(self.value_optimizer, error)
-        metrics = self.policy_step(s, surplus[1]) if self.round is None else self.incentive_step(s, surplus[0])
+        # Every check comes before the first change: a step that is refused leaves all networks as they were.
+        if self.round is None:
+            grads, metrics = self.policy_gradient(s, surplus[1])
+            self.step(error)
+            self.round = {'steps': steps, 'epsilon': s.epsilon, 'weights': self.policy_weights()}
+            with torch.no_grad():
+                for parameter, grad in zip(self.network.policy.parameters(), grads, strict=True):
+                    parameter.add_(grad, alpha=self.config.lr_actor)
+        else:
+            loss, metrics = self.incentive_loss(s, surplus[0])
+            self.step(error + loss)
+            self.round = None
         self.rollout.clear()
         self.updates += 1
         received = (shaped - own).sum() / s.present.sum().clamp(min=1)
+        unheard = steps['unheard'].float().mean()
         metrics |= {'value_loss': error.detach(), 'received': received, 'unheard': unheard}
         return {name: float(value) for name, value in metrics.items()}
 
@@ -278,12 +299,11 @@ class LIO(OnPolicy):
         """The policies' weights as they are."""
         return {name: p.detach().clone() for name, p in self.network.policy.named_parameters()}
 
-    def policy_step(self, s: Segment, advantage: Tensor) -> dict[str, Tensor]:
-        """The plain step of every policy, on what it got with pay."""
+    def policy_gradient(self, s: Segment, advantage: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """The direction of every policy's plain step, on what it got with pay."""
         log, entropy = log_probs(self.network.policy, dict(self.network.policy.named_parameters()), s)
         objective = (log * advantage + self.config.entropy * entropy).sum() / s.reward.size(-1)
-        parameters = list(self.network.policy.parameters())
-        grads = torch.autograd.grad(objective, parameters)
+        grads = torch.autograd.grad(objective, list(self.network.policy.parameters()))
         names = [f'gradient of network.policy.{name}' for name, _ in self.network.policy.named_parameters()]
         bad = first_nonfinite({'objective of the policies': objective, **dict(zip(names, grads, strict=True))})
         if bad is not None:
@@ -291,17 +311,13 @@ class LIO(OnPolicy):
                 f'{bad} is NaN or infinite at gradient step {self.updates + 1}; the weights were left as they were. '
                 f'Lower the learning rate (lr_actor={self.config.lr_actor}), or look for extreme rewards.'
             )
-        self.round = {'steps': self.rollout.read(), 'epsilon': s.epsilon, 'weights': self.policy_weights()}
-        with torch.no_grad():
-            for parameter, grad in zip(parameters, grads, strict=True):
-                parameter.add_(grad, alpha=self.config.lr_actor)
-        return {
+        return grads, {
             'policy_objective': objective.detach(),
             'entropy': entropy.sum().detach() / s.present.sum().clamp(min=1),
         }
 
-    def incentive_step(self, second: Segment, gain: Tensor) -> dict[str, Tensor]:
-        """The payers' step, given what they gained after the policies' step."""
+    def incentive_loss(self, second: Segment, gain: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the payers descend, given what they gained after the policies' step."""
         assert self.round is not None
         c, first = self.config, Segment.of(self.round['steps'], self.round['epsilon'])
         worth = incentive_gradient(
@@ -315,19 +331,16 @@ class LIO(OnPolicy):
         late = c.gamma ** torch.arange(len(first.reward), device=paid.device)
         cost = (first.by_step(paid.sum(-1)).mean(-1).sum(-1) * late).sum()
         loss = c.pay_cost * cost - (paid * worth_of_slot).sum()
-        if self.config.reward_max > 0 and self.slots > 0:
-            self.step(self.reward_optimizer, loss)
-        self.round = None
-        return {'incentive_loss': loss.detach(), 'cost': cost.detach()}
+        return loss, {'incentive_loss': loss.detach(), 'cost': cost.detach()}
 
-    def step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-        """One guarded step of Adam."""
-        guarded_step(optimizer, self.modules(), loss, self.config.max_grad_norm, self.updates)
+    def step(self, loss: Tensor) -> None:
+        """One guarded step of Adam, for the values and the incentives."""
+        guarded_step(self.optimizer, self.modules(), loss, self.config.max_grad_norm, self.updates)
 
     # saving ------------------------------------------------------------------------------------------------------
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {'reward': self.reward_optimizer, 'value': self.value_optimizer}
+        return {'optimizer': self.optimizer}
 
     def state_dict(self) -> dict[str, Any]:
         round_ = None

@@ -53,14 +53,16 @@ class Scenario:
             raise ValueError(f"unknown preset '{preset}' of {algo} on {self.name}. Choose one of: {', '.join(known)}")
         config_class = ALGORITHMS[algo][1]
         names = {f.name for f in dataclasses.fields(config_class)}
-        options = {k: v for k, v in self.algorithm.items() if k in names} | dict(self.presets.get((algo, preset), {}))
+        chosen = dict(self.presets.get((algo, preset), {}))
+        train = dict(self.train) | ({'num_envs': chosen.pop('num_envs')} if 'num_envs' in chosen else {})
+        options = {k: v for k, v in self.algorithm.items() if k in names} | chosen
         return RunConfig(
             scenario=self.name,
             algo=algo,
             preset=preset,
             env=self.env_config(),
             algorithm=config_class(**options),
-            train=TrainConfig(**self.train),
+            train=TrainConfig(**train),
         )
 
     def make_env(self, config: RunConfig) -> MakeEnv:
@@ -137,10 +139,14 @@ SCENARIOS: dict[str, Scenario] = {
             ('dgn', 'paper'): PAPER_DGN,
             ('dqn', 'paper'): PAPER_DGN,
             ('fixed_ltos', 'paper'): PAPER_DGN | {'own': 0.8},
-            ('neurcomm', 'default'): {'rollout_steps': 10, 'slots': 8, 'reward_norm': 5.0},
-            ('consenet', 'default'): {'rollout_steps': 10, 'slots': 8},
-            ('consenet', 'reference'): {'rollout_steps': 10, 'slots': 8, 'reward_norm': 5.0} | REFERENCE_CONSENET,
-            ('lio', 'default'): {'rollout_steps': 10, 'slots': 8, 'pay_cost': 1e-4},
+            # On-policy: one gradient step a segment, so few graphs at once, or there are few gradient steps.
+            ('neurcomm', 'default'): {'num_envs': 8, 'rollout_steps': 10, 'slots': 8, 'reward_norm': 5.0},
+            ('consenet', 'default'): {'num_envs': 8, 'rollout_steps': 10, 'slots': 8},
+            ('consenet', 'reference'): (
+                {'num_envs': 8, 'rollout_steps': 10, 'slots': 8, 'reward_norm': 5.0} | REFERENCE_CONSENET
+            ),
+            # LIO: an odd number of segments an episode, or policies would learn from every other one alone.
+            ('lio', 'default'): {'num_envs': 8, 'rollout_steps': 8, 'slots': 8, 'pay_cost': 1e-4},
             ('ip', 'default'): {'aggr': 'mean'},
         },
     ),
@@ -168,6 +174,7 @@ SCENARIOS: dict[str, Scenario] = {
         },
         presets={
             ('qmix', 'default'): {'steps_per_update': 4.0},  # with fewer, a mixing weight often dies, see deviations.md
+            ('fixed_ltos', 'default'): {'own': 0.4},  # at one half, cooperation and a way out of it are worth the same
             ('neurcomm', 'default'): {'rollout_steps': 10, 'alpha': 1.0},  # the sum of both rewards
             ('consenet', 'default'): {'rollout_steps': 5, 'entropy': 0.03, 'critic_lr': 4.0},
             ('consenet', 'reference'): {'rollout_steps': 5} | REFERENCE_CONSENET,
@@ -201,10 +208,10 @@ SCENARIOS: dict[str, Scenario] = {
             'replay_size': 20_000,
         },
         presets={
-            ('neurcomm', 'default'): {'slots': 4, 'alpha': None, 'reward_norm': 36.0},  # the mean over the grid
-            ('consenet', 'default'): {'slots': 4},
-            ('consenet', 'reference'): {'slots': 4, 'reward_norm': 5.0} | REFERENCE_CONSENET,
-            ('lio', 'default'): {'slots': 4, 'pay_cost': 1e-4},
+            ('neurcomm', 'default'): {'num_envs': 4, 'slots': 4, 'alpha': None, 'reward_norm': 36.0},  # signals of 6x6
+            ('consenet', 'default'): {'num_envs': 4, 'slots': 4},
+            ('consenet', 'reference'): {'num_envs': 4, 'slots': 4, 'reward_norm': 5.0} | REFERENCE_CONSENET,
+            ('lio', 'default'): {'num_envs': 4, 'rollout_steps': 24, 'slots': 4, 'pay_cost': 1e-4},
         },
     ),
 }

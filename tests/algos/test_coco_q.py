@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 from typing import Any
@@ -133,6 +134,8 @@ def test_the_prisoners_values_are_learned(gamma):
     payments = algo.side_payments(graph).view(8, 2)
     assert payments.abs().max() < 0.05  # a fair game needs none
     assert payments.sum(1).abs().max() < 1e-9
+    algo.config = dataclasses.replace(algo.config, play_temperature=10.0)  # they belong to the best, whatever is played
+    assert torch.equal(algo.side_payments(graph).view(8, 2), payments)
 
 
 class Wage(SingleGraphEnv):

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.nn.functional import one_hot
 from torch.testing import assert_close
 
+from ltos_pyg.algos import NonFiniteLossError
 from ltos_pyg.algos.lio import Segment, incentive_gradient, log_probs, mixed
 from ltos_pyg.algos.losses import discounted_returns, masked
 from ltos_pyg.data import Snapshot
@@ -115,7 +116,7 @@ def test_incentives_follow_what_pay_is_worth():
     before = algo.payments(first).detach()
     args = algo.round['weights'], algo.policy_weights(), first, second, gain, 0.5, algo.config.gamma
     worth = incentive_gradient(algo.network.policy, *args)
-    algo.incentive_step(second, gain)
+    algo.step(algo.incentive_loss(second, gain)[0])
     rise = algo.payments(first).detach() - before
     n, M = first.present.shape
     table = torch.cat([worth.flatten(1), torch.zeros(n, 1)], dim=1)
@@ -138,8 +139,11 @@ def test_without_pay_it_is_reinforce(make_env):
     for t in range(6):
         logits = masked(functional_call(algo.network.policy, old, (s['x'][t],)), s['mask'][t])
         probs = mixed(logits, s['mask'][t], epsilon).gather(-1, s['action'][t].unsqueeze(-1)).squeeze(-1)
-        baseline = algo.network.value(s['x'][t])[..., 1].detach()
-        objective = objective + (probs.log() * (returns[t] - baseline) * s['present'][t]).sum() / env.spec.num_envs
+        surplus = (returns[t] - algo.network.value(s['x'][t])[..., 1].detach()) * s['present'][t]
+        for agent, here in enumerate(s['present'][t]):  # what all graphs have in common is no agent's merit
+            if here.sum() > 1:
+                surplus[agent, here] -= surplus[agent, here].mean()
+        objective = objective + (probs.log() * surplus).sum() / env.spec.num_envs
     grads = torch.autograd.grad(objective, list(old.values()))
     metrics = algo.update()
     assert metrics['received'] == 0
@@ -149,6 +153,26 @@ def test_without_pay_it_is_reinforce(make_env):
     before = flat(algo.network.incentive.state_dict())
     loop.until(4)
     assert all(torch.equal(before[name], value) for name, value in flat(algo.network.incentive.state_dict()).items())
+
+
+def test_a_step_that_is_refused_leaves_all_networks_as_they_were():
+    algo = make('lio', path3(), rollout_steps=6)
+    loop = Loop(algo, path3())
+    while not algo.rollout.full:
+        loop.step()
+    next(algo.network.policy.parameters()).data[0, 0, 0] = torch.nan
+    before = flat(algo.network.state_dict())
+    with pytest.raises(NonFiniteLossError, match='were left as they were'):
+        algo.update()
+    for name, value in flat(algo.network.state_dict()).items():
+        assert_close(value, before[name], atol=0, rtol=0, equal_nan=True)
+
+
+def test_pay_that_comes_whatever_one_does_teaches_nothing():
+    s = two_segments(path3)[1]
+    surplus = s.less_common(torch.randn(s.present.shape))
+    assert_close(s.less_common(surplus + 7.0), surplus)
+    assert surplus.abs().max() > 0.1
 
 
 def test_pay_goes_to_the_neighbour_in_the_slot_and_nothing_is_lost():

@@ -325,7 +325,11 @@ def test_the_reference_preset_of_consenet_is_known():
         ('consenet', [], 0.95, 0.97),
         ('lio', [], 0.95, 0.97),
         ('lio', ['--lr-reward', '1e-12'], 0.46, 0.52),  # incentives that never learn
-        ('ip', [], 0.46, 0.6),
+        ('qmix', [], 0.95, 0.97),
+        ('joint_dqn', [], 0.95, 0.97),
+        ('coco_q', [], 0.95, 0.97),
+        ('fixed_ltos', [], 0.95, 0.97),
+        ('fixed_ltos', ['--own', '0.7'], 0.46, 0.52),  # above one half, a way out pays more than cooperation
     ],
 )
 def test_the_prisoners_do_as_the_paper_says(tmp_path: Path, algo, options, low, high):

@@ -80,11 +80,12 @@ def test_the_mean_over_views_turns_with_the_board():
     assert (values(symmetries.view(graph, which)).gather(1, symmetries.action[node]) - values(graph)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize('algo', ['dqn', 'dgn', 'fixed_ltos', 'ltos', 'qmix'])
+@pytest.mark.parametrize('algo', ['dqn', 'dgn', 'fixed_ltos', 'ltos', 'qmix', 'ip'])
 def test_greedy_decisions_over_all_views_turn_with_the_board(algo):
     cls, config = ALGORITHMS[algo]
     env = JungleEnv(num_envs=2)
-    learner = cls(env.spec, config(**SMALL, average_views=True), 0)
+    options = {name: value for name, value in SMALL.items() if name in config.__dataclass_fields__}
+    learner = cls(env.spec, config(**options, average_views=True), 0)
     graph = env.reset(0)
     which = torch.tensor([5, 2])
     symmetries = Symmetries(env.spec.symmetries)
