@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from networked_zoo import Loop, make, path3
+from networked_zoo import Loop, Strangers, make, path3
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -116,6 +116,25 @@ def test_without_edges_policy_and_critics_see_their_own_alone():
         together = module(x, none, None, *args)
         alone = [module(x[i : i + 1], none, None, *(a[i : i + 1] for a in args)) for i in range(3)]
         assert_close(together, torch.cat(alone))
+
+
+def test_without_edges_it_is_soft_actor_critic_of_each_node_by_itself():
+    env = VectorGraphEnv(Strangers, 2)
+    algo = make('ip', env, beta=0.3, learning_starts=40)
+    algo = Loop(algo, env).until(3).algo
+    t, c, expected = algo.replay.sample(8, torch.Generator().manual_seed(5), 1, algo.config.gamma), algo.config, 0.0
+    none = torch.zeros(2, 0, dtype=torch.int64)
+    with torch.no_grad():
+        for i in range(t.graph.num_nodes):
+            x, successor = t.graph.x[i : i + 1], t.successor.x[t.successor_node[i]].unsqueeze(0)
+            blind = torch.zeros(1, 3)  # of one's own actions the critic hears nothing
+            q, v = algo.network.q(x, none, None, blind)[0], algo.network.v(x, none, None)[0, 0]
+            log_policy = algo.network.policy(x, none, None)[0].log_softmax(-1)
+            y = t.reward[i] + t.discount[i] * algo.target.v(successor, none, None)[0, 0]
+            soft = (log_policy.exp() * (q - c.beta * log_policy)).sum()
+            expected += float(0.5 * (q[t.action[i]] - y) ** 2 + 0.5 * (v - soft) ** 2 - soft) / t.graph.num_nodes
+    assert algo.loss(t)[0].item() == pytest.approx(expected, rel=1e-4)
+    assert (t.discount > 0).all()  # the clock's end is not the task's
 
 
 def test_renaming_the_nodes_renames_the_policy():

@@ -238,7 +238,8 @@ def singles(batch: Any) -> list[Any]:
 
 def policy_of(algo: Any, graph: Any) -> Any:
     view, layout, _ = algo.view(graph)
-    return layout.gather(algo.policy(view, algo.network.initial(graph.num_graphs), False)[0])
+    _, memory = algo.policy(view, algo.network.initial(graph.num_graphs), False)
+    return layout.gather(algo.policy(view, memory, False)[0])  # the second step hears what was said at the first
 
 
 @pytest.mark.parametrize(
