@@ -318,6 +318,15 @@ def test_the_reference_preset_of_consenet_is_known():
         assert SCENARIOS[name].config('consenet').algorithm.critic == 'joint'
 
 
+@pytest.mark.parametrize('scenario', ['jungle', 'traffic'])
+def test_on_policy_methods_play_few_graphs_and_lios_rounds_move_through_the_episode(scenario):
+    lio, dgn = (SCENARIOS[scenario].config(algo) for algo in ('lio', 'dgn'))
+    assert lio.train.num_envs < dgn.train.num_envs
+    segments, rest = divmod(lio.env.horizon, lio.algorithm.rollout_steps)
+    assert segments % 2 == 1
+    assert rest == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('algo', 'options', 'low', 'high'),

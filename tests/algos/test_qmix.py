@@ -103,7 +103,7 @@ class Still(SingleGraphEnv):
         return Snapshot(x=self.x.repeat(2, 1), edge_index=fully_connected(2))
 
     def step(self, action: Tensor) -> SingleStep:
-        raise NotImplementedError
+        raise AssertionError('this game is looked at, not played')
 
 
 # --- games with known answers ----------------------------------------------------------------------------------------
