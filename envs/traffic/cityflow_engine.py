@@ -7,7 +7,7 @@ import json
 import tempfile
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ltos_pyg.envs.checks import check_count
 from ltos_pyg.envs.traffic.cityflow_notes import TripNotes, Way
-from ltos_pyg.envs.traffic.engine import TripTable, VehicleTable
+from ltos_pyg.envs.traffic.engine import Shown, TripTable, VehicleTable
 from ltos_pyg.envs.traffic.flow import Flow
 from ltos_pyg.envs.traffic.network import RoadNetwork
 from ltos_pyg.envs.traffic.phases import check_phases
@@ -141,6 +141,13 @@ class CityFlowEngine:
             if self._record:
                 self._note()
             self._history.append(self._phase)
+
+    def play(self, shown: Sequence[Shown]) -> None:
+        for _, seconds in shown:
+            check_count('seconds', seconds, 0)
+        for phase, seconds in [(check_phases(phase, self.network, self.num_envs), seconds) for phase, seconds in shown]:
+            self.set_phases(phase)
+            self.step(seconds)
 
     def lane_vehicle_count(self) -> npt.NDArray[np.int32]:
         self._check_open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -13,6 +14,7 @@ from ltos_pyg.envs.traffic.network import RoadNetwork
 
 Backend = Literal['native', 'cityflow']
 BACKENDS: tuple[Backend, ...] = ('native', 'cityflow')
+Shown = tuple[npt.NDArray[np.integer[Any]], int]  # phases (B, I), and the seconds for which they are shown
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,13 @@ class TrafficEngine(Protocol):
 
     def step(self, seconds: int = 1) -> None:
         """Moves all episodes on."""
+
+    def play(self, shown: Sequence[Shown]) -> None:
+        """Shows phases one after another: as :meth:`set_phases` and :meth:`step` for each, in one call.
+
+        Raises:
+            ValueError: As :meth:`set_phases`, before anything moves.
+        """
 
     def lane_vehicle_count(self) -> npt.NDArray[np.int32]:
         """Vehicles on each lane, (B, L)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from ltos_pyg.envs.checks import check_count
 from ltos_pyg.envs.traffic import native_kernel as kernel
-from ltos_pyg.envs.traffic.engine import TripTable, VehicleTable
+from ltos_pyg.envs.traffic.engine import Shown, TripTable, VehicleTable
 from ltos_pyg.envs.traffic.flow import Flow
 from ltos_pyg.envs.traffic.native_kernel import NONE, Scratch, State, World
 from ltos_pyg.envs.traffic.phases import check_phases
@@ -70,16 +71,28 @@ class NativeEngine:
 
     def step(self, seconds: int = 1) -> None:
         check_count('seconds', seconds, 0)
-        if self.time + seconds > self._schedule.until and not self._all_due:
-            self._look_further(self.time + seconds)
-        own, *others = [
-            (*part, seconds, self._world, self._state, scratch)
-            for part, scratch in zip(self._parts, self._scratch, strict=True)
-        ]
-        played = [] if self._pool is None else [self._pool.submit(kernel.play, *part) for part in others]
-        kernel.play(*own)
+        self._advance([(self._state.phase, seconds)])
+
+    def play(self, shown: Sequence[Shown]) -> None:
+        for _, seconds in shown:
+            check_count('seconds', seconds, 0)
+        self._advance([(check_phases(phase, self.network, self.num_envs), seconds) for phase, seconds in shown])
+
+    def _advance(self, shown: Sequence[Shown]) -> None:
+        until = self.time + sum(seconds for _, seconds in shown)
+        if until > self._schedule.until and not self._all_due:
+            self._look_further(until)
+        own, *others = zip(self._parts, self._scratch, strict=True)
+        played = [] if self._pool is None else [self._pool.submit(self._play_part, *part, shown) for part in others]
+        self._play_part(*own, shown)
         for part in played:
             part.result()
+
+    def _play_part(self, episodes: tuple[int, int], scratch: Scratch, shown: Sequence[Shown]) -> None:
+        """Plays some of the episodes, on the thread that calls it."""
+        for phase, seconds in shown:
+            self._state.phase[slice(*episodes)] = phase[slice(*episodes)]
+            kernel.play(*episodes, seconds, self._world, self._state, scratch)
 
     def lane_vehicle_count(self) -> npt.NDArray[np.int32]:
         return self._state.vehicles.copy()

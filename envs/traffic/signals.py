@@ -91,13 +91,9 @@ def play_decision(
     """
     pause = np.where((target != current) & choices.yellow, 0, target)
     if yellow > 0 and not np.array_equal(pause, target):
-        engine.set_phases(pause)
-        engine.step(yellow)
-        engine.set_phases(target)
-        engine.step(seconds - yellow)
+        engine.play([(pause, yellow), (target, seconds - yellow)])
     else:
-        engine.set_phases(target)
-        engine.step(seconds)
+        engine.play([(target, seconds)])
 
 
 def check_timing(seconds: int, yellow: int) -> None:

@@ -88,6 +88,8 @@ def lockstep(network: RoadNetwork, flow: Flow, plan: np.ndarray, every: int = 50
             assert_equal(real, native)
             if second % every == 0:
                 assert_equal_in_all(real, native)
+        for engine in (real, native):
+            engine.play([(plan[0], 5), (plan[-1], 5)])
         assert_equal_in_all(real, native)
 
 

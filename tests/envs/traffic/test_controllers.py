@@ -163,21 +163,18 @@ def test_a_change_is_yellow_first_and_a_signal_that_stays_is_not() -> None:
         def __init__(self) -> None:
             self.said: list[Any] = []
 
-        def set_phases(self, phase: Any) -> None:
-            self.said.append(phase.tolist())
-
-        def step(self, seconds: int) -> None:
-            self.said.append(seconds)
+        def play(self, shown: Any) -> None:
+            self.said += [(phase.tolist(), seconds) for phase, seconds in shown]
 
     _, choices, _ = small()
     before, after = np.array([[1, 2, 3, 4]]), np.array([[1, 3, 3, 1]])
-    for yellow, expected in ((5, [[[1, 0, 3, 0]], 5, [[1, 3, 3, 1]], 5]), (0, [[[1, 3, 3, 1]], 10])):
+    for yellow, expected in ((5, [([[1, 0, 3, 0]], 5), ([[1, 3, 3, 1]], 5)]), (0, [([[1, 3, 3, 1]], 10)])):
         engine: Any = Recorder()
         play_decision(engine, choices, before, after, 10, yellow)
         assert engine.said == expected
     engine = Recorder()
     play_decision(engine, choices, before, before)
-    assert engine.said == [before.tolist(), 10]
+    assert engine.said == [(before.tolist(), 10)]
 
 
 def test_what_can_be_chosen_is_counted_from_phase_1_where_0_is_yellow() -> None:

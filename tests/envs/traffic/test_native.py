@@ -146,6 +146,23 @@ def test_steps_add_up(grid):
     assert_equal_engines(one, many, [(0, 0)])
 
 
+@pytest.mark.parametrize('threads', [1, 2])
+def test_phases_shown_in_one_call_are_those_shown_one_by_one(grid, threads):
+    together, apart = (NativeEngine(*grid, num_envs=3, threads=threads) for _ in range(2))
+    for yellow, green in random_phases(apart, 40).reshape(20, 2, 3, -1):
+        together.play([(yellow, 3), (green, 7)])
+        play(apart, yellow[None], 3)
+        play(apart, green[None], 7)
+    assert_equal_engines(together, apart, [(b, b) for b in range(3)])
+    before = together.state_dict()
+    for wrong in ([(green, 1), (green + 9, 1)], [(green, 1), (green, -1)]):
+        with pytest.raises(ValueError, match=r"'phase' of signal|'seconds' must be"):
+            together.play(wrong)
+    np.testing.assert_array_equal(together.state_dict()['vehicle'], before['vehicle'])  # nothing moved
+    together.close()
+    apart.close()
+
+
 @pytest.mark.parametrize('threads', [1, 2, 3])
 def test_episodes_side_by_side_are_episodes_alone(grid, threads):
     batch = NativeEngine(*grid, num_envs=5, threads=threads)
