@@ -46,6 +46,7 @@ class LToSConfig(DQNConfig):
     phi_starts: float = 0.05  # part of training before the first one
     phi_channels: int = 64
     pair_channels: int = 64  # hidden size of the edge critic's pair values
+    pair_estimates: int = 2  # of pair values, each learned from frames of its own; the gain judges one by others
     temperature: float = 0.3  # of the softmax in the gain, as a part of the spread of values over actions
     random_fraction: float = 0.5  # part of the episodes under random held own shares, at the start of training
     random_until: float = 0.5  # part of training over which that falls to none; 0: it stays
@@ -67,7 +68,7 @@ class LToSConfig(DQNConfig):
         for name in ('random_fraction', 'phi_starts'):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"'{name}' must lie in [0, 1] (got {getattr(self, name)})")
-        for name in ('phi_every', 'phi_channels', 'random_hold', 'global_newest'):
+        for name in ('phi_every', 'phi_channels', 'pair_channels', 'pair_estimates', 'random_hold', 'global_newest'):
             if getattr(self, name) < 1:
                 raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
         for name in ('phi_lr', 'temperature'):
@@ -84,13 +85,31 @@ class LToSConfig(DQNConfig):
             )
 
 
+def features_of_pairs(pairs: Tensor, edge_index: Tensor, edge_attr: Tensor, num_nodes: int) -> Tensor:
+    """Edge features (P, D) of pairs (2, P) of nodes: zeros where the graph has no such edge."""
+    if edge_index.size(1) == 0:
+        return edge_attr.new_zeros(pairs.size(1), edge_attr.size(1))
+    place, order = (edge_index[1] * num_nodes + edge_index[0]).sort()
+    wanted = pairs[1] * num_nodes + pairs[0]
+    at = torch.searchsorted(place, wanted).clamp(max=place.numel() - 1)
+    is_edge = (place[at] == wanted).unsqueeze(-1)
+    return torch.where(is_edge, edge_attr[order[at]], 0.0)
+
+
+def of_estimate(values: Tensor, which: Tensor) -> Tensor:
+    """Of K estimates (K, M, A), for each row the one that is asked for: (M, A) by (M,)."""
+    return values[which, torch.arange(values.size(1), device=values.device)]
+
+
 class EdgeQNetwork(nn.Module):
     """:class:`~ltos_pyg.nn.DGNTrunk` with an :class:`~ltos_pyg.nn.EdgeQHead`."""
 
-    def __init__(self, trunk: DGNTrunk, num_actions: int, pair_channels: int) -> None:
+    def __init__(
+        self, trunk: DGNTrunk, num_actions: int, pair_channels: int, edge_dim: int | None, estimates: int
+    ) -> None:
         super().__init__()
         self.trunk = trunk
-        self.head = EdgeQHead(trunk.out_channels, num_actions, pair_channels)
+        self.head = EdgeQHead(trunk.out_channels, num_actions, pair_channels, edge_dim, estimates)
 
 
 class ValueNetwork(nn.Module):
@@ -113,14 +132,21 @@ class LToS(DGN):
     reward :math:`r^w_i = \sum_j w_{ji} r_j`. Both learn in turns: ``phi_every`` low steps, one high step.
 
     **Low level.** ``critic='node'`` is the paper's: :math:`Q_i(o, a; w)` with :math:`w` an input of the network,
-    trained on :math:`r^w`. ``critic='edge'`` learns :math:`U_{ji}(o, a)`, the discounted return of *j's own* reward
-    after *i* does :math:`a`, and uses :math:`Q_i = \sum_j w_{ji} U_{ji}`: what is learned depends on no
-    distribution of weights, and the gradient through :math:`w` is exact.
+    trained on :math:`r^w`. ``critic='edge'`` learns :math:`U_{ii}(o, a)`, the discounted return of *i's own* reward
+    after *i* does :math:`a`, and :math:`U_{ji}(o, a)`, what that adds to *j's own* return beyond what *j* foresees:
+
+    .. math::
+        U_{ji}(o, a_i) \to \delta_j + \gamma^n U^-_{ji}(o', a'_i), \qquad
+        \delta_j = R_j + \gamma^n U^-_{jj}(o', a'_j) - U_{jj}(o, a_j),
+
+    with the greedy actions :math:`a'`, and uses :math:`Q_i = \sum_j w_{ji} U_{ji}`: what is learned depends on no
+    distribution of weights, the gradient through :math:`w` is exact, and pairs learn small effects, not whole returns.
 
     **High level.** ``'shared'`` is the paper's: maximise :math:`\sum_i \max_a Q_i(o, a; \phi(o))`, Q frozen.
     ``'global'``: maximise :math:`\sum_i G_i(o, \phi(o))` of a critic of each node's own, unshaped return.
     ``'gain'``: maximise :func:`~ltos_pyg.algos.losses.sharing_gain`, what each node's answer to the weights does to
-    its neighbourhood.
+    its neighbourhood: the answer by one estimate of the pair values, what it does by another, which learns from other
+    frames. By the same one, sharing would always seem to pay, since the answer would follow the errors that judge it.
 
     In a part of the training episodes the weights are not :math:`\phi`'s but random own shares, held for a while, so
     that the low level answers to any weights. :attr:`sharing_mode` chooses the weights of :meth:`act` without
@@ -150,7 +176,8 @@ class LToS(DGN):
     def build_network(self) -> nn.Module:
         c, spec = self.config, self.spec
         if c.critic == 'edge':
-            return EdgeQNetwork(self.trunk(sharing=False), spec.num_actions, c.pair_channels)
+            trunk = self.trunk(sharing=False)
+            return EdgeQNetwork(trunk, spec.num_actions, c.pair_channels, spec.edge_dim, c.pair_estimates)
         return DGNNetwork(
             spec.num_features, spec.num_actions, hidden_channels=c.hidden_channels, num_layers=c.num_layers,
             heads=c.heads, encoder_channels=c.encoder_channels, edge_dim=spec.edge_dim, sharing=True,
@@ -235,19 +262,21 @@ class LToS(DGN):
     # low level ---------------------------------------------------------------------------------------------------
 
     def pair_values(self, network: Any, graph: Batch, pairs: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """:math:`U_{ii}` and :math:`U_{ji}` for the edges of the graph, or for the pairs given."""
+        """:math:`U_{ii}` (N, A) and K estimates of :math:`U_{ji}` (K, E, A), for the edges or the pairs given."""
         x, edge_index, edge_attr = self.inputs(graph)
         with self.autocast():
             h = network.trunk(x, edge_index, edge_attr)
-            own, pair = network.head(h, edge_index if pairs is None else pairs)
-        return own, pair
+            if pairs is not None:
+                edge_attr = None if edge_attr is None else features_of_pairs(pairs, edge_index, edge_attr, x.size(0))
+            own, pair = network.head(h, edge_index if pairs is None else pairs, edge_attr)
+        return own, pair if pair.dim() == 3 else pair.unsqueeze(0)
 
     def q_values(self, network: nn.Module, graph: Batch, sharing: Sharing | None) -> Tensor:
         assert sharing is not None
         x, edge_index, edge_attr = self.inputs(graph)
         if self.config.critic == 'edge':
             own, pair = self.pair_values(network, graph)
-            return EdgeQHead.combine(own, pair, edge_index, sharing)
+            return EdgeQHead.combine(own, pair.mean(0), edge_index, sharing)
         with self.autocast():
             return network(x, edge_index, edge_attr, sharing)
 
@@ -259,28 +288,34 @@ class LToS(DGN):
         if c.critic == 'node':
             return super().loss(t)
         owner, actor = t.graph.edge_index
-        with torch.no_grad():
-            own_next, pair_next = self.next_values(t)
-            both = t.discount[owner] * (t.discount[actor] > 0)
-            own_target = td_target(t.reward, t.discount, own_next)
-            pair_target = td_target(t.reward[owner], both, pair_next)
         own, pair = self.pair_values(self.network, t.graph)
         self._values = own.detach(), pair.detach()  # the high level reads them
-        best = self.best_actions(t.graph, t.sharing, *self._values)
-        own_target = own_target - c.action_gap * gap_to_best(own.detach(), best, t.action)
-        pair_target = pair_target - c.action_gap * gap_to_best(pair.detach(), best[actor], t.action[actor])
+        with torch.no_grad():
+            best = self.best_actions(t.graph, t.sharing, own, pair)
+        pair = of_estimate(pair, self.estimate_of(t)[t.graph.batch[actor]])
         own_taken = own.gather(-1, t.action.unsqueeze(-1)).squeeze(-1)
         pair_taken = pair.gather(-1, t.action[actor].unsqueeze(-1)).squeeze(-1)
+        with torch.no_grad():
+            own_next, pair_next = self.next_values(t)
+            own_target = td_target(t.reward, t.discount, own_next) - c.action_gap * gap_to_best(own, best, t.action)
+            surprise = (own_target - own_taken)[owner]
+            both = t.discount[owner] * (t.discount[actor] > 0)
+            pair_gap = gap_to_best(pair, best[actor], t.action[actor])
+            pair_target = td_target(surprise, both, pair_next) - c.action_gap * pair_gap
         own_loss = td_loss(own_taken, own_target, c.huber)
         pair_loss = td_loss(pair_taken, pair_target, c.huber)
         metrics = {'loss': own_loss.detach(), 'pair_loss': pair_loss.detach(), 'q': own_taken.detach().mean()}
         return own_loss + pair_loss, metrics
 
     def best_actions(self, graph: Batch, sharing: Sharing | None, own: Tensor, pair: Tensor) -> Tensor:
-        """Greedy actions (N,) of the pair values under the weights."""
+        """Greedy actions (N,) of the estimates' mean under the weights."""
         assert sharing is not None
-        q = EdgeQHead.combine(own, pair, graph.edge_index, sharing)
+        q = EdgeQHead.combine(own, pair.mean(0), graph.edge_index, sharing)
         return masked(q, graph.get('action_mask')).argmax(-1)
+
+    def estimate_of(self, t: Transition) -> Tensor:
+        """Which estimate learns from each graph of the batch, (B,): always the same one from the same frame."""
+        return t.index.to(self.device) % self.config.pair_estimates
 
     def next_values(self, t: Transition) -> tuple[Tensor, Tensor]:
         """Values of the best actions n steps on: of each node (N,), and of the two agents of each edge (E,)."""
@@ -291,6 +326,7 @@ class LToS(DGN):
         best = masked(online, t.successor.get('action_mask')).argmax(-1)
         pairs = t.successor_node[edge_index]  # known in training even if they are no longer neighbours
         own, pair = self.pair_values(self.target, t.successor, pairs)
+        pair = of_estimate(pair, self.estimate_of(t)[t.successor.batch[pairs[1]]])
         own = follow(own.gather(-1, best.unsqueeze(-1)).squeeze(-1), t.successor_node)
         return own, pair.gather(-1, best[pairs[1]].unsqueeze(-1)).squeeze(-1)
 
@@ -325,8 +361,12 @@ class LToS(DGN):
         x, edge_index, edge_attr = self.inputs(t.graph)
         if c.high_level_critic == 'gain':
             own, pair = self._values
-            q = masked(EdgeQHead.combine(own, pair, edge_index, sharing), t.graph.get('action_mask'))
-            return sharing_gain(q, own.index_add(0, edge_index[1], pair), c.temperature)
+            around = own + torch.zeros_like(own).expand(len(pair), -1, -1).index_add(1, edge_index[1], pair)
+            judges = around if len(pair) == 1 else (around.sum(0) - around) / (len(pair) - 1)
+            mask = t.graph.get('action_mask')
+            q = [masked(EdgeQHead.combine(own, one, edge_index, sharing), mask) for one in pair]
+            gains = [sharing_gain(q_k, judge, c.temperature) for q_k, judge in zip(q, judges, strict=True)]
+            return torch.stack(gains).mean(0)
         if c.high_level_critic == 'global':
             assert self.value is not None
             with self.autocast():

@@ -12,6 +12,25 @@ from ltos_pyg.nn.functional import Sharing, at_least_float32, softmax_by_sender
 from ltos_pyg.nn.validation import check_edge_index, check_rows
 
 
+def add_edges(pair: Tensor, lin_edge: Linear | None, edge_attr: Tensor | None) -> Tensor:
+    """Adds what ``lin_edge`` makes of the edge features to the values of pairs (E, C).
+
+    Raises:
+        ValueError: If there are features but no layer for them, the other way round, or they do not fit.
+    """
+    if lin_edge is None:
+        if edge_attr is not None:
+            raise ValueError("'edge_attr' was given to a head without edge features: build it with edge_dim=...")
+        return pair
+    edge_dim = lin_edge.in_channels
+    if edge_attr is None:
+        raise ValueError(f"'edge_attr' is missing: this head expects shape (E, edge_dim={edge_dim})")
+    if edge_attr.dim() != 2 or edge_attr.size(1) != edge_dim:
+        raise ValueError(f"'edge_attr' must have shape (E, edge_dim={edge_dim}) (got {tuple(edge_attr.shape)})")
+    check_rows('edge_attr', edge_attr, pair.size(0), 'edge')
+    return pair + lin_edge(edge_attr.to(pair.dtype))
+
+
 class EdgePolicyHead(nn.Module):
     r"""One logit per edge and one per node, from the features of the nodes that it joins.
 
@@ -78,19 +97,7 @@ class EdgePolicyHead(nn.Module):
         """Returns (edge logits, self logits)."""
         check_edge_index(edge_index, h.size(0))
         pair = self.lin_sender(h).index_select(0, edge_index[0]) + self.lin_receiver(h).index_select(0, edge_index[1])
-        if (edge_attr is None) != (self.lin_edge is None):
-            raise ValueError(
-                "'edge_attr' was given to a head without edge features: build it with edge_dim=..."
-                if self.lin_edge is None
-                else f"'edge_attr' is missing: this head expects shape (E, edge_dim={self.edge_dim})"
-            )
-        if self.lin_edge is not None and edge_attr is not None:
-            if edge_attr.dim() != 2 or edge_attr.size(1) != self.edge_dim:
-                raise ValueError(
-                    f"'edge_attr' must have shape (E, edge_dim={self.edge_dim}) (got {tuple(edge_attr.shape)})"
-                )
-            check_rows('edge_attr', edge_attr, edge_index.size(1), 'edge')
-            pair = pair + self.lin_edge(edge_attr.to(h.dtype))
+        pair = add_edges(pair, self.lin_edge, edge_attr)
         edge_logit = at_least_float32(self.edge_logit(pair.relu()))
         self_logit = at_least_float32(self.self_logit(self.lin_own(h).relu()))
         if self.initial_own is not None:
@@ -133,33 +140,58 @@ class EdgeQHead(nn.Module):
 
     .. math::
         U_{ji}(a) = \big(\mathbf{W}_U\,\mathrm{ReLU}(\mathbf{W}_s \mathbf{h}_j + \mathbf{W}_r \mathbf{h}_i +
-        \mathbf{b})\big)_a, \qquad U_{ii}(a) = (\mathbf{W} \mathbf{h}_i + \mathbf{b})_a
+        \mathbf{W}_e \mathbf{e}_{ji} + \mathbf{b})\big)_a, \qquad U_{ii}(a) = (\mathbf{W} \mathbf{h}_i + \mathbf{b})_a
 
-    :math:`U_{ji}(a)` is the discounted return of :math:`j`'s own reward after :math:`i` does :math:`a`. Since the
-    shaped reward is linear in the weights, :math:`Q_i(a) = w_{ii} U_{ii}(a) + \sum_{j \to i} w_{ji} U_{ji}(a)`
-    (:meth:`combine`), and the gradient through the weights is exact.
+    :math:`U_{ji}(a)` is what :math:`i`'s doing :math:`a` is worth to :math:`j`, in :math:`j`'s own discounted reward.
+    Since the shaped reward is linear in the weights, so is
+    :math:`Q_i(a) = w_{ii} U_{ii}(a) + \sum_{j \to i} w_{ji} U_{ji}(a)` (:meth:`combine`), and the gradient through the
+    weights is exact.
+
+    Args:
+        in_channels (int): Size of each node feature.
+        num_actions (int): Number of actions :math:`A`.
+        hidden_channels (int): Size of the hidden layer.
+        edge_dim (int, optional): Size of each edge feature, if there are any. Without them an actor cannot tell which
+            of its neighbours it is asked about, but by that neighbour's features.
+        estimates (int): Independent estimates K of the pair values, each with a hidden layer of its own.
 
     Shapes:
-        - **input:** node features :math:`(N, F)`, pairs :math:`(2, P)` (row 0 owns the reward, row 1 acts)
-        - **output:** own values :math:`(N, A)`, pair values :math:`(P, A)`, float32 also under autocast
+        - **input:** node features :math:`(N, F)`, pairs :math:`(2, P)` (row 0 owns the reward, row 1 acts), edge
+          features :math:`(P, D)`
+        - **output:** own values :math:`(N, A)`, pair values :math:`(P, A)`, or :math:`(K, P, A)` for K > 1; float32
+          also under autocast
+
+    Raises:
+        ValueError: If ``edge_attr`` does not fit.
     """
 
-    def __init__(self, in_channels: int, num_actions: int, hidden_channels: int = 128) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_actions: int,
+        hidden_channels: int = 128,
+        edge_dim: int | None = None,
+        estimates: int = 1,
+    ) -> None:
         super().__init__()
         self.own = QHead(in_channels, num_actions)
-        self.lin_owner = Linear(in_channels, hidden_channels)
-        self.lin_actor = Linear(in_channels, hidden_channels, bias=False)
-        self.pair = Linear(hidden_channels, num_actions)
+        self.lin_owner = Linear(in_channels, estimates * hidden_channels)
+        self.lin_actor = Linear(in_channels, estimates * hidden_channels, bias=False)
+        self.lin_edge = Linear(edge_dim, estimates * hidden_channels, bias=False) if edge_dim else None
+        self.pairs = nn.ModuleList(Linear(hidden_channels, num_actions) for _ in range(estimates))
 
     def reset_parameters(self) -> None:
         """Draws new parameters."""
-        for module in (self.own, self.lin_owner, self.lin_actor, self.pair):
-            module.reset_parameters()
+        for module in (self.own, self.lin_owner, self.lin_actor, self.lin_edge, *self.pairs):
+            if module is not None:
+                module.reset_parameters()
 
-    def forward(self, h: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, h: Tensor, pairs: Tensor, edge_attr: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns (own values, pair values)."""
         hidden = self.lin_owner(h).index_select(0, pairs[0]) + self.lin_actor(h).index_select(0, pairs[1])
-        return self.own(h), at_least_float32(self.pair(hidden.relu()))
+        hidden = add_edges(hidden, self.lin_edge, edge_attr).relu().chunk(len(self.pairs), dim=-1)
+        pair = torch.stack([lin(part) for lin, part in zip(self.pairs, hidden, strict=True)])
+        return self.own(h), at_least_float32(pair[0] if len(self.pairs) == 1 else pair)
 
     @staticmethod
     def combine(own: Tensor, pair: Tensor, pairs: Tensor, sharing: Sharing) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ltos_pyg.algos import ALGORITHMS, Algorithm, NonFiniteLossError
 from ltos_pyg.algos.base import soft_update
 from ltos_pyg.algos.losses import masked, td_loss
+from ltos_pyg.algos.ltos import features_of_pairs
 from ltos_pyg.data import Snapshot, batch_snapshots
 from ltos_pyg.envs import JungleEnv
 from ltos_pyg.graph_env import GraphEnv, SingleGraphEnv, SingleStep, VectorGraphEnv, fully_connected
@@ -290,7 +291,7 @@ def praise(algo: Any, action: int) -> None:
     with torch.no_grad():
         for network in (algo.network, algo.target):
             head = network.head
-            for lin in [head.own.lin, head.pair] if hasattr(head, 'own') else [head.lin]:
+            for lin in [head.own.lin, *head.pairs] if hasattr(head, 'own') else [head.lin]:
                 lin.bias[action] += 1e4
 
 
@@ -325,10 +326,10 @@ def test_there_may_be_nobody_left_to_bootstrap_from(variant):
     algo = trained(variant, 4, lambda: VectorGraphEnv(OneShot, 4), n_step=1)
     t = sample(algo)
     assert t.successor.num_nodes == 0
-    sharing, reward = t.sharing, algo.reward(t)
     if 'edge' in variant:  # what is each node's own, before it is shared
-        sharing, reward = keep_all(t.graph.edge_index, t.graph.num_nodes), t.reward
-    q = algo.q_values(algo.network, t.graph, sharing)
+        q, reward = algo.pair_values(algo.network, t.graph)[0], t.reward
+    else:
+        q, reward = algo.q_values(algo.network, t.graph, t.sharing), algo.reward(t)
     taken = q.gather(1, t.action.unsqueeze(1)).squeeze(1)
     assert algo.loss(t)[1]['loss'].item() == pytest.approx(td_loss(taken, reward).item())
 
@@ -419,6 +420,8 @@ def test_the_loss_of_the_edge_critic_is_that_of_its_pairs_one_by_one(make_env, n
     next_q = algo.q_values(algo.network, t.successor, algo.next_sharing(t))
     best = masked(next_q, t.successor.get('action_mask')).argmax(-1).tolist()
     row, there = t.successor_node.tolist(), (t.discount > 0).tolist()
+    which = (t.index[t.graph.batch] % 2).tolist()  # estimate that learns from the graph
+    assert set(which) == {0, 1}
 
     def value(owner: int, actor: int) -> Tensor:
         """What the successor is worth to one agent if another one goes on."""
@@ -426,20 +429,49 @@ def test_the_loss_of_the_edge_critic_is_that_of_its_pairs_one_by_one(make_env, n
             return torch.tensor(0.0)
         pair = torch.tensor([[row[owner]], [row[actor]]])
         own, pair_value = algo.pair_values(algo.target, t.successor, pair)
-        u = own[row[owner]] if owner == actor else pair_value[0]
+        u = own[row[owner]] if owner == actor else pair_value[which[actor], 0]
         return u[best[row[actor]]]
 
-    def errors(pairs: list[tuple[int, int]], u: Tensor) -> Tensor:
-        taken = torch.stack([u[k, t.action[actor]] for k, (_, actor) in enumerate(pairs)])
-        target = torch.stack([t.reward[owner] + t.discount[owner] * value(owner, actor) for owner, actor in pairs])
-        return td_loss(taken, target)
-
-    own, pair = algo.pair_values(algo.network, t.graph)
-    nodes = [(i, i) for i in range(t.graph.num_nodes)]
-    expected = errors(nodes, own) + errors(list(zip(*t.graph.edge_index.tolist(), strict=True)), pair)
+    own, estimates = algo.pair_values(algo.network, t.graph)
+    pair = torch.stack([estimates[which[actor], e] for e, actor in enumerate(t.graph.edge_index[1])])
+    action, reward, discount = t.action.tolist(), t.reward.tolist(), t.discount.tolist()
+    surprise = [reward[i] + discount[i] * value(i, i) - own[i, action[i]].detach() for i in range(t.graph.num_nodes)]
+    own_target = torch.stack([reward[i] + discount[i] * value(i, i) for i in range(t.graph.num_nodes)])
+    edges = t.graph.edge_index.T.tolist()
+    pair_target = torch.stack([surprise[owner] + discount[owner] * value(owner, actor) for owner, actor in edges])
+    pair_taken = torch.stack([pair[k, action[actor]] for k, (_, actor) in enumerate(edges)])
+    expected = td_loss(own[range(len(action)), action], own_target) + td_loss(pair_taken, pair_target)
     torch.testing.assert_close(algo.loss(t)[0], expected)
     if make_env is crowd:
         assert not all(there)  # somebody had left
+
+
+def test_errors_of_pair_values_make_no_one_share_but_effects_do():
+    algo = trained('ltos edge gain', 2)
+    t, rng = sample(algo), torch.Generator().manual_seed(0)
+    graph, num_actions = t.graph, algo.spec.num_actions
+    own = torch.randn(graph.num_nodes, num_actions, generator=rng)
+    errors = torch.randn(2, graph.num_edges, num_actions, generator=rng)
+    effects = torch.randn(1, graph.num_edges, num_actions, generator=rng).expand(2, -1, -1)
+
+    def gain_of_sharing(pair: Tensor) -> float:
+        algo._values = own, pair
+        even, kept = constant_sharing(graph.edge_index, graph.num_nodes), keep_all(graph.edge_index, graph.num_nodes)
+        return float((algo.objective(t, even) - algo.objective(t, kept)).mean())
+
+    assert gain_of_sharing(errors) < 0  # the two estimates agree in nothing
+    assert gain_of_sharing(effects) > 0  # they agree in all
+    assert gain_of_sharing(errors[:1]) > 0  # a single estimate takes its errors for effects
+
+
+def test_features_of_pairs_are_those_of_their_edges_and_zero_without_one():
+    edge_index = torch.tensor([[2, 0, 1], [0, 1, 2]])  # in no order
+    edge_attr = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    pairs = torch.tensor([[1, 0, 3, 2, 4], [2, 2, 0, 0, 4]])  # 3 and 4 have no edges
+    expected = torch.tensor([[5.0, 6.0], [0.0, 0.0], [0.0, 0.0], [1.0, 2.0], [0.0, 0.0]])
+    assert torch.equal(features_of_pairs(pairs, edge_index, edge_attr, num_nodes=5), expected)
+    nothing = features_of_pairs(pairs, edge_index[:, :0], edge_attr[:0], num_nodes=5)
+    assert torch.equal(nothing, torch.zeros(5, 2))
 
 
 def test_double_q_is_an_option_of_every_method():

@@ -9,6 +9,7 @@ from ltos_pyg.nn import (
     DGNConv,
     DGNTrunk,
     EdgePolicyHead,
+    EdgeQHead,
     LToSConv,
     Sharing,
     check_sharing,
@@ -35,7 +36,7 @@ BAD_EDGES = {
 
 def takes_edges():
     calls = {str(case): (lambda e, case=case: case.module()(X[:, :4], e, *extra(case, e))) for case in CASES}
-    calls = {name: call for name, call in calls.items() if name not in ('QHead', 'EdgeQHead', 'DGN-sharing')}
+    calls = {name: call for name, call in calls.items() if not name.startswith(('QHead', 'EdgeQHead', 'DGN-sharing'))}
     return {
         **calls,
         'LToSConv.share': lambda e: LToSConv(5, 6).share(X, e),
@@ -175,6 +176,7 @@ EDGE_LAYERS = {
     'DGNConv': lambda edge_dim: DGNConv(5, 6, 2, edge_dim),
     'LToSConv': lambda edge_dim: LToSConv(5, 6, 2, edge_dim),
     'EdgePolicyHead': lambda edge_dim: EdgePolicyHead(5, 6, edge_dim),
+    'EdgeQHead': lambda edge_dim: EdgeQHead(5, 3, 6, edge_dim),
 }
 BAD_ATTR = {
     'missing': (2, None, r"'edge_attr' .*\(E, edge_dim=2\)"),
