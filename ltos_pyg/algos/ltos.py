@@ -361,11 +361,11 @@ class LToS(DGN):
         x, edge_index, edge_attr = self.inputs(t.graph)
         if c.high_level_critic == 'gain':
             own, pair = self._values
-            around = own + torch.zeros_like(own).expand(len(pair), -1, -1).index_add(1, edge_index[1], pair)
+            around = own.expand(len(pair), -1, -1).index_add(1, edge_index[1], pair)
             judges = around if len(pair) == 1 else (around.sum(0) - around) / (len(pair) - 1)
             mask = t.graph.get('action_mask')
-            q = [masked(EdgeQHead.combine(own, one, edge_index, sharing), mask) for one in pair]
-            gains = [sharing_gain(q_k, judge, c.temperature) for q_k, judge in zip(q, judges, strict=True)]
+            answers = [masked(EdgeQHead.combine(own, one, edge_index, sharing), mask) for one in pair]
+            gains = [sharing_gain(q, judge, c.temperature) for q, judge in zip(answers, judges, strict=True)]
             return torch.stack(gains).mean(0)
         if c.high_level_critic == 'global':
             assert self.value is not None
