@@ -1,4 +1,4 @@
-"""The command line: ``ltos train | evaluate | plot | watch | bench | traffic``."""
+"""The command line: ``ltos train | evaluate | plot | table | watch | bench | traffic``."""
 
 from __future__ import annotations
 
@@ -77,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument('--out', type=Path, default=Path('curves.png'))
     plot.add_argument('--json', action='store_true', help='print the summary as JSON')
     plot.set_defaults(run=_plot)
+
+    table = commands.add_parser('table', help='a Markdown table of how runs ended, seeds of one algorithm together')
+    table.add_argument('folders', type=Path, metavar='RUN', nargs='+')
+    table.add_argument(
+        '--metric', nargs='+', metavar='NAME', help="default: the scenario's own, e.g. reward on the jungle"
+    )
+    table.set_defaults(run=_table)
 
     watch = commands.add_parser('watch', help='draw an episode of a trained run')
     watch.add_argument('folder', type=Path, metavar='RUN')
@@ -215,6 +222,15 @@ def _plot(args: argparse.Namespace, rest: list[str]) -> int:
     print(json.dumps(summary, indent=2) if args.json else format_summary(summary))
     out = plot_curves(args.folders, metric, args.out)
     print(f'wrote {out}', file=sys.stderr)
+    return 0
+
+
+def _table(args: argparse.Namespace, rest: list[str]) -> int:
+    from ltos_pyg.experiments.scenarios import load_config, scenario
+    from ltos_pyg.experiments.tables import final_table
+
+    metrics = args.metric or [scenario(load_config(args.folders[0]).scenario).headline]
+    print(final_table(args.folders, metrics))
     return 0
 
 

@@ -82,6 +82,7 @@ def said(capsys: pytest.CaptureFixture[str], args: list[str]) -> tuple[int, str]
         (['evaluate', 'nowhere', '--warp'], 2, 'unrecognized arguments: --warp'),
         (['watch', 'nowhere'], 1, "'nowhere' is no run folder"),
         (['plot', 'nowhere'], 1, "'nowhere' is no run folder"),
+        (['table', 'nowhere'], 1, "'nowhere' is no run folder"),
         (['bench', 'nothing'], 1, 'nothing'),
     ],
 )
@@ -202,6 +203,18 @@ def test_runs_are_plotted_together(capsys, runs, tmp_path):
     assert out.read_bytes().startswith(b'\x89PNG')
     assert main(['plot', str(runs / 'jungle'), '--metric', 'eval/attacks', '--out', str(out)]) == 0
     assert 'ltos' in capsys.readouterr().out
+
+
+def test_how_runs_ended_is_a_markdown_table(capsys, runs):
+    assert main(['table', str(runs / 'prisoner'), str(runs / 'prisoner-dqn')]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == '|  | seeds | return |'
+    assert [line.split(' | ')[0] for line in lines[2:]] == [
+        '| prisoner: ltos', '| prisoner: ltos, nobody shares', '| prisoner: ltos, uniform weights', '| prisoner: dqn'
+    ]  # fmt: skip
+    told = json.loads((runs / 'prisoner-dqn' / 'final.json').read_text())['eval']['policy']['reward']['mean']
+    assert main(['table', str(runs / 'prisoner-dqn'), '--metric', 'length', 'reward']) == 0
+    assert f'{told:.3f}' in capsys.readouterr().out
 
 
 def test_a_metric_that_no_run_has_is_named(capsys, runs, tmp_path):

@@ -137,7 +137,7 @@ def load_run(folder: Path | str, metric: str = 'eval/return') -> Run:
         ValueError: If the folder is no run folder, or never logged a finite value of the metric.
     """
     folder = Path(folder)
-    config = _config(folder)
+    config = run_config(folder)
     rows = [row for row in read_metrics(folder / 'metrics.jsonl') if metric in row]
     value = {row['step']: float(row[metric]) for row in rows if row[metric] is not None}
     if not value:
@@ -150,7 +150,7 @@ def load_run(folder: Path | str, metric: str = 'eval/return') -> Run:
     return Run(
         folder=folder,
         scenario=str(config['scenario']),
-        label=_label(config),
+        label=run_label(config),
         seed=int(config['seed']),
         step=np.array(step, float),
         value=np.array([value[s] for s in step]),
@@ -158,7 +158,8 @@ def load_run(folder: Path | str, metric: str = 'eval/return') -> Run:
     )
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def run_config(folder: Path) -> dict[str, Any]:
+    """What a run folder says of itself, ``config.json``; a ``ValueError`` if it is none."""
     for name in ('config.json', 'metrics.jsonl'):
         if not (folder / name).is_file():
             raise ValueError(
@@ -180,7 +181,8 @@ def _config(folder: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def _label(config: dict[str, Any]) -> str:
+def run_label(config: dict[str, Any]) -> str:
+    """What the runs of one kind are called: they differ by their seed."""
     if config.get('label'):
         return str(config['label'])
     preset = config.get('preset')
