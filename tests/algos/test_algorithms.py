@@ -18,7 +18,7 @@ from ltos_pyg.algos.ltos import features_of_pairs
 from ltos_pyg.data import Snapshot, batch_snapshots
 from ltos_pyg.envs import JungleEnv
 from ltos_pyg.graph_env import GraphEnv, SingleGraphEnv, SingleStep, VectorGraphEnv, fully_connected
-from ltos_pyg.nn import check_sharing, constant_sharing, keep_all
+from ltos_pyg.nn import Sharing, check_sharing, constant_sharing, keep_all
 
 SMALL: dict[str, Any] = {
     'total_steps': 400,
@@ -462,6 +462,19 @@ def test_errors_of_pair_values_make_no_one_share_but_effects_do():
     assert gain_of_sharing(errors) < 0  # the two estimates agree in nothing
     assert gain_of_sharing(effects) > 0  # they agree in all
     assert gain_of_sharing(errors[:1]) > 0  # a single estimate takes its errors for effects
+
+
+@pytest.mark.parametrize('count', [1, 3])
+def test_there_may_be_any_number_of_estimates(count):
+    algo = trained('ltos edge gain', 8, crowd, pair_estimates=count)
+    t = sample(algo)
+    algo.loss(t)
+    own, pair = algo._values
+    assert pair.shape == (count, t.graph.num_edges, algo.spec.num_actions)
+    around = own + torch.zeros_like(own).index_add(0, t.graph.edge_index[1], pair.mean(0))
+    q = algo.q_values(algo.network, t.graph, Sharing(torch.ones(t.graph.num_edges), torch.ones(t.graph.num_nodes)))
+    torch.testing.assert_close(q, around)
+    assert algo.objective(t, t.sharing).isfinite().all()
 
 
 def test_features_of_pairs_are_those_of_their_edges_and_zero_without_one():
