@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument('folders', type=Path, metavar='RUN', nargs='+')
     plot.add_argument('--metric', help="default: the scenario's own, e.g. eval/reward on the jungle")
     plot.add_argument('--out', type=Path, default=Path('curves.png'))
+    plot.add_argument('--log', action='store_true', help='a logarithmic scale')
     plot.add_argument('--json', action='store_true', help='print the summary as JSON')
     plot.set_defaults(run=_plot)
 
@@ -220,7 +221,7 @@ def _plot(args: argparse.Namespace, rest: list[str]) -> int:
     metric = args.metric or f'eval/{scenario(load_config(args.folders[0]).scenario).headline}'
     summary = summarise(args.folders, metric)
     print(json.dumps(summary, indent=2) if args.json else format_summary(summary))
-    out = plot_curves(args.folders, metric, args.out)
+    out = plot_curves(args.folders, metric, args.out, args.log)
     print(f'wrote {out}', file=sys.stderr)
     return 0
 

@@ -256,19 +256,25 @@ def _moments(name: str, value: Array) -> dict[str, float | None]:
     return {f'{name}_mean': mean, f'{name}_std': std, f'{name}_low': mean - half, f'{name}_high': mean + half}
 
 
-def plot_curves(runs: Sequence[Path | str], metric: str = 'eval/return', out: Path | str = Path('curves.png')) -> Path:
+def plot_curves(
+    runs: Sequence[Path | str],
+    metric: str = 'eval/return',
+    out: Path | str = Path('curves.png'),
+    log: bool = False,
+) -> Path:
     """Draws the learning curves of run folders into one file (PNG, SVG or PDF, by the suffix).
 
     One panel per scenario, one colour per label. The line is the mean over seeds, the band spans the lowest and the
-    highest seed, the bars are 95 % Student-t intervals of the mean. The same runs give the same file.
+    highest seed, the bars are 95 % Student-t intervals of the mean; ``log`` draws values on a logarithmic scale. The
+    same runs give the same file.
 
     Raises:
-        ValueError: As :func:`aggregate`, or for an unknown suffix.
+        ValueError: As :func:`aggregate`, or for an unknown suffix, or if a value is not above 0 on a logarithmic scale.
         ImportError: Without matplotlib (extra ``plot``).
     """
     out = Path(out)
     check_suffix(out)
-    return save_figure(curve_figure(aggregate(runs, metric), metric), out)
+    return save_figure(curve_figure(aggregate(runs, metric), metric, log), out)
 
 
 def check_suffix(out: Path) -> None:
@@ -287,9 +293,12 @@ def save_figure(figure: Any, out: Path) -> Path:
         )
 
 
-def curve_figure(curves: Sequence[Curve], metric: str = 'eval/return') -> Any:
+def curve_figure(curves: Sequence[Curve], metric: str = 'eval/return', log: bool = False) -> Any:
     """The :class:`matplotlib.figure.Figure` of :func:`plot_curves`, for those who want to change it. It belongs to no
     window and no ``pyplot`` state."""
+    least = min(float(curve.value.min()) for curve in curves)
+    if log and least <= 0:
+        raise ValueError(f"'{metric}' must be above 0 on a logarithmic scale (got {least:.4g}): draw it without --log")
     with figure_style():
         from matplotlib.figure import Figure
 
@@ -303,6 +312,8 @@ def curve_figure(curves: Sequence[Curve], metric: str = 'eval/return') -> Any:
                 if curve.scenario == scenario:
                     _draw(axes, curve, labels.index(curve.label), len(labels))
             _annotate(axes, scenario, metric)
+            if log:
+                axes.set_yscale('log')
             axes.legend(**({'loc': 'upper left', 'bbox_to_anchor': (1.0, 1.0)} if beside else {'loc': 'best'}))
         figure.supxlabel(_caption(curves), fontsize=7.5, color='0.35')
     return figure

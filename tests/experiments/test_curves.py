@@ -211,6 +211,16 @@ def test_band_and_bars_have_the_heights_of_band_and_interval(runs):
     assert [high - low for low, high in heights] == pytest.approx([2 * curve.interval[0]] * len(heights))
 
 
+def test_a_logarithmic_scale_needs_values_above_zero(runs, tmp_path):
+    above = [write_run(tmp_path / f'a{i}', [2000.0 + i, 90.0], seed=i, steps=[0, 1]) for i in range(2)]
+    (axes,) = curve_figure(aggregate(above), log=True).axes
+    assert axes.get_yscale() == 'log'
+    plot_curves(above, out=tmp_path / 'log.png', log=True)
+    with pytest.raises(ValueError, match=r"'eval/return' must be above 0 on a logarithmic scale \(got -0\.3\)"):
+        plot_curves(runs, out=tmp_path / 'bad.png', log=True)
+    assert not (tmp_path / 'bad.png').exists()
+
+
 def test_many_methods_all_look_different(tmp_path):
     folders = [write_run(tmp_path / f'{i}', [0, i], algo=f'm{i:02d}', steps=[0, 1]) for i in range(20)]
     (axes,) = curve_figure(aggregate(folders)).axes
