@@ -117,14 +117,15 @@ def load_trace(path: str | Path) -> dict[str, Array]:
     """
     try:
         with Path(path).open('rb') as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError('cut off, or of another kind. Of a trained run: ltos traffic plan RUN --out plan.npz')
+            file.seek(0)
             loaded = np.load(file, allow_pickle=False)
-            if not isinstance(loaded, np.lib.npyio.NpzFile):
-                raise ValueError('it holds a single array')
             trace = {name: loaded[name] for name in loaded.files}
     except (OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"trace '{path}' cannot be read: {error}") from error
     except ValueError as error:
-        raise ValueError(f"trace '{path}' is not a valid .npz archive: {error}") from error
+        raise ValueError(f"trace '{path}' is no valid .npz archive: {error}") from error
     if 'phase' not in trace:
         raise ValueError(f"trace '{path}' has no array 'phase' (it has {', '.join(trace) or 'none'})")
     return trace

@@ -112,10 +112,14 @@ def test_files_that_are_no_traces(tmp_path):
         with pytest.raises(ValueError, match='trace '):
             load_trace(path)
     np.save(tmp_path / 'one.npy', np.zeros(3))
-    with pytest.raises(ValueError, match='it holds a single array'):
-        load_trace(tmp_path / 'one.npy')
+    (tmp_path / 'plan.csv').write_text('time,signal,phase\n0,a,1\n')
+    for name in ('one.npy', 'plan.csv'):
+        with pytest.raises(
+            ValueError, match=r"trace '.*' is no valid .npz archive: .*ltos traffic plan RUN --out plan.npz"
+        ):
+            load_trace(tmp_path / name)
     np.savez(path, phase=np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match='not a valid'):
+    with pytest.raises(ValueError, match='is no valid'):
         load_trace(path)
 
 
