@@ -12,6 +12,7 @@ import torch
 import ltos_pyg
 from ltos_pyg.cli import main
 from ltos_pyg.experiments.tables import format_bench, format_stats, format_summary, table
+from ltos_pyg.training.checkpoint import CheckpointStore
 
 QUICK = [
     *('--total-steps', '600', '--eval-every', '300', '--eval-episodes', '3', '--final-episodes', '4'),
@@ -251,6 +252,21 @@ def test_a_run_of_a_machine_with_cuda_is_evaluated_and_watched_on_one_without(ca
         assert code == 1
         assert 'CUDA devices here. Use --device cpu.' in printed
         assert main([command, str(folder), '--device', 'cpu']) == 0
+
+
+def test_a_run_of_a_version_with_other_networks_is_refused(capsys, runs, tmp_path):
+    folder = tmp_path / 'older'
+    shutil.copytree(runs / 'prisoner', folder)
+    (checkpoint,) = (folder / 'checkpoints').iterdir()
+    store, step = CheckpointStore(folder / 'checkpoints'), int(checkpoint.stem.split('_')[1])
+    _, state = store.load_latest()
+    network = state['algorithm']['modules']['network']
+    network['head.pair.weight'] = network.pop('head.pairs.0.weight')
+    store.save(step, state)
+    code, printed = said(capsys, ['evaluate', str(folder), '--episodes', '1'])
+    assert code == 1
+    assert 'was trained by a version with other networks than this one (Error(s) in loading' in printed
+    assert "see 'git_commit' in its config.json, or train again." in printed
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

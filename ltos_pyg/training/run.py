@@ -144,14 +144,21 @@ def load_algorithm(config: RunConfig, make_env: MakeEnv, folder: Path) -> Algori
     """The trained algorithm of a run folder, from its newest sound checkpoint.
 
     Raises:
-        ValueError: If the folder has no checkpoint, or one of another configuration.
+        ValueError: If the folder has no checkpoint, or one of another configuration, or of other networks.
     """
     saved = CheckpointStore(folder / 'checkpoints').load_latest(expect=config.fingerprint(), older=True)
     if saved is None:
         raise ValueError(f"'{folder}' has no checkpoint yet. Train it with: ltos train --resume …")
     with closing(make_env(1)) as env:
         algorithm = make_algorithm(config, env.spec)
-    algorithm.load_policy(saved[1]['algorithm'])
+    try:
+        algorithm.load_policy(saved[1]['algorithm'])
+    except (KeyError, RuntimeError) as error:
+        found = ' '.join(str(error).split())[:200]
+        raise ValueError(
+            f"'{folder}' was trained by a version with other networks than this one ({found}). Use that version, see "
+            f"'git_commit' in its config.json, or train again."
+        ) from error
     return algorithm
 
 
