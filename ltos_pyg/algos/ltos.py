@@ -266,8 +266,8 @@ class LToS(DGN):
         x, edge_index, edge_attr = self.inputs(graph)
         with self.autocast():
             h = network.trunk(x, edge_index, edge_attr)
-            if pairs is not None:
-                edge_attr = None if edge_attr is None else features_of_pairs(pairs, edge_index, edge_attr, x.size(0))
+            if pairs is not None and edge_attr is not None:
+                edge_attr = features_of_pairs(pairs, edge_index, edge_attr, x.size(0))
             own, pair = network.head(h, edge_index if pairs is None else pairs, edge_attr)
         return own, pair if pair.dim() == 3 else pair.unsqueeze(0)
 

@@ -412,10 +412,10 @@ def test_a_target_network_moves_by_tau():
     assert differing(weights(slow), weights(fast)) == []
 
 
-@pytest.mark.parametrize('n_step', [1, 3])
+@pytest.mark.parametrize(('n_step', 'gap'), [(1, 0.0), (3, 0.0), (3, 0.5)])
 @pytest.mark.parametrize('make_env', [jungle, crowd])
-def test_the_loss_of_the_edge_critic_is_that_of_its_pairs_one_by_one(make_env, n_step):
-    algo = trained('ltos edge gain', 6, make_env, n_step=n_step)
+def test_the_loss_of_the_edge_critic_is_that_of_its_pairs_one_by_one(make_env, n_step, gap):
+    algo = trained('ltos edge gain', 6, make_env, n_step=n_step, action_gap=gap)
     t = sample(algo)
     next_q = algo.q_values(algo.network, t.successor, algo.next_sharing(t))
     best = masked(next_q, t.successor.get('action_mask')).argmax(-1).tolist()
@@ -435,12 +435,17 @@ def test_the_loss_of_the_edge_critic_is_that_of_its_pairs_one_by_one(make_env, n
     own, estimates = algo.pair_values(algo.network, t.graph)
     pair = torch.stack([estimates[which[actor], e] for e, actor in enumerate(t.graph.edge_index[1])])
     action, reward, discount = t.action.tolist(), t.reward.tolist(), t.discount.tolist()
-    surprise = [reward[i] + discount[i] * value(i, i) - own[i, action[i]].detach() for i in range(t.graph.num_nodes)]
-    own_target = torch.stack([reward[i] + discount[i] * value(i, i) for i in range(t.graph.num_nodes)])
-    edges = t.graph.edge_index.T.tolist()
-    pair_target = torch.stack([surprise[owner] + discount[owner] * value(owner, actor) for owner, actor in edges])
+    greedy = masked(algo.q_values(algo.network, t.graph, t.sharing), t.graph.get('action_mask')).argmax(-1).tolist()
+    nodes, edges = range(t.graph.num_nodes), t.graph.edge_index.T.tolist()
+    lost = [gap * (own[i, greedy[i]] - own[i, action[i]]).detach() for i in nodes]
+    own_target = torch.stack([reward[i] + discount[i] * value(i, i) - lost[i] for i in nodes])
+    surprise = own_target - own[nodes, action].detach()
+    lost = [gap * (pair[k, greedy[actor]] - pair[k, action[actor]]).detach() for k, (_, actor) in enumerate(edges)]
+    pair_target = torch.stack(
+        [surprise[owner] + discount[owner] * value(owner, actor) - lost[k] for k, (owner, actor) in enumerate(edges)]
+    )
     pair_taken = torch.stack([pair[k, action[actor]] for k, (_, actor) in enumerate(edges)])
-    expected = td_loss(own[range(len(action)), action], own_target) + td_loss(pair_taken, pair_target)
+    expected = td_loss(own[nodes, action], own_target) + td_loss(pair_taken, pair_target)
     torch.testing.assert_close(algo.loss(t)[0], expected)
     if make_env is crowd:
         assert not all(there)  # somebody had left
