@@ -77,7 +77,7 @@ class TrafficEngine(Protocol):
         """Shows phases one after another: as :meth:`set_phases` and :meth:`step` for each, in one call.
 
         Raises:
-            ValueError: As :meth:`set_phases`, before anything moves.
+            ValueError: As :meth:`set_phases`, or for negative seconds, before anything moves.
         """
 
     def lane_vehicle_count(self) -> npt.NDArray[np.int32]:

@@ -162,7 +162,7 @@ class EdgeQHead(nn.Module):
           also under autocast
 
     Raises:
-        ValueError: If ``edge_attr`` does not fit.
+        ValueError: If ``estimates`` is below 1, or ``edge_attr`` does not fit.
     """
 
     def __init__(
@@ -174,6 +174,8 @@ class EdgeQHead(nn.Module):
         estimates: int = 1,
     ) -> None:
         super().__init__()
+        if estimates < 1:
+            raise ValueError(f"'estimates' must be at least 1 (got {estimates})")
         self.own = QHead(in_channels, num_actions)
         self.lin_owner = Linear(in_channels, estimates * hidden_channels)
         self.lin_actor = Linear(in_channels, estimates * hidden_channels, bias=False)
