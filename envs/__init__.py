@@ -10,6 +10,7 @@ if __name__ == 'envs':  # reached by its folder name from a checkout: hand over 
     for name in [n for n in sys.modules if n == 'ltos_pyg.envs' or n.startswith('ltos_pyg.envs.')]:
         sys.modules[name.removeprefix('ltos_pyg.')] = sys.modules[name]
 else:
+    from ltos_pyg.envs.dilemmas import DilemmasConfig, DilemmasEnv
     from ltos_pyg.envs.jungle import JungleEnv
     from ltos_pyg.envs.jungle_rules import JungleConfig
     from ltos_pyg.envs.prisoner import PrisonerEnv
@@ -20,6 +21,8 @@ else:
     register_envs()
 
     __all__ = [
+        'DilemmasConfig',
+        'DilemmasEnv',
         'GreedyAttacker',
         'JungleConfig',
         'JungleEnv',

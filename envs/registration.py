@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ltos_pyg.graph_env.adapters.gymnasium import GymnasiumEnv
 
-GAMES = {'ltos_pyg/Jungle-v0': 'make_jungle', 'ltos_pyg/Prisoner-v0': 'make_prisoner'}
+GAMES = {
+    'ltos_pyg/Dilemmas-v0': 'make_dilemmas',
+    'ltos_pyg/Jungle-v0': 'make_jungle',
+    'ltos_pyg/Prisoner-v0': 'make_prisoner',
+}
 
 
 def register_envs() -> None:
@@ -20,6 +24,14 @@ def register_envs() -> None:
     for name, maker in GAMES.items():
         if name not in registry:
             register(name, entry_point=f'{__name__}:{maker}')
+
+
+def make_dilemmas(**options: Any) -> GymnasiumEnv:
+    """One :class:`~ltos_pyg.envs.DilemmasEnv` episode at a time; takes its options."""
+    from ltos_pyg.envs.dilemmas import DilemmasEnv
+    from ltos_pyg.graph_env.adapters.gymnasium import GymnasiumEnv
+
+    return GymnasiumEnv(DilemmasEnv(**options))
 
 
 def make_jungle(**options: Any) -> GymnasiumEnv:

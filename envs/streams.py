@@ -39,10 +39,22 @@ def draw(streams: Tensor, bound: int) -> Tensor:
     one part in ``2^32 / bound``.
     """
     streams += STEP
-    z = (streams ^ _shift(streams, 30)) * FIRST
+    return (_bits(streams) * bound) >> 32
+
+
+def draw_rows(streams: Tensor, bound: int | Tensor, count: int) -> Tensor:
+    """``count`` numbers in [0, bound) from each stream, (B, count): those of ``count`` calls of :func:`draw`. The
+    bounds may differ, (count,) or (B, count)."""
+    counters = streams.unsqueeze(1) + STEP * torch.arange(1, count + 1, device=streams.device)
+    streams.copy_(counters[:, -1])
+    return (_bits(counters) * bound) >> 32
+
+
+def _bits(counters: Tensor) -> Tensor:
+    """32 mixed bits of each counter, as numbers of at least 0."""
+    z = (counters ^ _shift(counters, 30)) * FIRST
     z = (z ^ _shift(z, 27)) * SECOND
-    z = z ^ _shift(z, 31)
-    return (_shift(z, 32) * bound) >> 32
+    return _shift(z ^ _shift(z, 31), 32)
 
 
 def _shift(x: Tensor, by: int) -> Tensor:

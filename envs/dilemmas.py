@@ -1,0 +1,215 @@
+"""Social dilemmas of one step, small enough that what sharing can reach in them is known exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from ltos_pyg.data import batch_snapshots
+from ltos_pyg.envs.checks import check_action, check_count
+from ltos_pyg.envs.dilemmas_rules import DilemmasConfig, make_rules
+from ltos_pyg.envs.streams import first_streams
+from ltos_pyg.graph_env import GraphEnv, GraphEnvSpec, GraphStep
+
+__all__ = ['DilemmasConfig', 'DilemmasEnv']
+
+
+class DilemmasEnv(GraphEnv):
+    r"""Three games on graphs in which each step is a dilemma of its own. Two actions; 1 hunts, works or takes.
+
+    *groups*: complete graphs of four, drawn anew at each step among N agents. Each group has one of three states, each
+    with probability 1/3, and all four of it play:
+
+    - **hunt**: action 1 pays +4 if all four choose it and -8 otherwise; action 0 pays +1;
+    - **work**: action 1 pays +30 to oneself and -9 to each of the three others; action 0 nothing;
+    - **tempt**: action 1 pays +12 to oneself and -6 to each of the three others; action 0 nothing.
+
+    *double_star*: always the same six agents: hubs 0 and 3 joined, leaves 1 and 2 of 0, 4 and 5 of 3. At each step,
+    each with probability 1/3:
+
+    - **hunt** as above, among a hub (each with probability 1/2) and its three neighbours;
+    - **good**: one agent may gain 45 at a cost of 30 to one of its neighbours (a random directed edge);
+    - **bad**: the same with a gain of 30 at a cost of 45.
+
+    All others' actions do nothing.
+
+    *offers*: at each step each agent has, with probability 1/2, an offer: a gain of a for itself and a harm of b to a
+    random neighbour, both uniform in [0, 1]. The graph is a ring, a star, a random recursive tree or one of
+    preferential attachment; random ones are drawn anew in each episode. Offers are **good** where a > b, else **bad**.
+
+    Agents see what is at stake, on nodes ``x`` (and edges j -> i ``edge_attr``):
+
+    - *groups*: the state as a one-hot of 3; edges have no features;
+    - *double_star*: in a hunt, hub of it, has an offer, its sign (good 1, bad -1), is the victim of one, its sign,
+      degree / 4; on edges, whether the receiver may harm the sender and the sign of that, whether the sender may harm
+      the receiver and the sign of that;
+    - *offers*: has an offer, a, b, offers against it / 4, the sum of their harms, degree / 4; on edges, whether the
+      receiver may harm the sender, a, b, whether the sender may harm the receiver, a, b.
+
+    All ``num_envs`` episodes share one clock: they are truncated together at ``horizon``. Nothing terminates. What an
+    action does has no effect on the next state.
+
+    Args:
+        num_envs (int): Episodes side by side, B.
+        graph (str): ``'groups'``, ``'double_star'`` or ``'offers'``.
+        num_agents (int, optional): Agents N of each graph. Default: 8 in groups (a multiple of 4), 20 with offers; the
+            double star has 6.
+        topology (str): Of offers: ``'ring'``, ``'star'``, ``'tree'`` or ``'ba'``.
+        attach (int): Edges that each new agent brings under ``'ba'``.
+        horizon (int): Steps of an episode.
+        reward_scale (float, optional): What payoffs are multiplied by. Default: 0.1, with offers 1.
+        seed (int): Start of the env's own randomness; graph b draws the same in a batch of any size.
+        device: Where the tensors live.
+
+    ``info`` has for each graph (B,) ``optimality``, the mean reward per agent divided by its best expectation
+    (``config.optimum * config.scale``), and what each kind of state contributed to it: ``hunt``, ``work`` and
+    ``tempt``, or ``hunt``, ``good`` and ``bad``, or ``good`` and ``bad``. The contributions add up to ``optimality``.
+
+    Raises:
+        ValueError: If an option or an action is out of its range.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        graph: Literal['groups', 'double_star', 'offers'] = 'groups',
+        num_agents: int | None = None,
+        topology: Literal['ring', 'star', 'tree', 'ba'] = 'ba',
+        attach: int = 2,
+        horizon: int = 10,
+        reward_scale: float | None = None,
+        seed: int = 0,
+        device: str | torch.device = 'cpu',
+    ) -> None:
+        check_count('num_envs', num_envs, 1)
+        self.config = DilemmasConfig(
+            graph=graph,
+            num_agents=num_agents,
+            topology=topology,
+            attach=attach,
+            horizon=horizon,
+            reward_scale=reward_scale,
+        )
+        self.num_envs, self.horizon, self.device = num_envs, horizon, torch.device(device)
+        self._streams = first_streams(seed, num_envs, f'dilemmas {graph}').to(self.device)
+        self._rules = make_rules(self.config, num_envs, self.device)
+        N, E = self.config.agents, self._rules.num_edges
+        self.spec = GraphEnvSpec(
+            num_envs=num_envs,
+            num_features=self._rules.num_features,
+            num_actions=2,
+            max_nodes=N,
+            max_edges=E,
+            edge_dim=self._rules.edge_dim,
+            symmetric=True,
+            horizon=horizon,
+        )
+        number = torch.arange(num_envs, device=self.device)
+        self._first = N * number
+        self._fixed = {
+            'nodes_per_graph': torch.full_like(number, N),
+            'edges_per_graph': torch.full_like(number, E),
+            'ptr': N * torch.arange(num_envs + 1, device=self.device),
+            'batch': number.repeat_interleave(N),
+            'node_id': torch.arange(N, device=self.device).repeat(num_envs),
+        }
+        self._graphs: dict[str, Tensor] = {}
+        self._state: dict[str, Tensor] = {}
+        self._clock = 0
+
+    def reset(self, seed: int | None = None) -> Batch:
+        if seed is not None:
+            self._streams = first_streams(seed, self.num_envs, f'dilemmas {self.config.graph}').to(self.device)
+        self._start()
+        return self._batch()
+
+    def step(self, action: Tensor) -> GraphStep:
+        self._check_begun('step')
+        N = self.config.agents
+        action = check_action(action, N * self.num_envs, 2, self.device).view(-1, N)
+        payoff, parts = self._rules.play(self._graphs, self._state, action)
+        best = N * self.config.optimum
+        info = {'optimality': payoff.sum(1) / best, **{name: part / best for name, part in parts.items()}}
+        self._state = self._rules.new_state(self._streams, self._graphs)
+        self._clock += 1
+        successor = graph = self._batch()
+        ended = self._clock >= self.horizon
+        if ended:
+            self._start()
+            graph = self._batch()
+        return GraphStep(
+            graph,
+            successor,
+            (payoff * self.config.scale).float().flatten(),
+            terminated=torch.zeros(self.num_envs, dtype=torch.bool, device=self.device),
+            truncated=torch.full((self.num_envs,), ended, device=self.device),
+            info={name: value.float() for name, value in info.items()},
+        )
+
+    def harms(self, action: Tensor) -> Tensor:
+        """Who would harm whom with these actions, (2, K): agents, victims, counted over the whole batch.
+
+        A hunter who fails harms itself alone and is not in it.
+        """
+        self._check_begun('harms')
+        action = check_action(action, self.config.agents * self.num_envs, 2, self.device)
+        edge, harms = self._rules.edges(self._graphs, self._state)
+        sender, receiver = (edge + self._first.view(1, -1, 1)).flatten(1)
+        done = harms.flatten() & (action[receiver] == 1)
+        return torch.stack([receiver[done], sender[done]])
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """What is at stake in the current step, a copy, one row per graph. *groups*: the ``members`` of each group and
+        its ``kind`` (0 hunt, 1 work, 2 tempt). *double_star*: ``kind`` (0 hunt, 1 good, 2 bad), the ``hub`` that a hunt
+        is around, and the ``edge`` of an offer. *offers*: ``has``, ``gain`` and ``harm`` in units of 2^-24, and
+        ``victim``, the number of the edge that comes from the victim."""
+        self._check_begun('state')
+        return {name: value.clone() for name, value in self._state.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            'config': dataclasses.asdict(self.config),
+            'clock': self._clock,
+            'streams': self._streams.cpu().clone(),
+            'graphs': {name: value.cpu().clone() for name, value in self._graphs.items()},
+            'state': {name: value.cpu().clone() for name, value in self._state.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> Batch:
+        if state['streams'].numel() != self.num_envs:
+            raise ValueError(
+                f"'state' is of {state['streams'].numel()} episodes, expected num_envs={self.num_envs}. Build the env "
+                f'with the num_envs of the saved one.'
+            )
+        if state['config'] != dataclasses.asdict(self.config):
+            raise ValueError(
+                f"'state' is of another game: expected {dataclasses.asdict(self.config)}, got {state['config']}. Build "
+                f'the env with the options of the saved one.'
+            )
+        self._clock = state['clock']
+        self._streams = state['streams'].to(self.device, copy=True)
+        self._graphs = {name: value.to(self.device, copy=True) for name, value in state['graphs'].items()}
+        self._state = {name: value.to(self.device, copy=True) for name, value in state['state'].items()}
+        return self._batch()
+
+    def _start(self) -> None:
+        self._graphs = self._rules.new_graphs(self._streams)
+        self._state = self._rules.new_state(self._streams, self._graphs)
+        self._clock = 0
+
+    def _check_begun(self, name: str) -> None:
+        if not self._state:
+            raise RuntimeError(f'the episodes have not begun: call reset() before {name}')
+
+    def _batch(self) -> Batch:
+        edge, _ = self._rules.edges(self._graphs, self._state)
+        x, edge_attr = self._rules.features(self._graphs, self._state)
+        fields = {'x': x.flatten(0, 1), 'edge_index': (edge + self._first.view(1, -1, 1)).flatten(1)}
+        if edge_attr is not None:
+            fields['edge_attr'] = edge_attr.flatten(0, 1)
+        return batch_snapshots(**self._fixed, **fields)
