@@ -9,11 +9,10 @@ from ltos_pyg.algos.coco_q import CocoQ, CocoQConfig
 from ltos_pyg.algos.consenet import ConseNet, ConseNetConfig
 from ltos_pyg.algos.dgn import DGN
 from ltos_pyg.algos.dqn import DQN, DQNConfig
-from ltos_pyg.algos.fixed_ltos import FixedLToS, FixedLToSConfig
 from ltos_pyg.algos.ip import IP, IPConfig
 from ltos_pyg.algos.joint_dqn import JointDQN, JointDQNConfig
 from ltos_pyg.algos.lio import LIO, LIOConfig
-from ltos_pyg.algos.ltos import LToS, LToSConfig
+from ltos_pyg.algos.ltos import FixedLToS, FixedLToSConfig, LToS, LToSConfig, LToSEdge
 from ltos_pyg.algos.neurcomm import NeurComm
 from ltos_pyg.algos.qmix import QMIX, QMIXConfig
 
@@ -22,6 +21,7 @@ ALGORITHMS: dict[str, tuple[Callable[..., Algorithm], type[Any]]] = {
     'dgn': (DGN, DQNConfig),
     'fixed_ltos': (FixedLToS, FixedLToSConfig),
     'ltos': (LToS, LToSConfig),
+    'ltos_edge': (LToSEdge, LToSConfig),
     'qmix': (QMIX, QMIXConfig),
     'joint_dqn': (JointDQN, JointDQNConfig),
     'coco_q': (CocoQ, CocoQConfig),
@@ -55,6 +55,7 @@ __all__ = [
     'LIOConfig',
     'LToS',
     'LToSConfig',
+    'LToSEdge',
     'NeurComm',
     'NonFiniteLossError',
     'QMIXConfig',

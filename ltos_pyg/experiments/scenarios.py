@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ltos_pyg.algos import ALGORITHMS, Algorithm
-from ltos_pyg.envs import JungleConfig, JungleEnv, PrisonerEnv
+from ltos_pyg.envs import DilemmasConfig, DilemmasEnv, JungleConfig, JungleEnv, PrisonerEnv
 from ltos_pyg.envs.traffic import TrafficConfig, make_traffic
 from ltos_pyg.graph_env import GraphEnv
 from ltos_pyg.training.config import TrainConfig, check_device
@@ -80,6 +80,10 @@ def _prisoner(config: PrisonerConfig, num_envs: int, device: str) -> GraphEnv:
     return PrisonerEnv(num_envs=num_envs, device=device, **dataclasses.asdict(config))
 
 
+def _dilemmas(config: DilemmasConfig, num_envs: int, device: str) -> GraphEnv:
+    return DilemmasEnv(num_envs=num_envs, device=device, **dataclasses.asdict(config))
+
+
 def _traffic(config: TrafficConfig, num_envs: int, device: str) -> GraphEnv:
     return make_traffic(config, num_envs, device)
 
@@ -99,13 +103,17 @@ PAPER_DGN: dict[str, Any] = {
     'greedy_fraction': 0.0,
     'encoder_channels': (512,),
 }
-# The paper's form of LToS: w is an input of Q, one critic for both levels, phi's weights alone in every episode.
+# The paper's form of LToS: gradient through the low level's critic, own share 0.8 and small noise at the start.
 PAPER_LTOS: dict[str, Any] = PAPER_DGN | {
-    'critic': 'node',
-    'high_level_critic': 'shared',
-    'random_fraction': 0.0,
+    'objective': 'gradient',
     'initial_own': 0.8,
-    'w_noise': 0.25,
+    'phi_lr': 1e-3,
+    'wide_end': 0.0,
+    'wide_fraction': 0.0,
+    'noise_joint': 0.0,
+    'noise_own': 0.25,
+    'noise_received': 0.25,
+    'noise_local': 1.0,
 }
 
 # ConseNet as in the code of NeurComm's authors.
@@ -138,7 +146,7 @@ SCENARIOS: dict[str, Scenario] = {
             ('ltos', 'paper'): PAPER_LTOS,
             ('dgn', 'paper'): PAPER_DGN,
             ('dqn', 'paper'): PAPER_DGN,
-            ('fixed_ltos', 'paper'): PAPER_DGN | {'own': 0.8},
+            ('fixed_ltos', 'paper'): PAPER_DGN | {'kept': 0.8},
             # On-policy: one gradient step a segment, so few graphs at once, or there are few gradient steps.
             ('neurcomm', 'default'): {'num_envs': 8, 'rollout_steps': 10, 'slots': 8, 'reward_norm': 5.0},
             ('consenet', 'default'): {'num_envs': 8, 'rollout_steps': 10, 'slots': 8},
@@ -148,6 +156,26 @@ SCENARIOS: dict[str, Scenario] = {
             # LIO: an odd number of segments an episode, or policies would learn from every other one alone.
             ('lio', 'default'): {'num_envs': 8, 'rollout_steps': 8, 'slots': 8, 'pay_cost': 1e-4},
             ('ip', 'default'): {'aggr': 'mean'},
+        },
+    ),
+    'dilemmas': Scenario(
+        name='dilemmas',
+        env_config=DilemmasConfig,
+        make=_dilemmas,
+        headline='optimality',
+        train={'num_envs': 16, 'eval_every': 5_000, 'checkpoint_every': 20_000, 'log_every': 1_000},
+        algorithm=SMALL
+        | {
+            'total_steps': 20_000,
+            'gamma': 0.0,  # one-step games
+            'n_step': 1,
+            'batch_size': 64,
+            'lr': 1e-3,
+            'huber': None,
+            'replay_size': 50_000,
+            'learning_starts': 500,
+            'steps_per_update': 16.0,
+            'epsilon_end': 0.05,
         },
     ),
     'prisoner': Scenario(
@@ -167,14 +195,10 @@ SCENARIOS: dict[str, Scenario] = {
             'learning_starts': 500,
             'steps_per_update': 16.0,
             'epsilon_end': 0.05,
-            'initial_own': 0.4,
-            'phi_lr': 1e-3,
-            'phi_starts': 0.4,  # not before the values can tell what sharing does
-            'random_hold': 20,
         },
         presets={
             ('qmix', 'default'): {'steps_per_update': 4.0},  # with fewer, a mixing weight often dies, see deviations.md
-            ('fixed_ltos', 'default'): {'own': 0.4},  # at one half, cooperation and a way out of it are worth the same
+            ('fixed_ltos', 'default'): {'kept': 0.4},  # at one half, cooperation and a way out of it are worth the same
             ('neurcomm', 'default'): {'rollout_steps': 10, 'alpha': 1.0},  # the sum of both rewards
             ('consenet', 'default'): {'rollout_steps': 5, 'entropy': 0.03, 'critic_lr': 4.0},
             ('consenet', 'reference'): {'rollout_steps': 5} | REFERENCE_CONSENET,

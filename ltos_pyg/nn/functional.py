@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -79,6 +80,20 @@ def keep_all(edge_index: Tensor, num_nodes: int, dtype: torch.dtype = torch.floa
     )
 
 
+def out_degree(edge_index: Tensor, num_nodes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Number of out-edges of each node, (N,)."""
+    ones = torch.ones(edge_index.size(1), dtype=dtype, device=edge_index.device)
+    return torch.zeros(num_nodes, dtype=dtype, device=edge_index.device).index_add(0, edge_index[0], ones)
+
+
+def own_share_logit(edge_index: Tensor, num_nodes: int, own: float | None) -> Tensor:
+    r"""Self logits (N,) that keep the share ``own`` where all edge logits are 0, whatever the degree:
+    :math:`\log(\rho / (1 - \rho) \cdot \max(d_i, 1))`. ``None`` is uniform sharing: zeros."""
+    if own is None:
+        return torch.zeros(num_nodes, device=edge_index.device)
+    return math.log(own / (1 - own)) + out_degree(edge_index, num_nodes).clamp(min=1).log()
+
+
 def constant_sharing(edge_index: Tensor, num_nodes: int, own: Tensor | float | None = None) -> Sharing:
     r"""Constant weights: each node keeps ``own`` and splits the rest evenly over its out-edges.
 
@@ -94,9 +109,7 @@ def constant_sharing(edge_index: Tensor, num_nodes: int, own: Tensor | float | N
     """
     check_edge_index(edge_index, num_nodes)
     sender = edge_index[0]
-    degree = torch.zeros(num_nodes, device=edge_index.device).index_add(
-        0, sender, torch.ones(edge_index.size(1), device=edge_index.device)
-    )
+    degree = out_degree(edge_index, num_nodes)
     if own is None:
         kept = 1 / (1 + degree)
     else:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import Linear
 
-from ltos_pyg.nn.functional import Sharing, at_least_float32, softmax_by_sender
+from ltos_pyg.nn.functional import Sharing, at_least_float32, own_share_logit, softmax_by_sender
 from ltos_pyg.nn.validation import check_edge_index, check_rows
 
 
@@ -101,10 +99,8 @@ class EdgePolicyHead(nn.Module):
         edge_logit = at_least_float32(self.edge_logit(pair.relu()))
         self_logit = at_least_float32(self.self_logit(self.lin_own(h).relu()))
         if self.initial_own is not None:
-            ones = torch.ones(edge_index.size(1), dtype=self_logit.dtype, device=h.device)
-            degree = torch.zeros(h.size(0), dtype=self_logit.dtype, device=h.device).index_add(0, edge_index[0], ones)
-            odds = math.log(self.initial_own / (1 - self.initial_own))
-            self_logit = self_logit + (odds + degree.clamp(min=1).log()).unsqueeze(-1)
+            start = own_share_logit(edge_index, h.size(0), self.initial_own)
+            self_logit = self_logit + start.to(self_logit.dtype).unsqueeze(-1)
         if self.out_channels == 1:
             return edge_logit.squeeze(-1), self_logit.squeeze(-1)
         return edge_logit, self_logit
@@ -153,16 +149,14 @@ class EdgeQHead(nn.Module):
         hidden_channels (int): Size of the hidden layer.
         edge_dim (int, optional): Size of each edge feature, if there are any. Without them an actor cannot tell which
             of its neighbours it is asked about, but by that neighbour's features.
-        estimates (int): Independent estimates K of the pair values, each with a hidden layer of its own.
 
     Shapes:
         - **input:** node features :math:`(N, F)`, pairs :math:`(2, P)` (row 0 owns the reward, row 1 acts), edge
           features :math:`(P, D)`
-        - **output:** own values :math:`(N, A)`, pair values :math:`(P, A)`, or :math:`(K, P, A)` for K > 1; float32
-          also under autocast
+        - **output:** own values :math:`(N, A)`, pair values :math:`(P, A)`; float32 also under autocast
 
     Raises:
-        ValueError: If ``estimates`` is below 1, or ``edge_attr`` does not fit.
+        ValueError: If ``edge_attr`` does not fit.
     """
 
     def __init__(
@@ -171,29 +165,25 @@ class EdgeQHead(nn.Module):
         num_actions: int,
         hidden_channels: int = 128,
         edge_dim: int | None = None,
-        estimates: int = 1,
     ) -> None:
         super().__init__()
-        if estimates < 1:
-            raise ValueError(f"'estimates' must be at least 1 (got {estimates})")
         self.own = QHead(in_channels, num_actions)
-        self.lin_owner = Linear(in_channels, estimates * hidden_channels)
-        self.lin_actor = Linear(in_channels, estimates * hidden_channels, bias=False)
-        self.lin_edge = Linear(edge_dim, estimates * hidden_channels, bias=False) if edge_dim else None
-        self.pairs = nn.ModuleList(Linear(hidden_channels, num_actions) for _ in range(estimates))
+        self.lin_owner = Linear(in_channels, hidden_channels)
+        self.lin_actor = Linear(in_channels, hidden_channels, bias=False)
+        self.lin_edge = Linear(edge_dim, hidden_channels, bias=False) if edge_dim else None
+        self.pair = Linear(hidden_channels, num_actions)
 
     def reset_parameters(self) -> None:
         """Draws new parameters."""
-        for module in (self.own, self.lin_owner, self.lin_actor, self.lin_edge, *self.pairs):
+        for module in (self.own, self.lin_owner, self.lin_actor, self.lin_edge, self.pair):
             if module is not None:
                 module.reset_parameters()
 
     def forward(self, h: Tensor, pairs: Tensor, edge_attr: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns (own values, pair values)."""
         hidden = self.lin_owner(h).index_select(0, pairs[0]) + self.lin_actor(h).index_select(0, pairs[1])
-        hidden = add_edges(hidden, self.lin_edge, edge_attr).relu().chunk(len(self.pairs), dim=-1)
-        pair = torch.stack([lin(part) for lin, part in zip(self.pairs, hidden, strict=True)])
-        return self.own(h), at_least_float32(pair[0] if len(self.pairs) == 1 else pair)
+        hidden = add_edges(hidden, self.lin_edge, edge_attr).relu()
+        return self.own(h), at_least_float32(self.pair(hidden))
 
     @staticmethod
     def combine(own: Tensor, pair: Tensor, pairs: Tensor, sharing: Sharing) -> Tensor:

@@ -14,6 +14,22 @@ from ltos_pyg.nn.heads import EdgePolicyHead, QHead
 from ltos_pyg.nn.validation import check_rows
 
 
+SMALL_SHARE = 0.02  # shares below it look much the same to a network
+
+
+def sharing_features(edge_index: Tensor, sharing: Sharing) -> tuple[Tensor, Tensor]:
+    """What a network sees of the sharing weights: (N, 4) and (E, 2), all zero under "keep all"."""
+    kept, given = sharing.kept, sharing.given
+    received = torch.zeros_like(kept).index_add(0, edge_index[1], given)
+    of_node = [
+        kept - 1,
+        ((kept + SMALL_SHARE) / (1 + SMALL_SHARE)).log(),
+        received,
+        (received / SMALL_SHARE).log1p() / 4,
+    ]
+    return torch.stack(of_node, dim=-1), torch.stack([given, (given / SMALL_SHARE).log1p() / 4], dim=-1)
+
+
 class DGNTrunk(nn.Module):
     r"""Encoder, then ``num_layers`` relation kernels; all their outputs side by side.
 
@@ -22,9 +38,17 @@ class DGNTrunk(nn.Module):
         \mathbf{h}^{l} = \mathrm{DGNConv}(\mathbf{h}^{l-1}), \qquad
         \mathbf{z} = \mathbf{h}^0 \,\Vert\, \mathbf{h}^1 \,\Vert\, \dots \,\Vert\, \mathbf{h}^L
 
-    With ``sharing=True`` the weights are an input too: :math:`w_{ji}` is a feature of edge :math:`(j \to i)`, and
-    :math:`(w_{ii} - 1, \sum_{j \to i} w_{ji})` enters :math:`\mathbf{h}^0` through a linear map without bias. Under
-    "keep all" both are zero, so the network equals the one without these inputs, to the bit.
+    With ``sharing=True`` the weights are an input too. Edge :math:`(j \to i)` gets the features
+    :math:`(w_{ji}, \tfrac14 \log(1 + w_{ji} / \epsilon))`, and node :math:`i`, with
+    :math:`\hat w_i = \sum_{j \to i} w_{ji}`, gets
+
+    .. math::
+        \Big(w_{ii} - 1,\ \log\frac{w_{ii} + \epsilon}{1 + \epsilon},\ \hat w_i,\
+        \tfrac14 \log(1 + \hat w_i / \epsilon)\Big), \qquad \epsilon = 0.02,
+
+    which join the encoder's first layer through a linear map without bias. The logarithms keep small shares apart:
+    what an agent should do can turn at a share of a few percent. Under "keep all" every one of these features is
+    zero, so the network equals the one without these inputs, to the bit.
 
     Args:
         in_channels (int): Size of each node feature.
@@ -58,8 +82,9 @@ class DGNTrunk(nn.Module):
         self.out_channels = (num_layers + 1) * hidden_channels
         self.sharing = sharing
         self.encoder = MLP([in_channels, *encoder_channels, hidden_channels], norm=None, plain_last=False)
-        self.lin_sharing = Linear(2, hidden_channels, bias=False) if sharing else None
-        edge_dim = (edge_dim or 0) + (1 if sharing else 0)
+        first = [*encoder_channels, hidden_channels][0]
+        self.lin_sharing = Linear(4, first, bias=False) if sharing else None
+        edge_dim = (edge_dim or 0) + (2 if sharing else 0)
         self.convs = nn.ModuleList(
             DGNConv(hidden_channels, hidden_channels, heads, edge_dim=edge_dim or None) for _ in range(num_layers)
         )
@@ -79,18 +104,27 @@ class DGNTrunk(nn.Module):
                 f"'sharing' must {'be given to' if self.sharing else 'not be given to'} a trunk built with "
                 f'sharing={self.sharing}'
             )
-        h = self.encoder(x)
-        if sharing is not None and self.lin_sharing is not None:
+        if sharing is None:
+            h = self.encoder(x)
+        else:
             check_rows('sharing.given', sharing.given, edge_index.size(1), 'edge')
             check_rows('sharing.kept', sharing.kept, x.size(0), 'node')
-            received = torch.zeros_like(sharing.kept).index_add(0, edge_index[1], sharing.given)
-            h = h + self.lin_sharing(torch.stack([sharing.kept - 1, received], dim=-1))
-            given = sharing.given.unsqueeze(-1)
-            edge_attr = given if edge_attr is None else torch.cat([given, edge_attr.to(given.dtype)], dim=-1)
+            of_node, of_edge = sharing_features(edge_index, sharing)
+            h = self._encode(x, of_node)
+            edge_attr = of_edge if edge_attr is None else torch.cat([of_edge, edge_attr.to(of_edge.dtype)], dim=-1)
         outs = [h]
         for conv in self.convs:
             outs.append(conv(outs[-1], edge_index, edge_attr))
         return torch.cat(outs, dim=-1)
+
+    def _encode(self, x: Tensor, of_node: Tensor) -> Tensor:
+        """The encoder, with the features of the weights joining its first layer."""
+        assert self.lin_sharing is not None
+        first, *rest = self.encoder.lins
+        h = (first(x) + self.lin_sharing(of_node)).relu()
+        for lin in rest:
+            h = lin(h).relu()
+        return h
 
 
 class DGN(nn.Module):

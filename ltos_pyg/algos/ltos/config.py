@@ -1,0 +1,52 @@
+"""Options of LToS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ltos_pyg.algos.dqn import DQNConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class LToSConfig(DQNConfig):
+    """Options of LToS and LToS-edge."""
+
+    objective: Literal['search', 'gradient'] = 'search'  # of the high level; 'gradient' is the paper's
+    initial_own: float | None = None  # share that phi keeps at the start; None: uniform
+    phi_lr: float = 3e-3  # Adam
+    phi_starts: float = 0.35  # part of training before phi's first step: the low level converges first
+    phi_every: int = 4  # gradient steps of the low level per one of phi
+    phi_tau: float = 0.05  # soft update of the target phi', per step of phi
+    phi_channels: int = 64
+    pair_channels: int = 64  # hidden size of the edge critic's pair values
+    candidates: int = 16  # joint weights that a step of the search compares, half of them wide
+    sharpness: float = 2.0  # of the search: beta
+    hops: int = 2  # a node's candidates are judged by the return of the nodes within so many hops
+    noise_joint: float = 4.0  # of exploration, on logits: the part that all agents of a graph share
+    noise_own: float = 0.5  # the part of each agent's own share
+    noise_received: float = 1.0  # the part of what each agent receives
+    noise_local: float = 0.25  # scale of the noise around phi; wide exploration has scale 1
+    hold_steps: int = 1  # steps that exploring weights are held
+    wide_end: float = 0.25  # part of the episodes that explore widely, from 1 at the start
+    wide_fraction: float = 0.8  # part of training over which it falls
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.objective not in ('search', 'gradient'):
+            raise ValueError(f"'objective' must be 'search' or 'gradient' (got {self.objective!r})")
+        for name in ('phi_starts', 'phi_tau', 'wide_end', 'wide_fraction'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"'{name}' must lie in [0, 1] (got {getattr(self, name)})")
+        for name in ('phi_every', 'phi_channels', 'pair_channels', 'hops', 'hold_steps'):
+            if getattr(self, name) < 1:
+                raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
+        if self.candidates < 2:
+            raise ValueError(f"'candidates' must be at least 2, or there is nothing to compare (got {self.candidates})")
+        if not self.phi_lr > 0:
+            raise ValueError(f"'phi_lr' must be above 0 (got {self.phi_lr})")
+        for name in ('sharpness', 'noise_joint', 'noise_own', 'noise_received', 'noise_local'):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"'{name}' must be at least 0 (got {getattr(self, name)})")
+        if self.initial_own is not None and not 0 < self.initial_own < 1:
+            raise ValueError(f"'initial_own' must lie strictly between 0 and 1, or be None (got {self.initial_own})")

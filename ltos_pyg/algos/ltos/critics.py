@@ -1,0 +1,169 @@
+"""The low level's two critics: action values under given sharing weights, and what they learn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ltos_pyg.algos.dqn import DQNConfig
+from ltos_pyg.algos.losses import follow, gap_to_best, masked, td_loss, td_target
+from ltos_pyg.data import Transition
+from ltos_pyg.graph_env import GraphEnvSpec
+from ltos_pyg.nn import DGN, DGNTrunk, EdgeQHead, Sharing
+
+Seen = tuple[Tensor, Tensor, Tensor | None]  # x, edge_index, edge_attr, as networks see them
+
+
+@dataclass(frozen=True)
+class LowLevelBatch:
+    """A batch of transitions, ready for the low level."""
+
+    t: Transition
+    now: Seen  # of t.graph
+    then: Seen  # of t.successor
+    sharing_next: Sharing  # the weights at the successors, from the target high level
+    action_next: Tensor  # (N',) greedy actions at the successors under these weights
+
+
+def find_edges(edge_index: Tensor, pairs: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
+    """For each pair (2, P) of nodes the number of the edge that joins them, (P,), and whether there is one."""
+    if edge_index.size(1) == 0:
+        none = torch.zeros(pairs.size(1), dtype=torch.int64, device=pairs.device)
+        return none, none.bool()
+    key, order = (edge_index[1] * num_nodes + edge_index[0]).sort()
+    wanted = pairs[1] * num_nodes + pairs[0]
+    at = torch.searchsorted(key, wanted).clamp(max=key.numel() - 1)
+    return order[at], key[at] == wanted
+
+
+class NodeCritic(DGN):
+    r"""The paper's critic: :math:`Q_i(o, a; w)`, the discounted *shaped* reward of node :math:`i`.
+
+    .. math::
+        Q_i(o, a_i; w) \to R^w_i + \gamma^n Q^-_i(o', a'_i; \phi'(o')), \qquad
+        r^w_i = w_{ii} r_i + \sum_{j \to i} w_{ji} r_j
+
+    The weights are inputs of the network (see :class:`~ltos_pyg.nn.DGNTrunk`).
+
+    Shapes:
+        - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)`, edge features :math:`(E, D)`, weights
+        - **output:** action values :math:`(N, A)`
+    """
+
+    def __init__(self, spec: GraphEnvSpec, config: DQNConfig, pair_channels: int = 64) -> None:
+        super().__init__(spec.num_features, spec.num_actions, **trunk_options(spec, config), sharing=True)
+
+    def loss(self, target: NodeCritic, batch: LowLevelBatch, config: DQNConfig) -> tuple[Tensor, dict[str, Tensor]]:
+        """The temporal-difference loss of one batch, and what to log of it."""
+        t = batch.t
+        with torch.no_grad():
+            next_q = taken(target(*batch.then, batch.sharing_next), batch.action_next)
+            y = td_target(t.shaped, t.discount, follow(next_q, t.successor_node))
+        values = self(*batch.now, t.sharing)
+        y = y - config.action_gap * gap_below_best(values.detach(), t)
+        q = taken(values, t.action)
+        loss = td_loss(q, y, config.huber)
+        return loss, {'loss': loss.detach(), 'q': mean(q.detach())}
+
+
+class EdgeCritic(nn.Module):
+    r"""Ours: one value a *pair*, so that :math:`Q_i(o, a; w) = w_{ii} U_{ii}(o, a; w) + \sum_{j \to i} w_{ji}
+    U_{ji}(o, a; w)`.
+
+    :math:`U_{ii}` is the discounted return of i's *own* reward, and :math:`U_{ji}(o, a_i)` what i's action adds to
+    *j's own* return beyond what j foresees:
+
+    .. math::
+        U_{ii} \to R_i + \gamma^n U^-_{ii}(o', a'_i), \qquad
+        U_{ji} \to \delta_j + \gamma^n U^-_{ji}(o', a'_i), \qquad
+        \delta_j = R_j + \gamma^n U^-_{jj}(o', a'_j) - U_{jj}(o, a_j).
+
+    Each reward is learned once, unmixed, and i's action is told apart from the rest of j's return. The network also
+    sees the weights (others react to them), so :math:`Q_i` is linear in :math:`w` only as far as nobody else reacts.
+    Where j and i are no longer neighbours at :math:`o'`, the last term is 0: i's actions no longer count for j.
+
+    Shapes: as :class:`NodeCritic`.
+    """
+
+    def __init__(self, spec: GraphEnvSpec, config: DQNConfig, pair_channels: int = 64) -> None:
+        super().__init__()
+        self.trunk = DGNTrunk(spec.num_features, **trunk_options(spec, config), sharing=True)
+        self.head = EdgeQHead(self.trunk.out_channels, spec.num_actions, pair_channels, spec.edge_dim)
+
+    def values(
+        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, sharing: Sharing
+    ) -> tuple[Tensor, Tensor]:
+        """:math:`U_{ii}` (N, A) and :math:`U_{ji}` (E, A)."""
+        own, pair = self.head(self.trunk(x, edge_index, edge_attr, sharing), edge_index, edge_attr)
+        return own, pair
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, sharing: Sharing) -> Tensor:
+        return EdgeQHead.combine(*self.values(x, edge_index, edge_attr, sharing), edge_index, sharing)
+
+    def loss(self, target: EdgeCritic, batch: LowLevelBatch, config: DQNConfig) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of the losses of own and of pair values, and what to log of them."""
+        t = batch.t
+        owner, actor = t.graph.edge_index
+        assert t.sharing is not None
+        own, pair = self.values(*batch.now, t.sharing)
+        own_taken, pair_taken = taken(own, t.action), taken(pair, t.action[actor])
+        with torch.no_grad():
+            q = EdgeQHead.combine(own, pair, t.graph.edge_index, t.sharing)
+            best = masked(q, t.graph.get('action_mask')).argmax(-1)
+            own_next, pair_next = self._next_values(target, batch)
+            own_target = td_target(t.reward, t.discount, own_next) - config.action_gap * gap_to_best(
+                own, best, t.action
+            )
+            surprise = (own_target - own_taken)[owner]
+            both = t.discount[owner] * (t.discount[actor] > 0)
+            pair_target = td_target(surprise, both, pair_next)
+            pair_target -= config.action_gap * gap_to_best(pair, best[actor], t.action[actor])
+        own_loss, pair_loss = td_loss(own_taken, own_target, config.huber), td_loss(pair_taken, pair_target, config.huber)
+        metrics = {'loss': own_loss.detach(), 'pair_loss': pair_loss.detach(), 'q': mean(own_taken.detach())}
+        return own_loss + pair_loss, metrics
+
+    def _next_values(self, target: EdgeCritic, batch: LowLevelBatch) -> tuple[Tensor, Tensor]:
+        """Values n steps on: of each node that acted (N,), and of each edge (E,), 0 where it is no longer there."""
+        t = batch.t
+        if t.successor.num_nodes == 0:
+            return torch.zeros_like(t.reward), t.reward.new_zeros(t.graph.edge_index.size(1))
+        own, pair = target.values(*batch.then, batch.sharing_next)
+        own_next = follow(taken(own, batch.action_next), t.successor_node)
+        edges = t.successor.edge_index
+        at, still = find_edges(edges, t.successor_node[t.graph.edge_index], t.successor.num_nodes)
+        if edges.size(1) == 0:
+            return own_next, t.reward.new_zeros(at.shape)
+        pair_next = taken(pair, batch.action_next[edges[1]]).index_select(0, at)
+        return own_next, torch.where(still, pair_next, 0.0)
+
+
+CRITICS: dict[str, type[NodeCritic] | type[EdgeCritic]] = {'node': NodeCritic, 'edge': EdgeCritic}
+
+
+def trunk_options(spec: GraphEnvSpec, config: DQNConfig) -> dict[str, object]:
+    """Sizes of a :class:`~ltos_pyg.nn.DGNTrunk`."""
+    return {
+        'hidden_channels': config.hidden_channels,
+        'num_layers': config.num_layers,
+        'heads': config.heads,
+        'encoder_channels': config.encoder_channels,
+        'edge_dim': spec.edge_dim,
+    }
+
+
+def taken(values: Tensor, action: Tensor) -> Tensor:
+    """The values (M,) of the actions taken, from those of all actions (M, A)."""
+    return values.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+def gap_below_best(values: Tensor, t: Transition) -> Tensor:
+    """:func:`~ltos_pyg.algos.losses.gap_to_best` of the actions taken in a batch, (N,)."""
+    best = masked(values, t.graph.get('action_mask')).argmax(-1)
+    return gap_to_best(values, best, t.action)
+
+
+def mean(value: Tensor) -> Tensor:
+    """The mean, 0 over nothing."""
+    return value.sum() / max(value.numel(), 1)

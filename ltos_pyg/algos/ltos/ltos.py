@@ -1,0 +1,211 @@
+"""LToS: a high level that learns how to share rewards, a low level that learns to act for what it receives."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from ltos_pyg.algos.base import Decision, soft_update
+from ltos_pyg.algos.exploration import linear_schedule
+from ltos_pyg.algos.ltos.config import LToSConfig
+from ltos_pyg.algos.ltos.critics import LowLevelBatch, mean
+from ltos_pyg.algos.ltos.fixed import random_sharing
+from ltos_pyg.algos.ltos.search import JointSearch, shaped_gradient_loss
+from ltos_pyg.algos.ltos.sharing_q import SharingQ
+from ltos_pyg.algos.ltos.weights import HeldNoise, JointNoise, Logits, constant_logits
+from ltos_pyg.data import Transition
+from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
+from ltos_pyg.nn import Sharing, SharingPolicy, constant_sharing, keep_all
+from ltos_pyg.nn.functional import softmax_by_sender
+from ltos_pyg.seeding import generator
+
+
+class LToS(SharingQ):
+    r"""Learning to share, after `"Learning to Share in Multi-Agent Reinforcement Learning"
+    <https://arxiv.org/abs/2112.08702>`_.
+
+    The high level :math:`\phi` maps one hop of observations to a point on each sender's simplex, the weights
+    :math:`w = \phi(o)`; the low level maximises the shaped reward :math:`r^w_i = w_{ii} r_i + \sum_j w_{ji} r_j` with
+    the critic :math:`Q_i(o, a; w)` (:class:`~ltos_pyg.algos.ltos.NodeCritic`, the paper's). An update is
+
+    1. the low level: one step of Q on :math:`r^w`, with the weights that were in force when the data was collected and
+       the target policy's at the successor, :math:`w' = \phi'(o')`;
+    2. the high level, in turns: from ``phi_starts`` of training on, one step of :math:`\phi` every ``phi_every``
+       steps of Q. ``objective='search'`` (ours) is :class:`~ltos_pyg.algos.ltos.JointSearch`; ``'gradient'`` (the
+       paper's) climbs :math:`\sum_i \max_a Q_i(o, a; \phi(o))` with Q frozen.
+
+    The logits of the weights are those of a constant share plus what :math:`\phi` adds to them, which is zero at the
+    start. With the search, the constant is the best one found so far, and :math:`\phi` falls back to it where its
+    critics disagree.
+
+    **Exploration of weights.** In a part of the episodes (``wide_end``, all of them at the start) the weights are wide
+    noise around the constant, in the others small noise around :math:`\phi`; see
+    :class:`~ltos_pyg.algos.ltos.JointNoise`. So Q learns what to do under any weights.
+
+    :attr:`sharing_mode` swaps the weights of :meth:`act` without exploration: ``'phi'``, ``'constant'`` (what
+    :math:`\phi` starts from), ``'uniform'``, ``'keep'`` (every agent keeps all) or ``'random'`` (uniform on the
+    simplex, anew at each step).
+
+    Args:
+        spec: What the environment promises.
+        config: The options.
+        seed: Seeds the weights of the networks, the replay's draws and the exploration, each a stream of its own.
+        device: Where the networks live; the replay stays in main memory.
+    """
+
+    config: LToSConfig
+    critic = 'node'
+    sharing_modes = ('phi', 'constant', 'uniform', 'keep', 'random')
+
+    def __init__(
+        self, spec: GraphEnvSpec, config: LToSConfig, seed: int = 0, device: str | torch.device = 'cpu'
+    ) -> None:
+        self.sharing_mode = 'phi'
+        self.shares_rng = generator(seed, 'shares', torch.device(device))
+        super().__init__(spec, config, seed, device)
+        noise = JointNoise(config.noise_joint, config.noise_own, config.noise_received)
+        self.held = HeldNoise(noise, config.hold_steps)
+
+    def build_more(self) -> None:
+        c, spec = self.config, self.spec
+        self.phi = SharingPolicy(
+            spec.num_features, c.phi_channels, encoder_channels=(c.phi_channels,), edge_dim=spec.edge_dim
+        ).to(self.device)
+        self.target_phi = copy.deepcopy(self.phi).requires_grad_(False)
+        self.phi_optimizer = torch.optim.Adam(self.phi.parameters(), lr=c.phi_lr, fused=True)
+        self.search = JointSearch(spec, c, self.device, self.shares_rng) if c.objective == 'search' else None
+
+    # the weights -------------------------------------------------------------------------------------------------
+
+    @property
+    def constant_own(self) -> float | None:
+        """The own share that phi starts from, ``None`` for uniform."""
+        return self.config.initial_own if self.search is None else self.search.constant.own
+
+    def logits(self, phi: SharingPolicy, graph: Batch) -> Logits:
+        """The weights before the softmax: those of the constant, plus what phi adds."""
+        x, edge_index, edge_attr = self.inputs(graph)
+        with self.autocast():
+            edge, own = phi.logits(x, edge_index, edge_attr)
+        base = constant_logits(edge_index, x.size(0), self.constant_own)
+        return Logits(base.edge + edge, base.own + own)
+
+    def sharing(self, phi: SharingPolicy, graph: Batch) -> Sharing:
+        """The weights that a high level decides on."""
+        return softmax_by_sender(*self.logits(phi, graph), graph.edge_index)
+
+    def sharing_under(self, graph: Batch, mode: str) -> Sharing:
+        """The weights of a mode, see the class."""
+        edge_index, N = graph.edge_index, graph.num_nodes
+        if mode == 'keep':
+            return keep_all(edge_index, N)
+        if mode == 'uniform':
+            return constant_sharing(edge_index, N)
+        if mode == 'constant':
+            return constant_sharing(edge_index, N, self.constant_own)
+        if mode == 'random':
+            return random_sharing(edge_index, N, self.play_rng)
+        if self.symmetries is None or not self.config.average_views:
+            return self.sharing(self.target_phi, graph)
+        views = [self.sharing(self.target_phi, view) for view in self.symmetries.views(graph)]
+        return Sharing(*(torch.stack(parts).mean(0) for parts in zip(*views, strict=True)))
+
+    def choose_sharing(self, graph: Batch, explore: bool) -> Sharing:
+        if not explore:
+            return self.sharing_under(graph, self.sharing_mode)
+        c, edge_index = self.config, graph.edge_index
+        wide_now = linear_schedule(1.0, c.wide_end, c.wide_fraction, self.progress)
+        noise, wide = self.held.current(graph.batch, graph.num_graphs, wide_now, self.shares_rng)
+        near = noise.on(self.logits(self.phi, graph), edge_index, c.noise_local)
+        far = noise.on(constant_logits(edge_index, graph.num_nodes, self.constant_own), edge_index)
+        node = wide[graph.batch]
+        edge = torch.where(node[edge_index[0]], far.edge, near.edge)
+        return softmax_by_sender(edge, torch.where(node, far.own, near.own), edge_index)
+
+    def observe(self, graph: Batch, decision: Decision, step: GraphStep) -> None:
+        super().observe(graph, decision, step)
+        self.held.step(step.ended)
+
+    def restart_episodes(self) -> None:
+        super().restart_episodes()
+        self.held.restart()
+
+    def next_sharing(self, t: Transition) -> Sharing:
+        return self.sharing(self.target_phi, t.successor)
+
+    # learning ----------------------------------------------------------------------------------------------------
+
+    def update_more(self, t: Transition) -> dict[str, Tensor]:
+        c, batch, metrics = self.config, self.batch, {}
+        if self.search is not None:
+            with self.autocast():
+                loss = self.search.critic_loss(batch)
+            self.step_optimizer(self.search.optimizer, loss)
+            self.search.update_targets()
+            metrics['phi/critic_loss'] = loss.detach()
+        if self.updates % c.phi_every == 0 and self.progress >= c.phi_starts:
+            metrics |= self.update_phi(batch)
+        return metrics
+
+    def update_phi(self, batch: LowLevelBatch) -> dict[str, Tensor]:
+        """One step of the high level on the low level's batch."""
+        graph, seen = batch.t.graph, batch.now
+        mask = graph.get('action_mask')
+        logits = self.logits(self.phi, graph)
+        sharing = softmax_by_sender(*logits, graph.edge_index)
+        self.network.requires_grad_(False)
+        with self.autocast():
+            if self.search is None:
+                loss, metrics = shaped_gradient_loss(seen, mask, sharing, self.network), {}
+            else:
+                loss, metrics = self.search.step_loss(
+                    seen, graph.batch, graph.num_graphs, mask, logits, self.network
+                )
+        self.step_optimizer(self.phi_optimizer, loss)
+        self.network.requires_grad_(True)
+        soft_update(self.target_phi, self.phi, self.config.phi_tau)
+        kept = sharing.kept.detach()
+        return metrics | {'phi/loss': loss.detach(), 'phi/kept': mean(kept), 'phi/kept_std': std(kept)}
+
+    # saving ------------------------------------------------------------------------------------------------------
+
+    def modules(self) -> dict[str, nn.Module]:
+        more: dict[str, nn.Module] = {'phi': self.phi, 'target_phi': self.target_phi}
+        if self.search is not None:
+            more |= {
+                'search_critics': self.search.critics,
+                'search_targets': self.search.targets,
+                'constant': self.search.constant,
+            }
+        return super().modules() | more
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        more = {'phi_optimizer': self.phi_optimizer}
+        if self.search is not None:
+            more['search_optimizer'] = self.search.optimizer
+        return super().optimizers() | more
+
+    def generators(self) -> dict[str, torch.Generator]:
+        return super().generators() | {'shares': self.shares_rng}
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {'held': self.held.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.held.load_state_dict(state['held'])
+
+
+class LToSEdge(LToS):
+    """LToS with pair values, :class:`~ltos_pyg.algos.ltos.EdgeCritic`: ours, not the paper's."""
+
+    critic = 'edge'
+
+
+def std(value: Tensor) -> Tensor:
+    """Population standard deviation, 0 over nothing."""
+    return (value - mean(value)).square().sum().div(max(value.numel(), 1)).sqrt()

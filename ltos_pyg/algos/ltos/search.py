@@ -1,0 +1,270 @@
+"""The high level's objectives: a search over joint weights (ours), and the paper's gradient through the low level."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from ltos_pyg.algos.base import soft_update
+from ltos_pyg.algos.losses import follow, masked, td_loss, td_target
+from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen, mean, trunk_options
+from ltos_pyg.algos.ltos.weights import JointNoise, Logits, constant_logits
+from ltos_pyg.data import Transition
+from ltos_pyg.graph_env import GraphEnvSpec
+from ltos_pyg.nn import DGNTrunk, QHead, Sharing
+from ltos_pyg.nn.functional import softmax_by_sender
+
+if TYPE_CHECKING:
+    from ltos_pyg.algos.ltos.config import LToSConfig
+
+SHARES = (None, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)  # constants that are compared; None: uniform
+
+
+class JointActionCritic(nn.Module):
+    r"""The return of each node's *own, unshaped* reward after a joint action, :math:`G_i(o, \mathbf{a})`, (N,).
+
+    A trunk on :math:`[x_i, \mathrm{onehot}(a_i)]`: a node sees the actions of as many hops as the trunk has layers.
+    """
+
+    def __init__(self, spec: GraphEnvSpec, config: LToSConfig) -> None:
+        super().__init__()
+        self.num_actions = spec.num_actions
+        self.trunk = DGNTrunk(spec.num_features + spec.num_actions, **trunk_options(spec, config))  # type: ignore[arg-type]
+        self.head = QHead(self.trunk.out_channels, 1)
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, action: Tensor) -> Tensor:
+        x = torch.cat([x, one_hot(action, self.num_actions).to(x.dtype)], dim=-1)
+        return self.head(self.trunk(x, edge_index, edge_attr)).squeeze(-1)
+
+
+class BestConstant(nn.Module):
+    r"""The best constant own share so far, by two critics of joint actions.
+
+    Each visit compares the share :math:`r` with uniform sharing on a batch:
+
+    .. math::
+        D_c(r) \leftarrow D_c(r) + \alpha_n \Big(\frac1N \sum_i \big[G_{c,i}(o, \mathbf{a}_r) -
+        G_{c,i}(o, \mathbf{a}_{uniform})\big] - D_c(r)\Big), \qquad \alpha_n = \max(1/n, 0.05).
+
+    The best one is :math:`\arg\max_r \min_c (D_c(r) - \mathrm{SE}_c(r))` with :math:`D(uniform) = 0`: uniform sharing
+    is left only for a share that both critics find better by more than a standard error.
+    """
+
+    best: Tensor
+    value: Tensor
+    square: Tensor
+    visits: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer('best', torch.zeros((), dtype=torch.int64))  # number of the share in SHARES
+        self.register_buffer('value', torch.zeros(2, len(SHARES)))
+        self.register_buffer('square', torch.zeros(2, len(SHARES)))
+        self.register_buffer('visits', torch.zeros(len(SHARES), dtype=torch.int64))
+
+    @property
+    def own(self) -> float | None:
+        """The share, ``None`` for uniform."""
+        return SHARES[int(self.best)]
+
+    def due(self) -> int:
+        """Number of the share that was compared least often; never that of uniform sharing."""
+        return 1 + int(self.visits[1:].argmin())
+
+    def compare(self, which: int, difference: Tensor) -> None:
+        """Takes in what the two critics (2,) found the share to gain over uniform sharing."""
+        self.visits[which] += 1
+        n = int(self.visits[which])
+        alpha = max(1 / n, 0.05)
+        self.value[:, which] += alpha * (difference - self.value[:, which])
+        self.square[:, which] += alpha * (difference.square() - self.square[:, which])
+        if int(self.visits[1:].min()) >= 3:
+            effective = torch.as_tensor(min(n, 39))  # of an average with alpha = 0.05
+            error = ((self.square - self.value.square()).clamp(min=0) / effective).sqrt()
+            self.best.copy_((self.value - error).amin(0).argmax())
+
+
+class JointSearch:
+    r"""Moves :math:`\phi` towards joint weights whose *induced joint actions* are worth more, in unshaped reward.
+
+    Weights touch the world only through the actions that they lead to. For each state, K joint candidates of logits
+    :math:`L_k` are drawn, half of them widely around the best constant and half closely around :math:`\phi`. All
+    agents respond at once, :math:`\mathbf{a}_k = \arg\max_a Q(o, a; \mathrm{softmax}(L_k))`, and two critics of the
+    unshaped return, each learned from its own half of the frames, judge the joint actions:
+
+    .. math::
+        F_{cki} &= \sum_{j \in C(i)} G_{cj}(o, \mathbf{a}_k) \text{ less its mean over } k, \qquad
+        V_i = \tfrac{1}{2K} \sum_{c,k} F_{cki}^2, \qquad
+        T_i = \mathrm{clip}\Big(\tfrac1K \sum_k F_{1ki} F_{2ki} / V_i,\ 0,\ 1\Big) \\
+        p_{ki} &= \mathrm{softmax}_k\big(\beta\,T_i\,\tfrac12 \textstyle\sum_c F_{cki} / \sqrt{V_i}\big), \qquad
+        d_i = \sum_k p_{ki} L_{ki} - \big[T_i L_i + (1 - T_i) \tfrac1K \textstyle\sum_k L_{ki}\big]
+        - (1 - T_i) (L_i - L^{const}_i)
+
+    with :math:`C(i)` all nodes within two hops. The gradient step moves :math:`L_i` along :math:`d_i`: towards the
+    better candidates as far as the critics agree (:math:`T_i`), and back to the best constant as far as they do not.
+
+    Args:
+        spec: What the environment promises.
+        config: The options.
+        device: Where the critics live.
+        rng: Of the candidates.
+    """
+
+    def __init__(
+        self, spec: GraphEnvSpec, config: LToSConfig, device: torch.device, rng: torch.Generator
+    ) -> None:
+        self.config, self.rng = config, rng
+        self.critics = nn.ModuleList(JointActionCritic(spec, config) for _ in range(2)).to(device)
+        self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.constant = BestConstant().to(device)
+        self.optimizer = torch.optim.Adam(self.critics.parameters(), lr=config.lr, fused=True)
+        self.noise = JointNoise(config.noise_joint, config.noise_own, config.noise_received)
+
+    # the critics -------------------------------------------------------------------------------------------------
+
+    def critic_loss(self, batch: LowLevelBatch) -> Tensor:
+        r"""Mean loss of :math:`G_c(o, \mathbf{a}) \to R + \gamma^n G^-_c(o', \mathbf{a}')`, c by the frame's number."""
+        t = batch.t
+        which = (t.index % 2).to(t.reward.device)  # (B,) always the same critic for the same frame
+        losses = []
+        for c, (critic, target) in enumerate(zip(self.critics, self.targets, strict=True)):
+            mine = which == c
+            node, seen = part_of(batch.now, t.graph.batch, mine)
+            value = critic(*seen, t.action[node])
+            y = t.reward[node]
+            if bool((t.discount > 0).any()):  # one-step games have nothing to look ahead to
+                with torch.no_grad():
+                    node_next, seen_next = part_of(batch.then, t.successor.batch, mine)
+                    next_value = t.reward.new_zeros(t.successor.num_nodes)
+                    next_value[node_next] = target(*seen_next, batch.action_next[node_next])
+                    y = td_target(y, t.discount[node], follow(next_value, t.successor_node[node]))
+            losses.append(td_loss(value, y, None if self.config.gamma == 0 else self.config.huber))
+        return torch.stack(losses).mean()
+
+    def update_targets(self) -> None:
+        """Moves the target critics after a gradient step."""
+        soft_update(self.targets, self.critics, self.config.tau)
+
+    # the high level ----------------------------------------------------------------------------------------------
+
+    def step_loss(
+        self,
+        seen: Seen,
+        graph_of_node: Tensor,
+        num_graphs: int,
+        mask: Tensor | None,
+        logits: Logits,
+        q_values: Callable[..., Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss whose gradient moves the logits of phi along :math:`d`, and what to log."""
+        c = self.config
+        x, edge_index, _ = seen
+        N, K = x.size(0), c.candidates
+        base = constant_logits(edge_index, N, self.constant.own)
+        detached = Logits(*(part.detach() for part in logits))
+        with torch.no_grad():
+            due = self.constant.due()
+            draws = [self._candidate(k, base, detached, edge_index, graph_of_node, num_graphs) for k in range(K)]
+            constants = [constant_logits(edge_index, N, own) for own in (None, SHARES[due])]
+            value = self._judge(seen, mask, [*draws, *constants], q_values)  # (2, K + 2, N)
+            self.constant.compare(due, (value[:, K + 1] - value[:, K]).sum(-1) / max(N, 1))
+            target_own, target_edge, trust = self._target(value[:, :K], draws, detached, base, edge_index, N)
+        move = 0.5 * ((logits.own - target_own).square().sum() + (logits.edge - target_edge).square().sum())
+        metrics = {'phi/trust': mean(trust), 'phi/constant': own_share(self.constant.own, edge_index, N)}
+        return move / max(N, 1), metrics
+
+    def _candidate(
+        self, k: int, base: Logits, phi: Logits, edge_index: Tensor, graph_of_node: Tensor, num_graphs: int
+    ) -> Logits:
+        noise = self.noise.draw(graph_of_node, num_graphs, self.rng)
+        wide = k < self.config.candidates // 2
+        return noise.on(base, edge_index) if wide else noise.on(phi, edge_index, self.config.noise_local)
+
+    def _judge(
+        self, seen: Seen, mask: Tensor | None, candidates: list[Logits], q_values: Callable[..., Tensor]
+    ) -> Tensor:
+        """What the two critics expect of each node after the joint response to each candidate, (2, K, N)."""
+        K, N = len(candidates), seen[0].size(0)
+        x, edge_index, edge_attr = repeated(seen, K)
+        stacked = (torch.cat(parts) for parts in zip(*candidates, strict=True))
+        q = q_values(x, edge_index, edge_attr, softmax_by_sender(*stacked, edge_index))
+        action = masked(q, None if mask is None else mask.repeat(K, 1)).argmax(-1)
+        return torch.stack([critic(x, edge_index, edge_attr, action).view(K, N) for critic in self.critics])
+
+    def _target(
+        self, value: Tensor, draws: list[Logits], phi: Logits, base: Logits, edge_index: Tensor, num_nodes: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Where the self logits (N,) and edge logits (E,) shall go, and how far the critics agree (N,)."""
+        row, column = within_hops(edge_index, num_nodes, self.config.hops)
+        F = torch.zeros_like(value).index_add(2, row, value.index_select(2, column))
+        F = F - F.mean(1, keepdim=True)
+        V = F.square().mean((0, 1)).clamp(min=1e-12)
+        trust = ((F[0] * F[1]).mean(0) / V).clamp(0, 1)
+        p = (self.config.sharpness * trust * F.mean(0) / V.sqrt()).softmax(0)  # (K, N)
+        sender = edge_index[0]
+        own = toward(p, trust, torch.stack([draw.own for draw in draws]), phi.own, base.own)
+        edge = toward(p[:, sender], trust[sender], torch.stack([draw.edge for draw in draws]), phi.edge, base.edge)
+        return own, edge, trust
+
+
+def toward(p: Tensor, trust: Tensor, draws: Tensor, phi: Tensor, base: Tensor) -> Tensor:
+    """:math:`L + d` of :class:`JointSearch`: where logits (M,) shall go, from K draws (K, M) with weights p (K, M)."""
+    d = (p * draws).sum(0) - (trust * phi + (1 - trust) * draws.mean(0)) - (1 - trust) * (phi - base)
+    return phi + d
+
+
+def own_share(own: float | None, edge_index: Tensor, num_nodes: int) -> Tensor:
+    """Mean share kept under constant weights."""
+    logits = constant_logits(edge_index, num_nodes, own)
+    return mean(softmax_by_sender(*logits, edge_index).kept)
+
+
+def within_hops(edge_index: Tensor, num_nodes: int, hops: int) -> tuple[Tensor, Tensor]:
+    """All pairs (i, j) such that a path of at most ``hops`` edges leads from j to i, i itself included."""
+    sender, receiver = edge_index
+    order = receiver.argsort(stable=True)
+    neighbour = sender[order]
+    degree = torch.bincount(receiver, minlength=num_nodes)
+    start = degree.cumsum(0) - degree
+    key = torch.arange(num_nodes, device=edge_index.device) * (num_nodes + 1)  # i * N + i
+    for _ in range(hops):
+        i, j = key // max(num_nodes, 1), key % max(num_nodes, 1)
+        count = degree[j]
+        first = (count.cumsum(0) - count).repeat_interleave(count)
+        at = start[j].repeat_interleave(count) + torch.arange(len(first), device=key.device) - first
+        key = torch.cat([key, i.repeat_interleave(count) * num_nodes + neighbour[at]]).unique()
+    return key // max(num_nodes, 1), key % max(num_nodes, 1)
+
+
+def repeated(seen: Seen, times: int) -> Seen:
+    """The same graphs ``times`` over, side by side."""
+    x, edge_index, edge_attr = seen
+    shift = x.size(0) * torch.arange(times, device=x.device).repeat_interleave(edge_index.size(1))
+    return (
+        x.repeat(times, 1),
+        edge_index.repeat(1, times) + shift,
+        None if edge_attr is None else edge_attr.repeat(times, 1),
+    )
+
+
+def part_of(seen: Seen, graph_of_node: Tensor, chosen: Tensor) -> tuple[Tensor, Seen]:
+    """Those graphs of a batch that are chosen (B,): the numbers of their nodes, and what networks see of them."""
+    x, edge_index, edge_attr = seen
+    mine = chosen[graph_of_node]
+    node = mine.nonzero().squeeze(-1)
+    row = mine.cumsum(0) - 1
+    edge = mine[edge_index[0]].nonzero().squeeze(-1)
+    return node, (x[node], row[edge_index[:, edge]], None if edge_attr is None else edge_attr[edge])
+
+
+def shaped_gradient_loss(
+    seen: Seen, mask: Tensor | None, sharing: Sharing, q_values: Callable[..., Tensor]
+) -> Tensor:
+    r"""The paper's objective: :math:`-\sum_i \max_a Q_i(o, a; \phi(o))`, a node's mean; the gradient runs through the
+    weights alone, so the caller freezes Q."""
+    return -mean(masked(q_values(*seen, sharing), mask).amax(-1)) if seen[0].size(0) else sharing.kept.sum()

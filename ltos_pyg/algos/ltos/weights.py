@@ -1,0 +1,119 @@
+"""How training explores sharing weights: noise that all agents of a graph have in common, held for a while."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ltos_pyg.nn.functional import own_share_logit
+
+
+class Logits(NamedTuple):
+    """Sharing weights before the softmax over each sender."""
+
+    edge: Tensor  # (E,)
+    own: Tensor  # (N,)
+
+
+class Noise(NamedTuple):
+    """What is added to logits: :math:`z_i` to each self logit and :math:`v_i` to those of the edges into i."""
+
+    own: Tensor  # (N,)
+    received: Tensor  # (N,)
+
+    def on(self, logits: Logits, edge_index: Tensor, scale: float = 1.0) -> Logits:
+        """The logits with the noise on them."""
+        return Logits(
+            logits.edge + scale * self.received.index_select(0, edge_index[1]), logits.own + scale * self.own
+        )
+
+
+@dataclass(frozen=True)
+class JointNoise:
+    r"""Noise that moves the selfishness of a whole graph at once, and of single agents around it.
+
+    .. math::
+        z_i = c + u\,\sigma_s\,\varepsilon_i, \qquad v_i = u\,\sigma_r\,\varepsilon'_i, \qquad
+        c \sim U(-J, J), \quad u \sim U(0, 1), \quad \varepsilon, \varepsilon' \sim N(0, 1)
+
+    with one :math:`c` and one :math:`u` a graph. Where cooperation pays only if all take part, independent noise
+    never shows it: all must share at the same time.
+
+    Args:
+        joint: :math:`J`.
+        own: :math:`\sigma_s`.
+        received: :math:`\sigma_r`.
+    """
+
+    joint: float
+    own: float
+    received: float
+
+    def draw(self, batch: Tensor, num_graphs: int, rng: torch.Generator) -> Noise:
+        """Noise of every node of a batch; ``batch`` (N,) is the graph of each."""
+        device = batch.device
+        c, u = torch.rand((2, num_graphs), generator=rng, device=device)
+        own, received = torch.randn((2, len(batch)), generator=rng, device=device)
+        c, u = self.joint * (2 * c - 1), u
+        return Noise(c[batch] + u[batch] * self.own * own, u[batch] * self.received * received)
+
+
+class HeldNoise:
+    """Noise for the streams of an environment, held for some steps, and which streams explore widely.
+
+    Wide or not is drawn anew with the noise, for each stream by itself: it must not coincide with anything else that
+    tells streams apart, such as which of them act greedily.
+
+    Args:
+        noise: What to draw.
+        hold: Steps until new noise is drawn; an episode's start draws too.
+    """
+
+    def __init__(self, noise: JointNoise, hold: int) -> None:
+        self.noise, self.hold = noise, hold
+        self._held: dict[str, Tensor] | None = None  # own (N,), received (N,), wide (B,), age (B,)
+
+    def current(self, batch: Tensor, num_graphs: int, wide: float, rng: torch.Generator) -> tuple[Noise, Tensor]:
+        """The noise in force, and which graphs explore widely (B,), each with probability ``wide`` when drawn."""
+        drawn = self.noise.draw(batch, num_graphs, rng)
+        fresh = {
+            'own': drawn.own,
+            'received': drawn.received,
+            'wide': torch.rand(num_graphs, generator=rng, device=batch.device) < wide,
+            'age': torch.zeros(num_graphs, dtype=torch.int64, device=batch.device),
+        }
+        held = self._held
+        if held is not None and (len(held['own']), len(held['age'])) == (len(batch), num_graphs):
+            held = {name: value.to(batch.device) for name, value in held.items()}  # a checkpoint is on the CPU
+            new = held['age'] == 0
+            renew = {'own': new[batch], 'received': new[batch], 'wide': new, 'age': new}
+            fresh = {name: torch.where(renew[name], fresh[name], held[name]) for name in fresh}
+        self._held = fresh
+        return Noise(fresh['own'], fresh['received']), fresh['wide']
+
+    def step(self, ended: Tensor) -> None:
+        """Says that a step was played and which episodes ended, (B,)."""
+        if self._held is not None:
+            age = self._held['age']
+            self._held['age'] = torch.where(ended.to(age.device), 0, (age + 1) % self.hold)
+
+    def restart(self) -> None:
+        """Drops all noise: it is drawn anew at the next step."""
+        self._held = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The noise held now."""
+        return {} if self._held is None else dict(self._held)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to the noise held then."""
+        self._held = dict(state) or None
+
+
+def constant_logits(edge_index: Tensor, num_nodes: int, own: float | None) -> Logits:
+    """Logits that keep the share ``own`` and split the rest evenly; ``None`` is uniform sharing."""
+    zeros = torch.zeros(edge_index.size(1), device=edge_index.device)
+    return Logits(zeros, own_share_logit(edge_index, num_nodes, own))
