@@ -8,7 +8,15 @@ EXTRAS = {
     'wandb': ['wandb>=0.17'],
     'pettingzoo': ['pettingzoo>=1.24'],
     'scatter': ['torch-scatter>=2.1.2'],
-    'test': ['pytest>=8', 'hypothesis>=6.100', 'pettingzoo>=1.24', 'mpe2>=1.0', 'magent2>=0.3.4', 'tensorboard>=2.14'],
+    'test': [
+        'pytest>=8',
+        'hypothesis>=6.100',
+        'pettingzoo>=1.24',
+        'mpe2>=1.0',
+        'magent2>=0.3.4',
+        'tensorboard>=2.14',
+        'scipy>=1.11',
+    ],
     'dev': ['ruff>=0.6', 'mypy>=1.11', 'build>=1.2'],
 }
 EXTRAS['test'] += EXTRAS['plot']

@@ -110,7 +110,7 @@ class DilemmasEnv(GraphEnv):
         )
         number = torch.arange(num_envs, device=self.device)
         self._first = N * number
-        self._fixed = {
+        self._fixed: dict[str, Any] = {
             'nodes_per_graph': torch.full_like(number, N),
             'edges_per_graph': torch.full_like(number, E),
             'ptr': N * torch.arange(num_envs + 1, device=self.device),
@@ -151,9 +151,9 @@ class DilemmasEnv(GraphEnv):
         )
 
     def harms(self, action: Tensor) -> Tensor:
-        """Who would harm whom with these actions, (2, K): agents, victims, counted over the whole batch.
+        """The harms that these actions would do, (2, K): agents, victims, counted over the whole batch.
 
-        A hunter who fails harms itself alone and is not in it.
+        A hunter that fails harms itself alone and is not among them.
         """
         self._check_begun('harms')
         action = check_action(action, self.config.agents * self.num_envs, 2, self.device)
@@ -209,7 +209,7 @@ class DilemmasEnv(GraphEnv):
     def _batch(self) -> Batch:
         edge, _ = self._rules.edges(self._graphs, self._state)
         x, edge_attr = self._rules.features(self._graphs, self._state)
-        fields = {'x': x.flatten(0, 1), 'edge_index': (edge + self._first.view(1, -1, 1)).flatten(1)}
+        fields: dict[str, Any] = {'x': x.flatten(0, 1), 'edge_index': (edge + self._first.view(1, -1, 1)).flatten(1)}
         if edge_attr is not None:
             fields['edge_attr'] = edge_attr.flatten(0, 1)
         return batch_snapshots(**self._fixed, **fields)

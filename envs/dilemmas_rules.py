@@ -1,4 +1,4 @@
-"""Rules of the one-step dilemmas: how graphs and states are drawn, what agents see, and what their actions pay.
+"""Rules of the one-step dilemmas: how graphs and states are drawn, what agents see, and payoffs.
 
 Each game is a small class. ``graphs`` and ``state`` are dicts of tensors whose first axis is the graph; payoffs are
 float64 and unscaled. All of them are whole numbers or multiples of 2^-24, so that sums are exact in any order.
@@ -20,7 +20,7 @@ from ltos_pyg.envs.streams import draw, draw_rows
 GRAPHS = ('groups', 'double_star', 'offers')
 TOPOLOGIES = ('ring', 'star', 'tree', 'ba')
 
-HUNT_ALL, HUNT_ALONE, HUNT_STAY = 4, -8, 1  # all hunt; a hunter where not all hunt; who stays
+HUNT_ALL, HUNT_ALONE, HUNT_STAY = 4, -8, 1  # all hunt; a hunter where not all do; an agent that stays
 WORK = (30, 9)  # what action 1 pays oneself, and what it costs each of the three others
 TEMPT = (12, 6)
 GOOD = (45, 30)  # an offer on the double star: what it pays, and what it costs the victim
@@ -87,9 +87,13 @@ Tensors = dict[str, Tensor]
 class Rules(Protocol):
     """What :class:`~ltos_pyg.envs.DilemmasEnv` asks of each of its games."""
 
-    num_features: int
-    edge_dim: int | None
     num_edges: int  # of each graph: always the same
+
+    @property
+    def num_features(self) -> int: ...
+
+    @property
+    def edge_dim(self) -> int | None: ...
 
     def new_graphs(self, streams: Tensor) -> Tensors:
         """Graphs of new episodes."""

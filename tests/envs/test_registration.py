@@ -18,7 +18,7 @@ from ltos_pyg.graph_env.adapters.gymnasium import GymnasiumEnv
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize('name', ['ltos_pyg/Jungle-v0', 'ltos_pyg/Prisoner-v0'])
+@pytest.mark.parametrize('name', ['ltos_pyg/Dilemmas-v0', 'ltos_pyg/Jungle-v0', 'ltos_pyg/Prisoner-v0'])
 def test_gymnasium_accepts_the_games(name: str) -> None:
     env = gymnasium.make(name)
     check_env(env.unwrapped)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ltos_pyg.envs.streams import draw, first_streams
+from ltos_pyg.envs.streams import draw, draw_rows, first_streams
 
 
 def splitmix64(state: int, count: int) -> list[int]:
@@ -32,6 +32,14 @@ def test_numbers_lie_below_the_bound_and_are_even() -> None:
     counts = draw(streams, 7).bincount(minlength=7)
     assert counts.numel() == 7
     assert (counts - 1000).abs().max() < 4 * (7000 * 6 / 49) ** 0.5
+
+
+def test_a_row_is_one_draw_after_another() -> None:
+    alone, together = first_streams(0, 5, 'dice'), first_streams(0, 5, 'dice')
+    bounds = [3, 2**31, 10, 1]
+    expected = torch.stack([draw(alone, bound) for bound in bounds], 1)
+    assert torch.equal(draw_rows(together, torch.tensor(bounds), 4), expected)
+    assert torch.equal(together, alone)
 
 
 def test_streams_hang_on_seed_game_and_place_alone() -> None:
