@@ -12,7 +12,15 @@ from torch_geometric.data import Batch
 from ltos_pyg.data import batch_snapshots
 from ltos_pyg.envs.checks import check_action, check_count
 from ltos_pyg.envs.jungle_numba import NumbaJungle
-from ltos_pyg.envs.jungle_rules import NUM_ACTIONS, JungleConfig, Sight, board_symmetries, check_cells
+from ltos_pyg.envs.jungle_rules import (
+    NUM_ACTIONS,
+    Graph,
+    JungleConfig,
+    Sight,
+    board_symmetries,
+    check_cells,
+    check_high,
+)
 from ltos_pyg.envs.jungle_torch import TorchJungle
 from ltos_pyg.envs.streams import first_streams
 from ltos_pyg.graph_env import GraphEnv, GraphEnvSpec, GraphStep
@@ -24,22 +32,30 @@ class JungleEnv(GraphEnv):
     <https://arxiv.org/abs/1810.09202>`_ made and `"Learning to Share in Multi-Agent Reinforcement Learning"
     <https://arxiv.org/abs/2112.08702>`_ reports.
 
-    **Rules.** N agents and L foods start on distinct free cells, drawn uniformly. Nobody dies. Actions: 0 up, 1 left,
-    2 stay, 3 right, 4 down; attack 5 up, 6 left, 7 right, 8 down (y goes down, x right). Within a step all attacks come
-    first, on where everyone stood when the step began; then the agents move one by one in the order of their numbers,
-    and a move into a wall, a food or an agent fails at no cost.
+    **Rules.** N agents and L foods start on distinct free cells, drawn uniformly. Agents never die. Actions: 0 up,
+    1 left, 2 stay, 3 right, 4 down; attack 5 up, 6 left, 7 right, 8 down (y goes down, x right). Within a step all
+    attacks come first, on the cells of the start of the step; then the agents move one by one in the order of their
+    numbers, and a move into a wall, a food or an agent fails at no cost.
 
     **Reward.** An attack on a food brings 1, on an agent 2, on a blank or a wall -0.01; each attack costs its victim 4.
     With ``cost_on_hit`` every attack costs 0.01, also one that hits: so counts MAgent's engine.
 
-    **Observation**, int8: the window of radius ``view`` around the agent, row by row (agents, itself included, 1; foods
-    -1; else 0; cells farther than ``view`` are blank, as are walls), then its y and x.
-    ``spec.feature_scale`` is 1 on the window and ``1 / size`` on the cell.
+    **Unequal gains.** With ``attack_gain_high`` set, ``round(high_fraction * num_agents)`` agents of each board, drawn
+    uniformly at the start of each episode, gain that instead of 2 by an attack on an agent (less the 0.01 of
+    ``cost_on_hit``). All else stays the same for them, what an attack costs its victim too. Every agent can see which
+    ones they are.
 
-    **Graph.** Each agent hears its ``neighbours`` nearest others (Euclidean; of two at one distance, the one of the
-    lower number), anew in each step. If ``symmetric``, those whom it is nearest to hear it too. Edges lie graph by
-    graph, in rising order of receiver, then of sender. ``edge_attr`` is (dy, dx) from receiver to sender, int8, and
-    ``spec.edge_scale`` is ``1 / (2 view)``.
+    **Observation**, int8: the window of radius ``view`` around the agent, row by row (agents, itself included, 1; foods
+    -1; else 0; cells farther than ``view`` are blank, as are walls), then its y and x. With ``attack_gain_high`` set,
+    agents that gain it show as 2 in the windows, and one more column, the last, is 1 for an agent that gains it, else
+    0. ``spec.feature_scale`` is ``1 / size`` on the cell and 1 on everything else.
+
+    **Graph**, anew in each step. With ``graph='knn'`` each agent receives messages from its ``neighbours`` nearest
+    others (Euclidean; of two at one distance, the one of the lower number); if ``symmetric``, these from it too.
+    With ``graph='radius'`` two agents are neighbours, both ways, if they are at most ``radius`` apart (Euclidean):
+    degrees range from 0 to N - 1, and ``neighbours`` and ``symmetric`` are unused. Edges lie graph by graph, in rising
+    order of receiver, then of sender. ``edge_attr`` is (dy, dx) from receiver to sender, int8, and ``spec.edge_scale``
+    is ``1 / (2 view)``.
 
     All ``num_envs`` episodes share one clock: they start together, and are truncated and restarted together at
     ``horizon``. Nothing terminates.
@@ -49,10 +65,10 @@ class JungleEnv(GraphEnv):
         num_agents (int): Agents N on each board.
         num_foods (int): Foods L on each board.
         size (int): Cells on a side of the board, with its wall; at most 127.
-        neighbours (int): k of the k-nearest graph; all others where there are fewer.
+        neighbours (int): k of the k-nearest graph; all others where there are fewer. Unused with ``graph='radius'``.
         view (int): Radius of the window.
         horizon (int): Steps of an episode.
-        symmetric (bool): Whether hearing is mutual.
+        symmetric (bool): Whether edges of the k-nearest graph go both ways. Unused with ``graph='radius'``.
         cost_on_hit (bool): Whether an attack that hits costs 0.01 too.
         edge_features (bool): Whether the graphs have ``edge_attr``.
         seed (int): Start of the env's own randomness. Graph b draws the same cells in a batch of any size.
@@ -60,6 +76,13 @@ class JungleEnv(GraphEnv):
             the latter. Both give the same episodes, to the last bit.
         device: Where the tensors live.
         threads (int): Threads that the Numba backend splits the boards over.
+        graph (str): ``'knn'``, the k nearest agents, or ``'radius'``, all agents within a distance.
+        radius (float): Greatest distance between neighbours, in cells, with ``graph='radius'``. With the default, 20
+            agents on the board of 30 have about 5 neighbours each, nine in ten of them 1 to 9. Unused with
+            ``graph='knn'``.
+        attack_gain_high (float, optional): What an attack on an agent brings some agents instead of 2. ``None``: 2 for
+            all.
+        high_fraction (float): Fraction of the agents that gain ``attack_gain_high``.
 
     ``info`` has for each graph (B,) how many attacks hit an agent (``attacks``), a food (``food``) and nothing
     (``blanks``).
@@ -84,17 +107,26 @@ class JungleEnv(GraphEnv):
         backend: str = 'auto',
         device: str | torch.device = 'cpu',
         threads: int = 1,
+        *,
+        graph: Graph = 'knn',
+        radius: float = 9.0,
+        attack_gain_high: float | None = None,
+        high_fraction: float = 0.5,
     ) -> None:
         check_count('num_envs', num_envs, 1)
         self.config = JungleConfig(
             num_agents=num_agents,
             num_foods=num_foods,
             size=size,
+            graph=graph,
             neighbours=neighbours,
+            radius=radius,
             view=view,
             horizon=horizon,
             symmetric=symmetric,
             cost_on_hit=cost_on_hit,
+            attack_gain_high=attack_gain_high,
+            high_fraction=high_fraction,
             edge_features=edge_features,
         )
         self.num_envs, self.device = num_envs, torch.device(device)
@@ -114,22 +146,31 @@ class JungleEnv(GraphEnv):
         """Cells of the foods (B, L, 2) int64, y and x."""
         return self._board.cells()[:, self.config.num_agents :]
 
+    @property
+    def high(self) -> Tensor:
+        """Which agents gain ``attack_gain_high`` (B, N) bool; none where it is ``None``."""
+        return self._board.high()
+
     def reset(self, seed: int | None = None) -> Batch:
         if seed is not None:
             self._board.streams.copy_(first_streams(seed, self.num_envs, 'jungle'))
         return self._restart()
 
-    def set_positions(self, agents: Tensor, foods: Tensor) -> Batch:
+    def set_positions(self, agents: Tensor, foods: Tensor, high: Tensor | None = None) -> Batch:
         """Starts episodes from given cells instead of random ones, and returns the batch to act on.
 
         Args:
             agents (Tensor): Cells of the agents (B, N, 2), integers, y and x.
             foods (Tensor): Cells of the foods (B, L, 2).
+            high (Tensor, optional): Which agents gain ``attack_gain_high`` (B, N) bool, any number of them. Without it,
+                the first ``round(high_fraction * num_agents)``.
 
         Raises:
-            ValueError: If a cell is wall, taken twice, or the shapes or dtypes do not fit.
+            ValueError: If a cell is wall, taken twice, the shapes or dtypes do not fit, or ``high`` is given where all
+                agents gain the same.
         """
-        self._board.place(check_cells(agents, foods, self.config, self.num_envs))
+        cells = check_cells(agents, foods, self.config, self.num_envs)
+        self._board.place(cells, check_high(high, self.config, self.num_envs))
         self._clock = 0
         return self._batch(self._board.observe())
 
@@ -151,19 +192,21 @@ class JungleEnv(GraphEnv):
         return {
             'config': asdict(self.config),
             'cells': self._board.cells().cpu(),
+            'high': self._board.high().cpu(),
             'streams': self._board.streams.cpu().clone(),
             'clock': self._clock,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> Batch:
         mine = {'num_envs': self.num_envs, **asdict(self.config)}
-        theirs = {'num_envs': state['streams'].numel(), **state['config']}
+        defaults = asdict(JungleConfig())  # of options that are newer than the state
+        theirs = {'num_envs': state['streams'].numel(), **defaults, **state['config']}
         wrong = {name: (mine[name], theirs.get(name)) for name in mine if mine[name] != theirs.get(name)}
         if wrong:
             said = ', '.join(f'{name}={there!r} where this env has {here!r}' for name, (here, there) in wrong.items())
             raise ValueError(f"'state' is of a jungle with {said}. Build the env with the options of the saved one.")
         self._board.streams.copy_(state['streams'])
-        self._board.place(state['cells'])
+        self._board.place(state['cells'], None if self.config.attack_gain_high is None else state['high'])
         self._clock = state['clock']
         return self._batch(self._board.observe())
 
@@ -208,7 +251,8 @@ def _unchanging(num_envs: int, num_agents: int, device: torch.device) -> dict[st
 
 
 def _spec(config: JungleConfig, num_envs: int) -> GraphEnvSpec:
-    window = config.num_features - 2
+    window = (2 * config.view + 1) ** 2
+    flag = config.num_features - window - 2
     return GraphEnvSpec(
         num_envs=num_envs,
         num_features=config.num_features,
@@ -218,9 +262,9 @@ def _spec(config: JungleConfig, num_envs: int) -> GraphEnvSpec:
         edge_dim=2 if config.edge_features else None,
         feature_dtype=torch.int8,
         edge_dtype=torch.int8,
-        feature_scale=(1.0,) * window + (1 / config.size,) * 2,
+        feature_scale=(1.0,) * window + (1 / config.size,) * 2 + (1.0,) * flag,
         edge_scale=(1 / (2 * config.view),) * 2 if config.edge_features else None,
-        symmetric=config.symmetric,
+        symmetric=config.symmetric or config.graph == 'radius',
         horizon=config.horizon,
         symmetries=board_symmetries(config),
     )

@@ -60,6 +60,21 @@ def draw_cells(lo: int, hi: int, size: int, streams: Array, ys: Array, xs: Array
 
 
 @njit(cache=True, nogil=True)
+def draw_high(lo: int, hi: int, count: int, streams: Array, high: Array) -> None:
+    """Flags ``count`` agents of each board, any of them, by the first steps of a Fisher-Yates shuffle."""
+    N = high.shape[1]
+    agents = np.empty(N, dtype=np.int32)
+    for b in range(lo, hi):
+        high[b, :] = 0
+        for i in range(N):
+            agents[i] = i
+        for m in range(count):
+            pick = m + _draw(streams, b, N - m)
+            high[b, agents[pick]] = 1
+            agents[pick] = agents[m]
+
+
+@njit(cache=True, nogil=True)
 def paint(lo: int, hi: int, N: int, ys: Array, xs: Array, grid: Array) -> None:
     """Marks who stands where: agent +1, food -1."""
     for b in range(lo, hi):
@@ -70,11 +85,11 @@ def paint(lo: int, hi: int, N: int, ys: Array, xs: Array, grid: Array) -> None:
 
 @njit(cache=True, nogil=True)
 def play(
-    lo: int, hi: int, size: int, payoffs: Array, action: Array, ys: Array, xs: Array, grid: Array,
+    lo: int, hi: int, size: int, payoffs: Array, action: Array, ys: Array, xs: Array, high: Array, grid: Array,
     reward: Array, tally: Array,
 ) -> None:  # fmt: skip
     """One step: attacks on the start-of-step cells, then moves one by one."""
-    N = reward.shape[1]
+    N, flagged = reward.shape[1], high.shape[1] > 0
     hits = np.empty(N, dtype=np.int32)
     for b in range(lo, hi):
         hits[:] = 0
@@ -90,7 +105,7 @@ def play(
                 reward[b, i] = payoffs[0]
                 tally[1, b] += 1
             elif what > 0:
-                reward[b, i] = payoffs[1]
+                reward[b, i] = payoffs[4] if flagged and high[b, i] else payoffs[1]
                 tally[0, b] += 1
                 for j in range(N):
                     if ys[b, j] == y and xs[b, j] == x:
@@ -112,13 +127,13 @@ def play(
 
 
 @njit(cache=True, nogil=True)
-def look(lo: int, hi: int, view: int, ys: Array, xs: Array, out: Array) -> None:
-    """Each agent's window, row by row, then its y and x.
+def look(lo: int, hi: int, view: int, ys: Array, xs: Array, high: Array, out: Array) -> None:
+    """Each agent's window, row by row, then its y and x, then its flag of a high gain where there are such flags.
 
     Every entity is written into every window: its place in it where it is seen, the last column where it is not, which
-    takes x afterwards. That has no branch to guess, and is faster than to cut the window out of a map.
+    is overwritten afterwards. That has no branch to guess, and is faster than to cut the window out of a map.
     """
-    N, M, last = out.shape[1], ys.shape[1], np.int32(out.shape[2] - 1)
+    N, M, last, flagged = out.shape[1], ys.shape[1], np.int32(out.shape[2] - 1), high.shape[1] > 0
     side, middle, reach = np.int32(2 * view + 1), np.int32(2 * view * (view + 1)), np.int32(view * view)
     y, x, place = np.zeros(padded(M), np.int32), np.zeros(padded(M), np.int32), np.empty(padded(M), np.int32)
     for b in range(lo, hi):
@@ -136,15 +151,22 @@ def look(lo: int, hi: int, view: int, ys: Array, xs: Array, out: Array) -> None:
                 row[np.uint32(place[m])] = 1
             for m in range(N, M):
                 row[np.uint32(place[m])] = -1
-            row[last - 1] = yi
-            row[last] = xi
+            if flagged:
+                for m in range(N):
+                    row[np.uint32(place[m])] = 1 + high[b, m]
+                row[last - 2] = yi
+                row[last - 1] = xi
+                row[last] = high[b, i]
+            else:
+                row[last - 1] = yi
+                row[last] = xi
 
 
 @njit(cache=True, nogil=True)
 def find_neighbours(
     lo: int, hi: int, N: int, k: int, symmetric: bool, ys: Array, xs: Array, pairs: Array, edges: Array
 ) -> None:
-    """Who hears whom, in rising order of receiver, then of sender: the first ``edges[b]`` of ``pairs[b]``.
+    """The k nearest of each agent, in rising order of receiver, then of sender: the first ``edges[b]`` of ``pairs[b]``.
 
     A key is ``distance^2 << bits | index``: all differ, and ties go to the lower index. The k smallest keys of all
     receivers lie in k sorted rows, and each sender's keys sift through them side by side, without a branch.
@@ -155,7 +177,7 @@ def find_neighbours(
     P, last = padded(N), np.int32((1 << bits) - 1)
     y, x, key = np.zeros(P, np.int32), np.zeros(P, np.int32), np.empty(P, np.int32)
     nearest = np.empty((k, P), np.int32)
-    hears = np.empty((N, N), np.uint8)
+    receives = np.empty((N, N), np.uint8)
     for b in range(lo, hi):
         for i in range(N):
             y[i] = ys[b, i]
@@ -172,19 +194,41 @@ def find_neighbours(
                     best, new = nearest[r, i], key[i]
                     nearest[r, i] = min(best, new)
                     key[i] = max(best, new)
-        hears[:] = 0
+        receives[:] = 0
         for r in range(k):
             for i in range(N):
                 near = np.uint32(nearest[r, i] & last)
-                hears[i, near] = 1
+                receives[i, near] = 1
                 if symmetric:
-                    hears[near, np.uint32(i)] = 1
+                    receives[near, np.uint32(i)] = 1
         found, end = pairs[b], np.uint32(0)
         for i in range(N):
-            heard = hears[i]
+            sends = receives[i]
             for j in range(N):  # each pair is written, and stays if the end moves on
                 found[end] = np.int32(i << HALF | j)
-                end = np.uint32(end + heard[j])
+                end = np.uint32(end + sends[j])
+        edges[b] = end
+
+
+@njit(cache=True, nogil=True)
+def find_within(lo: int, hi: int, N: int, reach: int, ys: Array, xs: Array, pairs: Array, edges: Array) -> None:
+    """All pairs of a squared distance up to ``reach``, both ways, in the order of :func:`find_neighbours`."""
+    y, x = np.zeros(N, np.int32), np.zeros(N, np.int32)
+    near, most = np.zeros(N, np.uint8), np.int32(reach)
+    for b in range(lo, hi):
+        for i in range(N):
+            y[i] = ys[b, i]
+            x[i] = xs[b, i]
+        found, end = pairs[b], np.uint32(0)
+        for i in range(N):
+            yi, xi = y[i], x[i]
+            for j in range(N):
+                dy, dx = np.int32(y[j] - yi), np.int32(x[j] - xi)
+                near[j] = np.int32(dy * dy + dx * dx) <= most
+            near[i] = 0
+            for j in range(N):  # each pair is written, and stays if the end moves on
+                found[end] = np.int32(i << HALF | j)
+                end = np.uint32(end + near[j])
         edges[b] = end
 
 
@@ -212,26 +256,30 @@ def write_edges(
 
 @njit(cache=True, nogil=True)
 def observe(
-    lo: int, hi: int, N: int, k: int, symmetric: bool, view: int, ys: Array, xs: Array,
+    lo: int, hi: int, N: int, k: int, symmetric: bool, reach: int, view: int, ys: Array, xs: Array, high: Array,
     window: Array, pairs: Array, edges: Array,
 ) -> None:  # fmt: skip
-    """:func:`look` and :func:`find_neighbours`, chunk by chunk."""
+    """:func:`look` and :func:`find_neighbours`, or :func:`find_within` if ``reach`` is not below 0, chunk by chunk."""
     for start in range(lo, hi, CHUNK):
         stop = min(start + CHUNK, hi)
-        look(start, stop, view, ys, xs, window)
-        find_neighbours(start, stop, N, k, symmetric, ys, xs, pairs, edges)
+        look(start, stop, view, ys, xs, high, window)
+        if reach < 0:
+            find_neighbours(start, stop, N, k, symmetric, ys, xs, pairs, edges)
+        else:
+            find_within(start, stop, N, reach, ys, xs, pairs, edges)
 
 
 @njit(cache=True, nogil=True)
 def advance(
     lo: int, hi: int, size: int, payoffs: Array, action: Array, grid: Array, reward: Array, tally: Array,
-    N: int, k: int, symmetric: bool, view: int, ys: Array, xs: Array, window: Array, pairs: Array, edges: Array,
+    N: int, k: int, symmetric: bool, reach: int, view: int, ys: Array, xs: Array, high: Array,
+    window: Array, pairs: Array, edges: Array,
 ) -> None:  # fmt: skip
     """:func:`play`, then :func:`observe`, chunk by chunk."""
     for start in range(lo, hi, CHUNK):
         stop = min(start + CHUNK, hi)
-        play(start, stop, size, payoffs, action, ys, xs, grid, reward, tally)
-        observe(start, stop, N, k, symmetric, view, ys, xs, window, pairs, edges)
+        play(start, stop, size, payoffs, action, ys, xs, high, grid, reward, tally)
+        observe(start, stop, N, k, symmetric, reach, view, ys, xs, high, window, pairs, edges)
 
 
 class NumbaJungle:
@@ -243,6 +291,8 @@ class NumbaJungle:
         self.streams = torch.zeros(num_envs, dtype=torch.int64)
         self._ys = np.zeros((num_envs, entities), dtype=np.int32)
         self._xs = np.zeros((num_envs, entities), dtype=np.int32)
+        flags = config.num_agents if config.attack_gain_high is not None else 0
+        self._high = np.zeros((num_envs, flags), dtype=np.int8)  # 1: gains `attack_gain_high`; no columns: all the same
         self._grid = np.zeros((num_envs, config.size, config.size), dtype=np.int8)
         self._payoffs = config.payoffs
         # Room for one more than there can be: the writer without branches writes one ahead.
@@ -251,18 +301,28 @@ class NumbaJungle:
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def start(self) -> None:
-        """New random cells for everyone."""
+        """New random cells, and new agents with the high gain."""
         bits = self.streams.numpy().view(np.uint64)  # the same memory
         self._run(draw_cells, self.config.size, bits, self._ys, self._xs)
+        self._run(draw_high, self.config.num_high, bits, self._high)
         self._paint()
 
     def cells(self) -> Tensor:
         """(B, N + L, 2) int64, y and x."""
         return torch.from_numpy(np.stack([self._ys, self._xs], 2)).long()
 
-    def place(self, cells: Tensor) -> None:
-        """Puts everyone on given cells."""
+    def high(self) -> Tensor:
+        """Which agents have the high gain (B, N) bool."""
+        flags = torch.zeros(self.num_envs, self.config.num_agents, dtype=torch.bool)
+        if self._high.shape[1]:
+            flags.copy_(torch.from_numpy(self._high))
+        return flags
+
+    def place(self, cells: Tensor, high: Tensor | None) -> None:
+        """Puts agents and foods on given cells, and flags the agents with the high gain, if there are such."""
         self._ys[:], self._xs[:] = cells.numpy().transpose(2, 0, 1)
+        if high is not None:
+            self._high[:] = high.numpy()
         self._paint()
 
     def observe(self) -> Sight:
@@ -291,12 +351,13 @@ class NumbaJungle:
         """What :func:`observe` takes, with a fresh window to write to."""
         c = self.config
         window = torch.empty(self.num_envs, c.num_agents, c.num_features, dtype=torch.int8).numpy()
-        options = (c.num_agents, c.degree, c.symmetric, c.view)
+        reach = c.reach
+        options = (c.num_agents, c.degree, c.symmetric, -1 if reach is None else reach, c.view)
         edges = np.empty(self.num_envs, dtype=np.int64)
-        return *options, self._ys, self._xs, window, self._pairs, edges
+        return *options, self._ys, self._xs, self._high, window, self._pairs, edges
 
     def _sight(self, seen: tuple[Any, ...]) -> Sight:
-        c, window, edges = self.config, seen[6], seen[-1]
+        c, window, edges = self.config, seen[-3], seen[-1]
         ends = edges.cumsum()
         edge_index = torch.empty(2, int(ends[-1]), dtype=torch.int64)
         edge_attr = torch.empty(int(ends[-1]), 2 if c.edge_features else 0, dtype=torch.int8)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +15,13 @@ from ltos_pyg.envs.checks import check_count
 from ltos_pyg.graph_env.symmetry import Symmetry
 
 LARGEST_SIZE = 127  # cells are signed bytes in `x` and `edge_attr`
+LARGEST_GAIN = float(np.finfo(np.float32).max)
 NUM_ACTIONS = 9  # 0 up, 1 left, 2 stay, 3 right, 4 down; attacks 5 up, 6 left, 7 right, 8 down
 FIRST_ATTACK = 5
 DY = (-1, 0, 0, 0, 1, -1, 0, 0, 1)  # where each action points
 DX = (0, -1, 0, 1, 0, 0, -1, 1, 0)
+
+Graph = Literal['knn', 'radius']
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +31,15 @@ class JungleConfig:
     num_agents: int = 20
     num_foods: int = 12
     size: int = 30  # cells on a side, wall included
-    neighbours: int = 3  # k of the k-nearest graph; all others where there are fewer than k
+    graph: Graph = 'knn'  # neighbours are the k nearest, or with 'radius' all agents within `radius`
+    neighbours: int = 3  # k of the k-nearest graph; all others where there are fewer than k; unused with 'radius'
+    radius: float = 9.0  # of the graph 'radius', in cells (Euclidean): 20 agents then have about 5 neighbours each
     view: int = 5  # radius of the window, in cells (Euclidean)
     horizon: int = 120  # steps of an episode
-    symmetric: bool = True  # neighbours if either is among the other's k nearest; else only who hears its own k nearest
+    symmetric: bool = True  # neighbours both ways if either is among the other's k nearest; unused with 'radius'
     cost_on_hit: bool = False  # every attack costs 0.01 (MAgent), not only one on a blank (the paper)
+    attack_gain_high: float | None = None  # what an attack on an agent brings some agents instead of 2; None: 2 for all
+    high_fraction: float = 0.5  # of the agents, drawn anew in each episode, that gain `attack_gain_high`
     edge_features: bool = True  # edge_attr = (dy, dx), sender minus receiver
 
     def __post_init__(self) -> None:
@@ -49,6 +57,33 @@ class JungleConfig:
                 f"'num_agents' + 'num_foods' must fit on the free cells: expected at most (size - 2)^2 = {free}, got "
                 f"{self.num_agents} + {self.num_foods}. Enlarge 'size'."
             )
+        self._check_graph()
+        self._check_gains()
+
+    def _check_graph(self) -> None:
+        if self.graph not in get_args(Graph):
+            raise ValueError(
+                f"'graph' must be 'knn' or 'radius' (got {self.graph!r}). Choose 'knn' for the k nearest agents, "
+                f"'radius' for all within a distance."
+            )
+        if not _is_finite(self.radius) or self.radius <= 0:
+            raise ValueError(
+                f"'radius' must be a finite number above 0 (got {self.radius!r}). It counts cells; to join all agents "
+                f"take 2 * 'size'."
+            )
+
+    def _check_gains(self) -> None:
+        gain = self.attack_gain_high
+        if gain is not None and not (_is_finite(gain) and abs(gain) <= LARGEST_GAIN):
+            raise ValueError(
+                f"'attack_gain_high' must be a finite number that float32 can hold, or None (got {gain!r}). Leave it "
+                f'out for the same gain for all agents.'
+            )
+        if not _is_finite(self.high_fraction) or not 0 <= self.high_fraction <= 1:
+            raise ValueError(
+                f"'high_fraction' must lie in [0, 1] (got {self.high_fraction!r}). It is a part of the agents, not "
+                f'their number.'
+            )
 
     @property
     def degree(self) -> int:
@@ -57,20 +92,38 @@ class JungleConfig:
 
     @property
     def max_edges(self) -> int:
-        """Most edges of one graph: N k directed ones, or each of them there and back, but no pair twice."""
+        """Most edges of one graph: with 'radius' all pairs both ways; else N k directed ones, or each of them there and
+        back, but no pair twice."""
         N = self.num_agents
+        if self.graph == 'radius':
+            return N * (N - 1)
         return min(2 * N * self.degree, N * (N - 1)) if self.symmetric else N * self.degree
 
     @property
+    def reach(self) -> int | None:
+        """The largest squared distance between neighbours; None if they are the k nearest."""
+        if self.graph == 'knn':
+            return None
+        radius = min(self.radius, 2.0 * self.size)  # no two cells are farther apart
+        return next(square for square in range(int(radius**2) + 1, -1, -1) if math.sqrt(square) <= radius)
+
+    @property
+    def num_high(self) -> int:
+        """Agents of each board that gain ``attack_gain_high``."""
+        return 0 if self.attack_gain_high is None else round(self.high_fraction * self.num_agents)
+
+    @property
     def num_features(self) -> int:
-        """Columns of ``x``: the window, then y and x."""
-        return (2 * self.view + 1) ** 2 + 2
+        """Columns of ``x``: the window, then y and x, then the flag of a high gain where there are such gains."""
+        return (2 * self.view + 1) ** 2 + 2 + (self.attack_gain_high is not None)
 
     @property
     def payoffs(self) -> npt.NDArray[np.float32]:
-        """What attacking a food, an agent and a blank brings, and what it costs the agent attacked."""
+        """What attacking a food, an agent and a blank brings, what it costs the agent attacked, and what attacking an
+        agent brings those with the high gain."""
         cost = 0.01 if self.cost_on_hit else 0.0
-        return np.array([1 - cost, 2 - cost, -0.01, -4], dtype=np.float32)
+        high = 2.0 if self.attack_gain_high is None else self.attack_gain_high
+        return np.array([1 - cost, 2 - cost, -0.01, -4, high - cost], dtype=np.float32)
 
 
 def board_symmetries(config: JungleConfig) -> tuple[Symmetry, ...]:
@@ -103,19 +156,28 @@ def _turned(config: JungleConfig, sign_y: int, sign_x: int, swap: bool) -> Symme
     window = tuple(place[offset] for offset in offsets)
     own = (1, 0) if swap else (0, 1)
     last = config.size - 1
+    flag = tuple(range(width**2 + 2, config.num_features))  # stays as it is
     moves = list(zip(DY, DX, strict=True))
     kinds = (range(FIRST_ATTACK), range(FIRST_ATTACK, NUM_ACTIONS))
     action = tuple(
         next(b for kind in kinds if a in kind for b in kind if moves[b] == turn(*moves[a])) for a in range(NUM_ACTIONS)
     )
     return Symmetry(
-        feature=(*window, width**2 + own[0], width**2 + own[1]),
-        feature_sign=(1.0,) * width**2 + (float(sign_y), float(sign_x)),
-        feature_shift=(0.0,) * width**2 + tuple(0.0 if sign > 0 else float(last) for sign in (sign_y, sign_x)),
+        feature=(*window, width**2 + own[0], width**2 + own[1], *flag),
+        feature_sign=(*(1.0,) * width**2, float(sign_y), float(sign_x), *(1.0 for _ in flag)),
+        feature_shift=(
+            *(0.0,) * width**2,
+            *(0.0 if sign > 0 else float(last) for sign in (sign_y, sign_x)),
+            *(0.0 for _ in flag),
+        ),
         action=action,
         edge=own if config.edge_features else (),
         edge_sign=(float(sign_y), float(sign_x)) if config.edge_features else (),
     )
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class Sight(NamedTuple):
@@ -155,3 +217,30 @@ def check_cells(agents: Tensor, foods: Tensor, config: JungleConfig, num_envs: i
             f'{int(twice.nonzero()[0])}). reset() finds distinct cells.'
         )
     return cells
+
+
+def check_high(high: Tensor | None, config: JungleConfig, num_envs: int) -> Tensor | None:
+    """Which agents have the high gain (B, N) bool on the CPU: as given by the caller, or the first ``num_high`` of each
+    board. None where all agents gain the same.
+
+    Raises:
+        ValueError: If a shape or dtype is wrong, or flags are given where all agents gain the same.
+    """
+    N = config.num_agents
+    if config.attack_gain_high is None:
+        if high is not None:
+            raise ValueError(
+                "'high' must be left out where all agents gain the same (got a tensor). Build the env with "
+                "'attack_gain_high'."
+            )
+        return None
+    if high is None:
+        return (torch.arange(N) < config.num_high).repeat(num_envs, 1)
+    if tuple(high.shape) != (num_envs, N):
+        raise ValueError(
+            f"'high' needs one flag per agent: expected shape ({num_envs}, {N}), got {tuple(high.shape)}. Give all "
+            f'graphs, also for one: high[None].'
+        )
+    if high.dtype != torch.bool:
+        raise ValueError(f"'high' must be of torch.bool (got {high.dtype}). Convert it with .bool().")
+    return high.cpu()

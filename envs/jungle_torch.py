@@ -1,4 +1,4 @@
-"""The jungle in torch operations alone: for CUDA, and the readable twin of the compiled one, equal to the last bit."""
+"""The jungle in torch operations alone: for CUDA, and the readable form of the compiled one, equal to the last bit."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from ltos_pyg.envs.streams import draw
 
 
 class TorchJungle:
-    """B boards on any device. ``cells`` (B, N + L, 2) holds y and x of the agents, then of the foods."""
+    """B boards on any device. ``cells`` (B, N + L, 2) holds y and x of the agents, then of the foods; ``high`` (B, N)
+    says which agents gain ``attack_gain_high``."""
 
     def __init__(self, config: JungleConfig, num_envs: int, device: torch.device) -> None:
         self.config, self.num_envs, self.device = config, num_envs, device
         self.streams = torch.zeros(num_envs, dtype=torch.int64, device=device)
         self._cells = torch.zeros(num_envs, config.num_agents + config.num_foods, 2, dtype=torch.int64, device=device)
+        self._flagged = config.attack_gain_high is not None
+        self._high = torch.zeros(num_envs, config.num_agents, dtype=torch.bool, device=device)
         self._direction = torch.tensor([DY, DX], device=device).t()
         self._payoffs = torch.from_numpy(config.payoffs).to(device)
         walls = torch.ones(config.size, config.size, dtype=torch.bool, device=device)
@@ -26,24 +29,37 @@ class TorchJungle:
         self._sign = sign
 
     def start(self) -> None:
-        """New random cells for everyone: the first steps of a Fisher-Yates shuffle of the free ones."""
+        """New random cells, and new agents with the high gain."""
         side = self.config.size - 2
-        free = torch.arange(side * side, device=self.device).repeat(self.num_envs, 1)
-        chosen = []
-        for m in range(self._cells.size(1)):
-            pick = (m + draw(self.streams, side * side - m)).unsqueeze(1)
-            chosen.append(free.gather(1, pick))
-            free.scatter_(1, pick, free[:, m : m + 1].clone())
-        cell = torch.cat(chosen, 1)
+        cell = self._draw_distinct(side * side, self._cells.size(1))
         self._cells = 1 + torch.stack([cell // side, cell % side], 2)
+        if self._flagged:
+            agents = self._draw_distinct(self.config.num_agents, self.config.num_high)
+            self._high = torch.zeros_like(self._high).scatter_(1, agents, True)
+
+    def _draw_distinct(self, bound: int, count: int) -> Tensor:
+        """Different numbers below a bound (B, count): the first steps of a Fisher-Yates shuffle."""
+        left = torch.arange(bound, device=self.device).repeat(self.num_envs, 1)
+        chosen = torch.empty(self.num_envs, count, dtype=torch.int64, device=self.device)
+        for m in range(count):
+            pick = (m + draw(self.streams, bound - m)).unsqueeze(1)
+            chosen[:, m : m + 1] = left.gather(1, pick)
+            left.scatter_(1, pick, left[:, m : m + 1].clone())
+        return chosen
 
     def cells(self) -> Tensor:
         """(B, N + L, 2) int64, y and x."""
         return self._cells.clone()
 
-    def place(self, cells: Tensor) -> None:
-        """Puts everyone on given cells."""
+    def high(self) -> Tensor:
+        """Which agents have the high gain (B, N) bool."""
+        return self._high.clone()
+
+    def place(self, cells: Tensor, high: Tensor | None) -> None:
+        """Puts agents and foods on given cells, and flags the agents with the high gain, if there are such."""
         self._cells = cells.to(self.device, copy=True)
+        if high is not None:
+            self._high = high.to(self.device, copy=True)
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Sight]:
         """Rewards (B N,), attacks on agents, food and blanks (3, B), and what the agents see then."""
@@ -65,8 +81,9 @@ class TorchJungle:
         struck = (there.unsqueeze(2) == here.unsqueeze(1)) & strikes.unsqueeze(2)  # (B, attacker, entity)
         on_agent, on_food = struck[:, :, :N].any(2), struck[:, :, N:].any(2)
         on_blank = strikes & ~on_agent & ~on_food
-        food, agent, blank, victim = self._payoffs
-        earned = on_food * food + on_agent * agent + on_blank * blank
+        food, agent, blank, victim, high = self._payoffs
+        gain = torch.where(self._high, high, agent) if self._flagged else agent
+        earned = on_food * food + on_agent * gain + on_blank * blank
         reward = earned + victim * struck[:, :, :N].sum(1)
         return reward.flatten(), torch.stack([on_agent.sum(1), on_food.sum(1), on_blank.sum(1)]).float()
 
@@ -84,29 +101,44 @@ class TorchJungle:
 
     def observe(self) -> Sight:
         """What the agents see now."""
-        N, k = self.config.num_agents, self.config.degree
-        apart = self._cells.unsqueeze(1) - self._cells[:, :N].unsqueeze(2)  # (B, who looks, at whom, 2)
+        N = self.config.num_agents
+        apart = self._cells.unsqueeze(1) - self._cells[:, :N].unsqueeze(2)  # (B, observer, entity, 2)
         distance = apart.square().sum(3)
-        bits = max(1, (N - 1).bit_length())
-        key = distance[:, :, :N] << bits | torch.arange(N, device=self.device)  # ties go to the lower index
-        key.diagonal(dim1=1, dim2=2).fill_(torch.iinfo(torch.int64).max)
-        nearest = key.topk(k, 2, largest=False).indices
-        hears = torch.zeros(self.num_envs, N, N, dtype=torch.bool, device=self.device).scatter_(2, nearest, True)
-        if self.config.symmetric:
-            hears = hears | hears.transpose(1, 2)
-        graph, receiver, sender = hears.nonzero(as_tuple=True)
+        receives = self._neighbours(distance[:, :, :N])
+        graph, receiver, sender = receives.nonzero(as_tuple=True)
         edge_index = torch.stack([graph * N + sender, graph * N + receiver])
         edge_attr = apart[graph, receiver, sender].to(torch.int8) if self.config.edge_features else None
-        return Sight(self._windows(apart, distance), edge_index, edge_attr, hears.sum((1, 2)))
+        return Sight(self._windows(apart, distance), edge_index, edge_attr, receives.sum((1, 2)))
+
+    def _neighbours(self, distance: Tensor) -> Tensor:
+        """Whether each agent receives messages from each (B, receiver, sender), from their squared distances."""
+        N, reach = self.config.num_agents, self.config.reach
+        if reach is not None:
+            within = distance <= reach
+            within.diagonal(dim1=1, dim2=2).fill_(False)
+            return within
+        bits = max(1, (N - 1).bit_length())
+        key = distance << bits | torch.arange(N, device=self.device)  # ties go to the lower index
+        key.diagonal(dim1=1, dim2=2).fill_(torch.iinfo(torch.int64).max)
+        nearest = key.topk(self.config.degree, 2, largest=False).indices
+        receives = torch.zeros_like(key, dtype=torch.bool).scatter_(2, nearest, True)
+        return receives | receives.transpose(1, 2) if self.config.symmetric else receives
 
     def _windows(self, apart: Tensor, distance: Tensor) -> Tensor:
-        """Everyone is written into every window: whoever is out of sight into its last column, which then takes x."""
+        """Every entity is written into every window: one out of sight into the last column, overwritten afterwards."""
         N, view, columns = self.config.num_agents, self.config.view, self.config.num_features
         place = apart[..., 0] * (2 * view + 1) + apart[..., 1] + 2 * view * (view + 1)
         place = torch.where(distance <= view * view, place, columns - 1)
         x = torch.zeros(self.num_envs, N, columns, dtype=torch.int8, device=self.device)
-        x.scatter_(2, place, self._sign.expand_as(place))
-        x[:, :, -2:] = self._cells[:, :N].to(torch.int8)
+        mark = self._sign.expand_as(place)
+        if self._flagged:
+            mark = mark.clone()
+            mark[:, :, :N] += self._high.unsqueeze(1)
+        x.scatter_(2, place, mark)
+        own = (2 * view + 1) ** 2
+        x[:, :, own : own + 2] = self._cells[:, :N].to(torch.int8)
+        if self._flagged:
+            x[:, :, -1] = self._high
         return x.flatten(0, 1)
 
 

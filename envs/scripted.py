@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch
@@ -70,19 +72,19 @@ class GreedyAttacker(PeacefulEater):
     """Attacks any agent beside it, and is a :class:`PeacefulEater` otherwise."""
 
     def _or_else(self, action: Tensor, beside: Tensor) -> Tensor:
-        victim = beside == 1
+        victim = beside > 0
         return torch.where(victim.any(1), FIRST_ATTACK + victim.int().argmax(1), action)
 
 
 def _window(x: Tensor) -> Tensor:
-    """(N, D, D) int8: the window, without the cell that follows it."""
-    side = round((x.size(1) - 2) ** 0.5)
-    if side * side != x.size(1) - 2 or side % 2 == 0:
+    """(N, D, D) int8: the window, without the cell that follows it, nor the flag of a high gain."""
+    side = math.isqrt(max(x.size(1) - 2, 0))
+    if side % 2 == 0 or x.size(1) - side * side not in (2, 3):
         raise ValueError(
             f"'graph.x' must hold a square window of odd side, then y and x (got {x.size(1)} columns). Make the graph "
             f'with JungleEnv.'
         )
-    return x[:, :-2].view(-1, side, side)
+    return x[:, : side * side].reshape(-1, side, side)
 
 
 def _beside(window: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from ltos_pyg.envs import GreedyAttacker, JungleEnv
+from ltos_pyg.envs import GreedyAttacker, JungleConfig, JungleEnv
 from ltos_pyg.graph_env import GraphStep, Symmetries, check_env
 
 UP, LEFT, STAY, RIGHT, DOWN, HIT_UP, HIT_LEFT, HIT_RIGHT, HIT_DOWN = range(9)
@@ -25,7 +25,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     'deaf': {'num_agents': 3, 'num_foods': 0, 'size': 5, 'neighbours': 0},
     'many': {'num_agents': 70, 'neighbours': 2, 'view': 9},
     'wide': {'num_agents': 5, 'size': 127, 'view': 60},
-}
+    'radius': {'graph': 'radius'},
+    'far': {'graph': 'radius', 'radius': 300, 'num_agents': 5, 'size': 127, 'symmetric': False},
+    'gains': {'attack_gain_high': 5, 'cost_on_hit': True},
+    'gains in a crowd': {
+        'graph': 'radius', 'radius': 2.5, 'attack_gain_high': -0.3, 'high_fraction': 0.2, 'num_agents': 40,
+        'num_foods': 30, 'size': 12, 'view': 3,
+    },
+}  # fmt: skip
 
 
 def random_action(env: JungleEnv, chance: torch.Generator) -> Tensor:
@@ -117,28 +124,34 @@ def test_numba_and_torch_play_the_same_episodes(options: str) -> None:
         assert_same_step(numba.step(action), torch_.step(action))
         assert torch.equal(numba.agent_positions, torch_.agent_positions)
         assert torch.equal(numba.food_positions, torch_.food_positions)
+        assert torch.equal(numba.high, torch_.high)
 
 
-def brute_force(agents: np.ndarray, k: int, symmetric: bool) -> np.ndarray:
+def brute_force(agents: np.ndarray, config: JungleConfig) -> np.ndarray:
     """(2, E) by sorting all distances; a stable sort leaves ties to the lower index."""
     N = len(agents)
     distance = ((agents[:, None] - agents) ** 2).sum(-1).astype(float)
     np.fill_diagonal(distance, np.inf)
-    hears = np.zeros((N, N), dtype=bool)
-    hears[np.arange(N)[:, None], distance.argsort(1, kind='stable')[:, : min(k, N - 1)]] = True
-    receiver, sender = (hears | hears.T if symmetric else hears).nonzero()
+    receives = np.zeros((N, N), dtype=bool)
+    if config.graph == 'radius':
+        receives = np.sqrt(distance) <= config.radius
+    else:
+        nearest = distance.argsort(1, kind='stable')[:, : min(config.neighbours, N - 1)]
+        receives[np.arange(N)[:, None], nearest] = True
+        receives |= receives.T & config.symmetric
+    receiver, sender = receives.nonzero()
     return np.stack([sender, receiver])
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('options', OPTIONS)
-def test_the_graph_joins_the_k_nearest(options: str, backend: str) -> None:
+def test_the_graph_joins_agents_that_are_near(options: str, backend: str) -> None:
     env = JungleEnv(num_envs=3, horizon=99, backend=backend, **OPTIONS[options])
     env.reset()
     for step in episode(env, 5):
         graphs = step.graph.to_data_list()
     for graph, agents in zip(graphs, env.agent_positions.numpy(), strict=True):
-        expected = brute_force(agents, env.config.neighbours, env.config.symmetric)
+        expected = brute_force(agents, env.config)
         assert np.array_equal(graph.edge_index.numpy(), expected)
         assert graph.num_edges <= env.spec.max_edges
         if env.config.edge_features:
@@ -152,13 +165,15 @@ def test_a_window_shows_who_is_near(options: str) -> None:
     x = episode(env, 5)[-1].graph.x.view(2, env.config.num_agents, -1).numpy()
     r, N = env.config.view, env.config.num_agents
     cells = torch.cat([env.agent_positions, env.food_positions], 1).numpy()
+    high = env.high.long().numpy()
+    flagged = env.config.attack_gain_high is not None
     for b in range(2):
         for i in range(N):
             window = np.zeros((2 * r + 1, 2 * r + 1))
             for m, (y, x_) in enumerate(cells[b] - cells[b, i]):
                 if y**2 + x_**2 <= r**2:
-                    window[y + r, x_ + r] = 1 if m < N else -1
-            assert np.array_equal(x[b, i], [*window.flatten(), *cells[b, i]])
+                    window[y + r, x_ + r] = 1 + high[b, m] if m < N else -1
+            assert np.array_equal(x[b, i], [*window.flatten(), *cells[b, i], *high[b, i : i + 1][:flagged]])
 
 
 def test_scales_bring_features_to_about_one() -> None:
@@ -366,23 +381,25 @@ def test_a_state_of_another_jungle_is_refused() -> None:
         JungleEnv().load_state_dict(state)
 
 
-@pytest.mark.parametrize('options', ['default', 'directed', 'crowd', 'everybody'])
+@pytest.mark.parametrize('options', ['default', 'directed', 'crowd', 'everybody', 'radius', 'gains in a crowd'])
 def test_declared_symmetries_hold_for_whole_episodes(options):
     config = OPTIONS[options]
     env, other = JungleEnv(num_envs=2, seed=0, **config), JungleEnv(num_envs=2, seed=1, **config)
-    symmetries = Symmetries(env.spec.symmetries)
+    symmetries, at = Symmetries(env.spec.symmetries), (2 * env.config.view + 1) ** 2  # the column of y; then x
     assert symmetries.count == 8
     for s, symmetry in enumerate(env.spec.symmetries):
         which = torch.full((2,), s)
-        own = torch.tensor(symmetry.feature[-2:]) - (env.spec.num_features - 2)
-        sign, shift = (torch.tensor(table[-2:]).long() for table in (symmetry.feature_sign, symmetry.feature_shift))
+        own = torch.tensor(symmetry.feature[at : at + 2]) - at
+        tables = (symmetry.feature_sign, symmetry.feature_shift)
+        sign, shift = (torch.tensor(table[at : at + 2]).long() for table in tables)
         graph = env.reset(s)
         other.reset(0)
-        turned = other.set_positions(*(c[..., own] * sign + shift for c in (env.agent_positions, env.food_positions)))
+        cells = (c[..., own] * sign + shift for c in (env.agent_positions, env.food_positions))
+        turned = other.set_positions(*cells, env.high if env.config.attack_gain_high is not None else None)
         chance = torch.Generator().manual_seed(s)
         for _ in range(25):
             assert_same_graph(symmetries.view(graph, which), turned)
             action = random_action(env, chance)
-            step, twin = env.step(action), other.step(symmetries.actions(action, which[graph.batch]))
-            assert torch.equal(step.reward, twin.reward)
-            graph, turned = step.graph, twin.graph
+            step, mirrored = env.step(action), other.step(symmetries.actions(action, which[graph.batch]))
+            assert torch.equal(step.reward, mirrored.reward)
+            graph, turned = step.graph, mirrored.graph
