@@ -114,6 +114,7 @@ def _jungle(env: Any, graph: Any, decision: Decision, title: str) -> Scene:
         size=size,
         positions=agents.flip(1),
         edge_index=graph.edge_index,
+        kinds=env.high[0].long(),  # agents with the high gain have a rim of another colour
         items={'wall': border(size), 'food': foods.flip(1)},
         marks=hit.nonzero(),
         title=title,

@@ -48,3 +48,12 @@ def test_an_episode_is_drawn_to_its_end_or_for_so_many_steps():
     titles = [scene.title for scene in episode_scenes(Always(2), env, seed=0)]
     assert titles == [f'step {step}   return 0.00 an agent' for step in range(6)]
     assert len(list(episode_scenes(Always(2), env, seed=0, steps=4))) == 4
+
+
+def test_agents_with_the_high_gain_are_a_kind_of_their_own():
+    env = JungleEnv(num_agents=4, num_foods=1, size=5, attack_gain_high=3.0)
+    scene = next(episode_scenes(Always(2), env, seed=0))
+    assert scene.kinds.tolist() == env.high[0].long().tolist()
+    assert sum(scene.kinds) == 2
+    scene = next(episode_scenes(Always(2), JungleEnv(num_agents=4, num_foods=1, size=5), seed=0))
+    assert scene.kinds.tolist() == [0] * 4
