@@ -57,6 +57,7 @@ class Scene:
     kinds: Any = None  # (N,) integers: agents of one kind have a rim of one colour
     items: Mapping[str, Any] = field(default_factory=dict)  # 'wall', 'food' or 'goal': (M, 2) x, y of each
     marks: Any = ()  # (K, 2) attacker, victim
+    mark_name: str = 'attack'  # what a mark is, in the legend
     title: str = ''  # above the picture, e.g. the step and the return so far
 
     def __post_init__(self) -> None:
@@ -271,7 +272,7 @@ class _Painter:
                 x = self._text(kind, x + 20 + gap, y, size) + 3 * gap
         if len(self.scene.marks):
             self._arrow(np.array([x, y]), np.array([x + self.cell, y]))
-            self._text('attack', x + self.cell, y, size)
+            self._text(self.scene.mark_name, x + self.cell, y, size)
 
     def _text(self, text: str, x: float, y: float, size: int, anchor: str = 'lm', ink: Colour = INK) -> float:
         """Writes a line and returns where it ends."""
@@ -410,7 +411,8 @@ def _tint(sign: str, ink: Colour | None, colour: bool) -> str:
 def _below(scene: Scene) -> list[str]:
     lines = []
     if len(scene.marks):
-        lines.append('attacks: ' + ', '.join(f'{scene.labels[a]}→{scene.labels[v]}' for a, v in scene.marks))
+        pairs = ', '.join(f'{scene.labels[a]}→{scene.labels[v]}' for a, v in scene.marks)
+        lines.append(f'{scene.mark_name}s: {pairs}')
     if scene.kept is not None and len(scene.kept):
         lines.append(f'kept {scene.kept.mean():.2f} ({scene.kept.min():.2f} to {scene.kept.max():.2f})')
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from ltos_pyg.algos import Algorithm, Decision
-from ltos_pyg.envs import JungleEnv
+from ltos_pyg.envs import DilemmasEnv, JungleEnv
 from ltos_pyg.envs.jungle_rules import DX, DY, FIRST_ATTACK
 from ltos_pyg.envs.traffic import TrafficEnv
 from ltos_pyg.experiments.drawing import Frame, Scene, border, draw_scene, save_gif, save_pngs, terminal_view
@@ -88,14 +89,19 @@ def episode_scenes(algorithm: Algorithm, env: GraphEnv, seed: int, steps: int | 
     while steps is None or played < steps:
         decision = algorithm.act(graph)
         title = f'step {played}   return {total:.2f} an agent'
-        draw = _jungle if isinstance(env, JungleEnv) else _prisoner
-        yield draw(env, graph, decision, title)
+        yield _painter(env)(env, graph, decision, title)
         step = env.step(decision.action)
         total += float(step.reward.mean())
         played += 1
         if bool(step.ended.any()):
             return
         graph = step.graph
+
+
+def _painter(env: GraphEnv) -> Any:
+    if isinstance(env, JungleEnv):
+        return _jungle
+    return _dilemmas if isinstance(env, DilemmasEnv) else _prisoner
 
 
 def _shares(decision: Decision) -> dict[str, Any]:
@@ -135,3 +141,54 @@ def _prisoner(env: Any, graph: Any, decision: Decision, title: str) -> Scene:
         title=title,
         **_shares(decision),
     )
+
+
+def _dilemmas(env: DilemmasEnv, graph: Any, decision: Decision, title: str) -> Scene:
+    """Groups side by side, the double star, or a circle. Rims: black for action 0 and for agents without a decision;
+    green for action 1 where it is good for the team, pink where it is not."""
+    x, action = graph.x.cpu(), decision.action.cpu()
+    if env.config.graph == 'groups':
+        size, positions = _in_groups(env.state['members'][0].cpu())
+        decides, good = torch.ones(len(x), dtype=torch.bool), x[:, 2] == 0
+        names = [('hunt', 'work', 'tempt')[kind] for kind in env.state['kind'][0].tolist()]
+        title = f'{title}   {", ".join(names)}'
+    elif env.config.graph == 'double_star':
+        size, positions = (7, 3), torch.tensor([[2, 1], [0, 0], [0, 2], [4, 1], [6, 0], [6, 2]])
+        decides, good = (x[:, 0] + x[:, 2]) > 0, (x[:, 0] + x[:, 3]) > 0
+        title = f'{title}   {("hunt", "good offer", "bad offer")[int(env.state["kind"][0])]}'
+    else:
+        size, positions = _on_a_circle(len(x), env.config.topology == 'star')
+        decides, good = x[:, 0] > 0, x[:, 1] > x[:, 2]
+    rim = torch.where(good, 2, 1) * (decides & (action == 1))
+    return Scene(
+        size=size,
+        positions=positions,
+        edge_index=graph.edge_index,
+        kinds=rim,
+        marks=env.harms(decision.action).t(),
+        mark_name='harm',
+        title=title,
+        **_shares(decision),
+    )
+
+
+def _in_groups(members: torch.Tensor) -> tuple[tuple[int, int], torch.Tensor]:
+    """Size of the grid, and positions: a square of four per group, (G, 4), in rows."""
+    columns = math.ceil(math.sqrt(len(members)))
+    group = torch.arange(len(members)).unsqueeze(1)
+    corner = torch.tensor([[0, 0], [2, 0], [0, 2], [2, 2]])
+    place = 4 * torch.stack([group % columns, group // columns], 2) + corner
+    positions = torch.empty(members.numel(), 2, dtype=torch.int64)
+    positions[members.flatten()] = place.flatten(0, 1)
+    return (4 * columns - 1, 4 * math.ceil(len(members) / columns) - 1), positions
+
+
+def _on_a_circle(num_agents: int, hub: bool) -> tuple[tuple[int, int], torch.Tensor]:
+    """Size of the grid, and positions on a circle; the hub of a star in the middle."""
+    around = max(num_agents - hub, 1)
+    radius = max(2, math.ceil(1.6 * around / (2 * math.pi)))
+    angle = 2 * math.pi * (torch.arange(num_agents) - int(hub)) / around
+    circle = torch.stack([angle.sin(), -angle.cos()], 1)
+    if hub:
+        circle[0] = 0
+    return (2 * radius + 1, 2 * radius + 1), radius * (1 + circle)

@@ -21,6 +21,11 @@ TABLE = [
     ),
     ('02_train_jungle.py', ['--steps', '1200'], r'env steps: reward [+-]0\.\d\d\d ± 0\.\d\d\d'),
     ('03_batch_many_episodes.py', ['--steps', '8', '--num-envs', '32'], r'sampled 64 graphs with \d+ to \d+ edges'),
+    (
+        '05_dilemmas_reference.py',
+        ['--graphs', '2'],
+        r'groups +2\.3333 +2\.3333 +1\.3333 .*\ndouble star +1\.7222 +1\.7222 +0\.9722 +0\.8889 .*\noffers, ring',
+    ),
 ]
 
 

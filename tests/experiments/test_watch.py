@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ltos_pyg.algos import Decision
-from ltos_pyg.envs import JungleEnv, PrisonerEnv
+from ltos_pyg.envs import DilemmasEnv, JungleEnv, PrisonerEnv
+from ltos_pyg.experiments.drawing import terminal_view
 from ltos_pyg.experiments.watch import episode_scenes
 from ltos_pyg.nn import constant_sharing
 
@@ -57,3 +58,38 @@ def test_agents_with_the_high_gain_are_a_kind_of_their_own():
     assert sum(scene.kinds) == 2
     scene = next(episode_scenes(Always(2), JungleEnv(num_agents=4, num_foods=1, size=5), seed=0))
     assert scene.kinds.tolist() == [0] * 4
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'graph': 'groups', 'num_agents': 12},
+        {'graph': 'double_star'},
+        {'graph': 'offers', 'num_agents': 7},
+        {'graph': 'offers', 'topology': 'star', 'num_agents': 7},
+    ],
+    ids=str,
+)
+def test_dilemmas_mark_harms_and_show_what_action_1_is(options):
+    env = DilemmasEnv(horizon=12, **options)
+    scenes = list(episode_scenes(Always(1), env, seed=0))
+    assert len(scenes) == 12
+    assert sum(len(scene.marks) for scene in scenes) > 0
+    for scene in scenes:
+        assert len({tuple(p) for p in scene.positions.round(3).tolist()}) == len(scene.positions)
+        assert scene.positions.min() >= 0
+        assert (scene.positions <= [side - 1 for side in scene.size]).all()
+        linked = set(map(tuple, scene.edge_index.T.tolist()))
+        assert all(tuple(mark) in linked for mark in scene.marks.tolist())
+        assert terminal_view(scene).count('harms: ') == (len(scene.marks) > 0)
+    assert {kind for scene in scenes for kind in scene.kinds.tolist()} >= {1, 2}
+    assert all(len(scene.marks) == 0 and not scene.kinds.any() for scene in episode_scenes(Always(0), env, seed=0))
+
+
+def test_groups_are_drawn_as_squares():
+    env = DilemmasEnv(num_agents=8)
+    scene = next(episode_scenes(Always(0), env, seed=3))
+    for members in env.state['members'][0].tolist():
+        x, y = scene.positions[members].T
+        assert (x.max() - x.min(), y.max() - y.min()) == (2, 2)
+    assert scene.size == (7, 3)

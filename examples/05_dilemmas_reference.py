@@ -1,0 +1,75 @@
+"""What sharing can reach in the one-step dilemmas, computed exactly and without training.
+
+You will see: a table with one row per game. Its columns are schemes of sharing, its entries rewards per agent and step
+(unscaled) of greedy learners: the optimum, weights that know the state, the best weights that do not, the best single
+own share, an even split, keeping all, and learning from the plain sum over the neighbourhood. Best constants need SciPy
+(in the extra ``test``).
+
+    python examples/05_dilemmas_reference.py --graphs 10
+    python examples/05_dilemmas_reference.py --plot dilemmas.png    # reward over own share, with the other schemes
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from ltos_pyg.envs import DilemmasConfig
+from ltos_pyg.envs.dilemmas_theory import equilibrium_value, games, own_share, references
+
+GAMES = {
+    'groups': DilemmasConfig(graph='groups'),
+    'double star': DilemmasConfig(graph='double_star'),
+    'offers, ring': DilemmasConfig(graph='offers', topology='ring'),
+    'offers, star': DilemmasConfig(graph='offers', topology='star'),
+    'offers, tree': DilemmasConfig(graph='offers', topology='tree'),
+    'offers, ba': DilemmasConfig(graph='offers', topology='ba'),
+}
+COLUMNS = ('optimum', 'oracle', 'best_constant', 'best_own_share', 'uniform', 'keep_all', 'neighbourhood_sum')
+LINES = {
+    'optimum': ('optimum = weights that know the state', '#000000', (0, ())),
+    'neighbourhood_sum': ('sum over neighbours (no shares)', '#777777', (0, (6, 3))),
+    'best_constant': ('best constant weights', '#0072B2', (0, (3, 6))),
+    'uniform': ('uniform', '#009E73', (4, (2, 7))),
+}
+
+
+def main(args: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--graphs', type=int, default=10, help='random graphs that tree and ba are averaged over')
+    parser.add_argument('--plot', help='a picture instead of the table')
+    options = parser.parse_args(args)
+    if options.plot:
+        plot(options.plot, options.graphs)
+        return
+    print(f'{"game":14}' + ''.join(f'{name.replace("_", " "):>19}' for name in COLUMNS))
+    for game, config in GAMES.items():
+        found = references(config, options.graphs)
+        cells = {name: f'{found[name]:.4f}' for name in COLUMNS}
+        cells['best_own_share'] += f' ({found["own_share"]:.3f})'
+        print(f'{game:14}' + ''.join(f'{cell:>19}' for cell in cells.values()))
+
+
+def plot(path: str, graphs: int) -> None:
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    shares = np.linspace(0, 1, 401)
+    fig, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout='constrained')
+    for ax, name in zip(axes, ('groups', 'double star', 'offers, ba'), strict=True):
+        many, found = games(GAMES[name], graphs), references(GAMES[name], graphs)
+        values = [np.mean([equilibrium_value(g, own_share(g.neighbours, s)) for g in many]) for s in shares]
+        ax.plot(shares, values, color='#D55E00', label='one own share for all')
+        for scheme, (label, colour, dashes) in LINES.items():
+            ax.axhline(found[scheme], color=colour, linewidth=1.6, linestyle=dashes, label=label)
+        ax.set(title=name, xlabel='own share', xlim=(0, 1))
+    axes[0].set_ylabel('reward per agent and step')
+    fig.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=5, frameon=False, fontsize=9)
+    fig.savefig(path, dpi=110)
+
+
+if __name__ == '__main__':
+    main()
