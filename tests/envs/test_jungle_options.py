@@ -81,7 +81,7 @@ def test_any_number_of_nearest_neighbours(k, symmetric):
     [(5, True), (4.99, False), (5.01, True), (4, False), (1e-3, False), (1e300, True)],
 )
 def test_the_radius_is_part_of_the_neighbourhood(radius, joined, backend):
-    env, graph = place(backend, [(2, 3), (5, 7)], [], graph='radius', radius=radius)
+    env, graph = place(backend, [(2, 3), (5, 7)], [], graph='radius', radius=radius, symmetric=False)
     assert graph.edge_index.tolist() == ([[1, 0], [0, 1]] if joined else [[], []])
     assert graph.edge_attr.tolist() == ([[3, 4], [-3, -4]] if joined else [])
     assert env.spec.symmetric
