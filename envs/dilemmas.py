@@ -65,9 +65,15 @@ class DilemmasEnv(GraphEnv):
         seed (int): Start of the env's own randomness; graph b draws the same in a batch of any size.
         device: Where the tensors live.
 
-    ``info`` has for each graph (B,) ``optimality``, the mean reward per agent divided by its best expectation
-    (``config.optimum * config.scale``), and what each kind of state contributed to it: ``hunt``, ``work`` and
-    ``tempt``, or ``hunt``, ``good`` and ``bad``, or ``good`` and ``bad``. The contributions add up to ``optimality``.
+    ``info`` has for each graph (B,) ``optimality = 1 - (best - payoff) / E[best]``, where ``payoff`` is the sum of the
+    agents' payoffs, ``best`` the most that it can be in the state of this step, and ``E[best]`` the expectation of that
+    (``config.optimum`` times N). Its expectation is that of ``payoff / E[best]``, for the difference,
+    ``best / E[best] - 1``, has mean 0 (a control variate); but it is 1 at every step for optimal joint actions, in
+    whatever states are drawn.
+
+    The losses ``(best - payoff) / E[best]`` come by kind of state: ``lost_hunt``, ``lost_work`` and ``lost_tempt`` in
+    *groups*, ``lost_hunt``, ``lost_good`` and ``lost_bad`` on the *double_star*, and with *offers* ``lost_good`` (good
+    ones not taken) and ``lost_bad`` (bad ones taken). ``optimality`` is 1 less their sum.
 
     Raises:
         ValueError: If an option or an action is out of its range.
@@ -131,9 +137,10 @@ class DilemmasEnv(GraphEnv):
         self._check_begun('step')
         N = self.config.agents
         action = check_action(action, N * self.num_envs, 2, self.device).view(-1, N)
-        payoff, parts = self._rules.play(self._graphs, self._state, action)
-        best = N * self.config.optimum
-        info = {'optimality': payoff.sum(1) / best, **{name: part / best for name, part in parts.items()}}
+        payoff, lost = self._rules.play(self._graphs, self._state, action)
+        expected = N * self.config.optimum
+        info = {f'lost_{name}': value / expected for name, value in lost.items()}
+        info = {'optimality': 1 - torch.stack(list(info.values())).sum(0), **info}
         self._state = self._rules.new_state(self._streams, self._graphs)
         self._clock += 1
         successor = graph = self._batch()

@@ -29,7 +29,14 @@ GRAIN = 2**24  # gains and harms of offers are multiples of 1 / GRAIN
 
 _DEFAULT_AGENTS = {'groups': 8, 'double_star': 6, 'offers': 20}
 _DEFAULT_SCALE = {'groups': 0.1, 'double_star': 0.1, 'offers': 1.0}
-_OPTIMUM = {'groups': (4 + 3 + 0) / 3, 'double_star': (4 * 4 + 15 + 0) / 3 / 6, 'offers': 1 / 12}
+# The best sum of payoffs in each kind of state, in a group and on the double star.
+_BEST_GROUP = {'hunt': 4 * HUNT_ALL, 'work': 4 * (WORK[0] - 3 * WORK[1]), 'tempt': 0}
+_BEST_STAR = {'hunt': 4 * HUNT_ALL, 'good': GOOD[0] - GOOD[1], 'bad': 0}
+_OPTIMUM = {
+    'groups': sum(_BEST_GROUP.values()) / 3 / 4,
+    'double_star': sum(_BEST_STAR.values()) / 3 / 6,
+    'offers': 1 / 12,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +116,7 @@ class Rules(Protocol):
         """What agents see: of nodes (B, N, F) and of edges (B, E, D)."""
 
     def play(self, graphs: Tensors, state: Tensors, action: Tensor) -> tuple[Tensor, Tensors]:
-        """Payoffs (B, N), and how much of their sum came from each kind of state (B,)."""
+        """Payoffs (B, N), and, for each kind of state, by how much their sum falls short of the best there (B,)."""
 
 
 def make_rules(config: DilemmasConfig, num_envs: int, device: torch.device) -> Rules:
@@ -168,9 +175,11 @@ class Groups:
         payoffs = [hunt_payoff(act, torch.ones_like(act, dtype=torch.bool))]
         payoffs += [(gain * act - harm * others).double() for gain, harm in (WORK, TEMPT)]
         parts = [torch.where((kind == k).unsqueeze(2), payoff, 0.0) for k, payoff in enumerate(payoffs)]
-        names = ('hunt', 'work', 'tempt')
-        shares = {name: part.sum((1, 2)) for name, part in zip(names, parts, strict=True)}
-        return self._per_agent(members, parts[0] + parts[1] + parts[2]), shares
+        lost = {
+            name: _BEST_GROUP[name] * (kind == k).sum(1) - part.sum((1, 2))
+            for k, (name, part) in enumerate(zip(_BEST_GROUP, parts, strict=True))
+        }
+        return self._per_agent(members, parts[0] + parts[1] + parts[2]), lost
 
     def _per_agent(self, members: Tensor, value: Tensor) -> Tensor:
         """One entry per place in a group, (B, N / 4, 4, ...), as one per agent, (B, N, ...)."""
@@ -225,8 +234,11 @@ class DoubleStar:
         for kind, (gain, harm) in ((1, GOOD), (2, BAD)):
             here = (state['kind'] == kind).unsqueeze(1)
             parts.append((here * taken * (gain * actor.long() - harm * victim.long())).double())
-        names = ('hunt', 'good', 'bad')
-        return parts[0] + parts[1] + parts[2], {n: part.sum(1) for n, part in zip(names, parts, strict=True)}
+        lost = {
+            name: _BEST_STAR[name] * (state['kind'] == kind) - part.sum(1)
+            for kind, (name, part) in enumerate(zip(_BEST_STAR, parts, strict=True))
+        }
+        return parts[0] + parts[1] + parts[2], lost
 
     def _roles(self, state: Tensors) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(B, 6) bool each: plays in a hunt, is the hub of it, has an offer, is the victim of one."""
@@ -284,11 +296,12 @@ class Offers:
         )
 
     def play(self, graphs: Tensors, state: Tensors, action: Tensor) -> tuple[Tensor, Tensors]:
-        gain, harm = (action * state[name].double() / GRAIN for name in ('gain', 'harm'))
-        good = state['gain'] > state['harm']
+        gain, harm = (state[name].double() / GRAIN for name in ('gain', 'harm'))
         net = gain - harm
-        parts = {'good': (net * good).sum(1), 'bad': (net * ~good).sum(1)}
-        return gain - self._at_victim(graphs, state, harm), parts
+        good = net > 0
+        lost = net.clamp(min=0) - action * net  # good ones not taken, bad ones taken
+        payoff = action * gain - self._at_victim(graphs, state, action * harm)
+        return payoff, {'good': (lost * good).sum(1), 'bad': (lost * ~good).sum(1)}
 
     def _at_victim(self, graphs: Tensors, state: Tensors, value: Tensor) -> Tensor:
         """The sum over the offers against each agent, (B, N) -> (B, N)."""

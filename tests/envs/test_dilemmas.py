@@ -95,20 +95,109 @@ def test_payoffs_of_offers() -> None:
     assert env.harms(torch.tensor([1, 0, 1])).tolist() == [[0, 2], [2, 0]]
     step = env.step(torch.tensor([1, 0, 1]))
     assert step.reward.tolist() == [0.5 - 0.5, 0, 0.125 - 0.25]
-    assert step.info['good'].item() == pytest.approx(0.25 / 3 * 12)  # 0's gain less its harm
-    assert step.info['bad'].item() == pytest.approx(-0.375 / 3 * 12)
+
+
+@pytest.mark.parametrize(
+    ('action', 'hunt', 'work', 'tempt'),
+    [
+        ([1, 1, 1, 1] * 2 + [0, 0, 0, 0], 0, 0, 0),
+        ([0, 0, 0, 0] * 3, 16 - 4, 12, 0),
+        ([1, 0, 0, 0] * 3, 16 - (3 - 8), 12 - (30 - 27), 18 - 12),
+        ([1, 1, 1, 1] * 3, 0, 0, 4 * 6),
+    ],
+)
+def test_losses_in_groups(action: list[int], hunt: float, work: float, tempt: float) -> None:
+    """One group of each kind, in this order; E[best] is 12 * 7/3 = 28."""
+    members, kinds = torch.arange(12).view(1, 3, 4).tolist(), [[HUNT, WORK, TEMPT]]
+    info = at({'members': members, 'kind': kinds}, num_agents=12).step(torch.tensor(action)).info
+    expected = {
+        'optimality': 1 - (hunt + work + tempt) / 28,
+        'lost_hunt': hunt / 28,
+        'lost_work': work / 28,
+        'lost_tempt': tempt / 28,
+    }
+    assert {key: value.item() for key, value in info.items()} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ('state', 'action', 'lost'),
+    [
+        ({'kind': [0], 'hub': [3]}, [1, 0, 0, 1, 1, 1], {}),
+        ({'kind': [0], 'hub': [3]}, [0, 1, 1, 0, 0, 0], {'lost_hunt': 16 - 4}),
+        ({'kind': [0], 'hub': [3]}, [0, 1, 1, 1, 1, 1], {'lost_hunt': 16 + 23}),
+        ({'kind': [1], 'edge': [0]}, [1, 0, 0, 0, 0, 0], {}),  # edges by receiver: 1 -> 0 is first
+        ({'kind': [1], 'edge': [0]}, [0, 1, 1, 1, 1, 1], {'lost_good': 15}),
+        ({'kind': [2], 'edge': [0]}, [0, 1, 1, 1, 1, 1], {}),
+        ({'kind': [2], 'edge': [0]}, [1, 0, 0, 0, 0, 0], {'lost_bad': 15}),
+    ],
+)
+def test_losses_on_the_double_star(state: dict[str, Any], action: list[int], lost: dict[str, float]) -> None:
+    """E[best] is (16 + 15 + 0) / 3 = 31/3."""
+    info = at(state, graph='double_star').step(torch.tensor(action)).info
+    assert info.pop('optimality').item() == pytest.approx(1 - sum(lost.values()) * 3 / 31)
+    expected = {key: lost.get(key, 0) * 3 / 31 for key in ('lost_hunt', 'lost_good', 'lost_bad')}
+    assert {key: value.item() for key, value in info.items()} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ('action', 'good', 'bad'),
+    [
+        ([1, 0, 0, 0], 0, 0),
+        ([0, 0, 0, 0], 0.25, 0),
+        ([1, 1, 0, 0], 0, 0.375),
+        ([0, 1, 1, 1], 0.25, 0.375),  # 2's offer is as good as bad, 3 has none
+    ],
+)
+def test_losses_of_offers(action: list[int], good: float, bad: float) -> None:
+    """A star of 4, so that E[best] is 4/12."""
+    state = {
+        'has': [[True, True, True, False]],
+        'gain': [[GRAIN // 2, GRAIN // 8, GRAIN // 2, 0]],
+        'harm': [[GRAIN // 4, GRAIN // 2, GRAIN // 2, 0]],
+        'victim': [[0, 3, 4, 5]],
+    }
+    info = at(state, graph='offers', topology='star', num_agents=4).step(torch.tensor(action)).info
+    assert {key: value.item() for key, value in info.items()} == pytest.approx(
+        {'optimality': 1 - 3 * (good + bad), 'lost_good': 3 * good, 'lost_bad': 3 * bad}
+    )
 
 
 @pytest.mark.parametrize('name', GAMES)
-def test_the_sum_of_payoffs_is_what_each_action_brings(name: str) -> None:
-    """Gains are paid to agents, harms to the victims that `harms` names, and info adds up."""
-    env = DilemmasEnv(num_envs=5, **GAMES[name])
-    best = env.config.optimum * env.config.scale
-    for _, _, _, step in random_play(env, 30):
-        kinds = [value for key, value in step.info.items() if key != 'optimality']
-        torch.testing.assert_close(sum(kinds), step.info['optimality'], atol=1e-4, rtol=1e-4)
-        mean = step.reward.view(5, -1).mean(1)
-        torch.testing.assert_close(mean / best, step.info['optimality'], atol=1e-4, rtol=1e-4)
+def test_losses_add_up(name: str) -> None:
+    for _, _, _, step in random_play(DilemmasEnv(num_envs=5, **GAMES[name]), 30):
+        optimality, *lost = step.info.values()
+        assert all((value >= 0).all() for value in lost)
+        torch.testing.assert_close(1 - sum(lost), optimality, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', GAMES)
+def test_the_best_of_all_joint_actions_has_an_optimality_of_1(name: str) -> None:
+    """In each state: all joint actions side by side. Optimality is their reward but for a constant."""
+    options = {**GAMES[name], 'num_agents': 8 if name == 'groups' else 6}
+    one, all_of_them = (DilemmasEnv(num_envs=B, **options) for B in (1, 2 ** options['num_agents']))
+    action = torch.cartesian_prod(*[torch.arange(2)] * options['num_agents'])
+    expected = one.config.optimum * one.config.scale
+    one.reset()
+    for _ in range(12):
+        saved = one.state_dict()
+        saved['streams'] = saved['streams'].expand(len(action))
+        for part in ('graphs', 'state'):
+            saved[part] = {key: value.expand(len(action), *value.shape[1:]) for key, value in saved[part].items()}
+        all_of_them.load_state_dict(saved)
+        step = all_of_them.step(action.flatten())
+        assert step.info['optimality'].max() == 1
+        ratio = step.reward.view(action.shape).mean(1) / expected
+        torch.testing.assert_close(step.info['optimality'], ratio - ratio.max() + 1, atol=1e-4, rtol=1e-4)
+        one.step(action[0])
+
+
+@pytest.mark.parametrize('name', GAMES)
+def test_optimality_is_on_average_the_reward_over_the_optimum(name: str) -> None:
+    env = DilemmasEnv(num_envs=500, **GAMES[name])
+    steps = [step for _, _, _, step in random_play(env, 20)]
+    ratio = torch.cat([step.reward.view(500, -1).mean(1) for step in steps]) / (env.config.optimum * env.config.scale)
+    difference = torch.cat([step.info['optimality'] for step in steps]) - ratio
+    assert abs(difference.mean()) < 4 * difference.std() / len(difference) ** 0.5 < 0.05
 
 
 @pytest.mark.parametrize('name', ['ring', 'star', 'tree', 'ba'])
@@ -128,9 +217,9 @@ def test_offers_pay_as_a_loop_over_agents_says(name: str) -> None:
 
 @pytest.mark.parametrize('name', GAMES)
 def test_one_action_that_knows_the_state_is_the_optimum(name: str) -> None:
-    """Hunt, work, take where it is good for the team: 1 on average."""
+    """Hunt, work, take where it is good for the team: 1 at every step, without a loss."""
     env = DilemmasEnv(num_envs=200, horizon=5, **GAMES[name])
-    graph, seen = env.reset(), []
+    graph = env.reset()
     for _ in range(10):
         x = graph.x
         if name == 'groups':
@@ -140,10 +229,10 @@ def test_one_action_that_knows_the_state_is_the_optimum(name: str) -> None:
         else:
             action = x[:, 1] > x[:, 2]
         step = env.step(action.long())
-        seen.append(step.info['optimality'])
+        optimality, *lost = step.info.values()
+        assert (optimality == 1).all()
+        assert not torch.stack(lost).any()
         graph = step.graph
-    values = torch.cat(seen)
-    assert abs(values.mean() - 1) < 4 * values.std() / len(values) ** 0.5
 
 
 def test_what_agents_see_on_the_double_star() -> None:
