@@ -166,11 +166,13 @@ SCENARIOS: dict[str, Scenario] = {
         train={'num_envs': 16, 'eval_every': 5_000, 'checkpoint_every': 20_000, 'log_every': 1_000},
         algorithm=SMALL
         | {
-            'total_steps': 20_000,
+            'total_steps': 40_000,
+            'hidden_channels': 64,
+            'encoder_channels': (64,),
             'gamma': 0.0,  # one-step games
             'n_step': 1,
             'batch_size': 64,
-            'lr': 1e-3,
+            'lr': 3e-3,
             'huber': None,
             'replay_size': 50_000,
             'learning_starts': 500,

@@ -20,6 +20,7 @@ class LToSConfig(DQNConfig):
     phi_tau: float = 0.05  # soft update of the target phi', per step of phi
     phi_channels: int = 64
     pair_channels: int = 64  # hidden size of the edge critic's pair values
+    search_channels: int = 64  # of the search's critics
     candidates: int = 16  # joint weights that a step of the search compares, half of them wide
     sharpness: float = 2.0  # of the search: beta
     hops: int = 2  # a node's candidates are judged by the return of the nodes within so many hops
@@ -38,7 +39,7 @@ class LToSConfig(DQNConfig):
         for name in ('phi_starts', 'phi_tau', 'wide_end', 'wide_fraction'):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"'{name}' must lie in [0, 1] (got {getattr(self, name)})")
-        for name in ('phi_every', 'phi_channels', 'pair_channels', 'hops', 'hold_steps'):
+        for name in ('phi_every', 'phi_channels', 'pair_channels', 'search_channels', 'hops', 'hold_steps'):
             if getattr(self, name) < 1:
                 raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
         if self.candidates < 2:

@@ -12,9 +12,9 @@ from torch_geometric.data import Batch
 from ltos_pyg.algos.base import Decision, soft_update
 from ltos_pyg.algos.exploration import linear_schedule
 from ltos_pyg.algos.ltos.config import LToSConfig
-from ltos_pyg.algos.ltos.critics import LowLevelBatch, mean
+from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen, mean
 from ltos_pyg.algos.ltos.fixed import random_sharing
-from ltos_pyg.algos.ltos.search import JointSearch, shaped_gradient_loss
+from ltos_pyg.algos.ltos.search import JointSearch, first_graphs, shaped_gradient_loss
 from ltos_pyg.algos.ltos.sharing_q import SharingQ
 from ltos_pyg.algos.ltos.weights import HeldNoise, JointNoise, Logits, constant_logits
 from ltos_pyg.data import Transition
@@ -22,6 +22,8 @@ from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
 from ltos_pyg.nn import Sharing, SharingPolicy, constant_sharing, keep_all
 from ltos_pyg.nn.functional import softmax_by_sender
 from ltos_pyg.seeding import generator
+
+SEARCH_GRAPHS = 16  # a step of phi looks at so many graphs of the batch at most
 
 
 class LToS(SharingQ):
@@ -86,9 +88,9 @@ class LToS(SharingQ):
         """The own share that phi starts from, ``None`` for uniform."""
         return self.config.initial_own if self.search is None else self.search.constant.own
 
-    def logits(self, phi: SharingPolicy, graph: Batch) -> Logits:
+    def logits(self, phi: SharingPolicy, seen: Seen) -> Logits:
         """The weights before the softmax: those of the constant, plus what phi adds."""
-        x, edge_index, edge_attr = self.inputs(graph)
+        x, edge_index, edge_attr = seen
         with self.autocast():
             edge, own = phi.logits(x, edge_index, edge_attr)
         base = constant_logits(edge_index, x.size(0), self.constant_own)
@@ -96,7 +98,7 @@ class LToS(SharingQ):
 
     def sharing(self, phi: SharingPolicy, graph: Batch) -> Sharing:
         """The weights that a high level decides on."""
-        return softmax_by_sender(*self.logits(phi, graph), graph.edge_index)
+        return softmax_by_sender(*self.logits(phi, self.inputs(graph)), graph.edge_index)
 
     def sharing_under(self, graph: Batch, mode: str) -> Sharing:
         """The weights of a mode, see the class."""
@@ -120,7 +122,7 @@ class LToS(SharingQ):
         c, edge_index = self.config, graph.edge_index
         wide_now = linear_schedule(1.0, c.wide_end, c.wide_fraction, self.progress)
         noise, wide = self.held.current(graph.batch, graph.num_graphs, wide_now, self.shares_rng)
-        near = noise.on(self.logits(self.phi, graph), edge_index, c.noise_local)
+        near = noise.on(self.logits(self.phi, self.inputs(graph)), edge_index, c.noise_local)
         far = noise.on(constant_logits(edge_index, graph.num_nodes, self.constant_own), edge_index)
         node = wide[graph.batch]
         edge = torch.where(node[edge_index[0]], far.edge, near.edge)
@@ -153,17 +155,20 @@ class LToS(SharingQ):
 
     def update_phi(self, batch: LowLevelBatch) -> dict[str, Tensor]:
         """One step of the high level on the low level's batch."""
-        graph, seen = batch.t.graph, batch.now
-        mask = graph.get('action_mask')
-        logits = self.logits(self.phi, graph)
-        sharing = softmax_by_sender(*logits, graph.edge_index)
+        graph = batch.t.graph
+        num_graphs = min(graph.num_graphs, SEARCH_GRAPHS)
+        seen = first_graphs(batch.now, graph.ptr, num_graphs)
+        nodes = seen[0].size(0)
+        mask = graph.action_mask[:nodes] if 'action_mask' in graph else None
+        logits = self.logits(self.phi, seen)
+        sharing = softmax_by_sender(*logits, seen[1])
         self.network.requires_grad_(False)
         with self.autocast():
             if self.search is None:
                 loss, metrics = shaped_gradient_loss(seen, mask, sharing, self.network), {}
             else:
                 loss, metrics = self.search.step_loss(
-                    seen, graph.batch, graph.num_graphs, mask, logits, self.network
+                    seen, graph.batch[:nodes], num_graphs, mask, logits, self.network
                 )
         self.step_optimizer(self.phi_optimizer, loss)
         self.network.requires_grad_(True)

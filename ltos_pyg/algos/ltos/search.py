@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
+from torch_geometric.nn import MLP, Linear
 
 from ltos_pyg.algos.base import soft_update
 from ltos_pyg.algos.losses import follow, masked, td_loss, td_target
-from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen, mean, trunk_options
+from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen, mean
 from ltos_pyg.algos.ltos.weights import JointNoise, Logits, constant_logits
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
-from ltos_pyg.nn import DGNTrunk, QHead, Sharing
+from ltos_pyg.nn import Sharing
 from ltos_pyg.nn.functional import softmax_by_sender
 
 if TYPE_CHECKING:
@@ -28,18 +28,43 @@ SHARES = (None, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)  # constants tha
 class JointActionCritic(nn.Module):
     r"""The return of each node's *own, unshaped* reward after a joint action, :math:`G_i(o, \mathbf{a})`, (N,).
 
-    A trunk on :math:`[x_i, \mathrm{onehot}(a_i)]`: a node sees the actions of as many hops as the trunk has layers.
+    .. math::
+        \mathbf{h}^0_i = \mathrm{MLP}(\mathrm{ReLU}(\mathbf{W} x_i + \mathbf{w}_{a_i})), \qquad
+        \mathbf{h}^{l}_i = \mathrm{ReLU}\Big(\mathbf{W}_l \Big[\mathbf{h}^{l-1}_i, \sum_{j \to i}
+        \mathrm{ReLU}(\mathbf{M}_l \mathbf{h}^{l-1}_j + \mathbf{E}_l \mathbf{e}_{ji})\Big]\Big), \qquad
+        G_i = \mathrm{MLP}(\mathbf{h}^0_i \Vert \dots \Vert \mathbf{h}^L_i)
+
+    with one layer a hop, L = ``hops``. Messages are summed, not averaged: whether *all* neighbours act is what counts
+    in a joint action, and attention, which averages, learns it several times more slowly.
+
+    Shapes:
+        - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)`, edge features :math:`(E, D)`, joint
+          actions :math:`(N,)`, or :math:`(K, N)` for K of them at once
+        - **output:** returns, of the shape of the actions
     """
 
     def __init__(self, spec: GraphEnvSpec, config: LToSConfig) -> None:
         super().__init__()
-        self.num_actions = spec.num_actions
-        self.trunk = DGNTrunk(spec.num_features + spec.num_actions, **trunk_options(spec, config))  # type: ignore[arg-type]
-        self.head = QHead(self.trunk.out_channels, 1)
+        H, L = config.search_channels, config.hops
+        self.observation = Linear(spec.num_features, H)
+        self.action = nn.Embedding(spec.num_actions, H)
+        self.encoder = MLP([H, H], norm=None, plain_last=False)
+        self.message = nn.ModuleList(Linear(H, H) for _ in range(L))
+        self.edge = nn.ModuleList(Linear(spec.edge_dim, H, bias=False) for _ in range(L if spec.edge_dim else 0))
+        self.update = nn.ModuleList(Linear(2 * H, H) for _ in range(L))
+        self.out = MLP([(L + 1) * H, H, 1], norm=None)
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, action: Tensor) -> Tensor:
-        x = torch.cat([x, one_hot(action, self.num_actions).to(x.dtype)], dim=-1)
-        return self.head(self.trunk(x, edge_index, edge_attr)).squeeze(-1)
+        sender, receiver = edge_index
+        outs = [self.encoder((self.observation(x) + self.action(action)).relu())]
+        for layer, (message, update) in enumerate(zip(self.message, self.update, strict=True)):
+            h = outs[-1]
+            sent = message(h).index_select(-2, sender)
+            if edge_attr is not None:
+                sent = sent + self.edge[layer](edge_attr)
+            received = torch.zeros_like(h).index_add(-2, receiver, sent.relu().to(h.dtype))
+            outs.append(update(torch.cat([h, received], dim=-1)).relu())
+        return self.out(torch.cat(outs, dim=-1)).squeeze(-1).float()
 
 
 class BestConstant(nn.Module):
@@ -194,7 +219,7 @@ class JointSearch:
         stacked = (torch.cat(parts) for parts in zip(*candidates, strict=True))
         q = q_values(x, edge_index, edge_attr, softmax_by_sender(*stacked, edge_index))
         action = masked(q, None if mask is None else mask.repeat(K, 1)).argmax(-1)
-        return torch.stack([critic(x, edge_index, edge_attr, action).view(K, N) for critic in self.critics])
+        return torch.stack([critic(*seen, action.view(K, N)) for critic in self.critics])
 
     def _target(
         self, value: Tensor, draws: list[Logits], phi: Logits, base: Logits, edge_index: Tensor, num_nodes: int
@@ -250,6 +275,16 @@ def repeated(seen: Seen, times: int) -> Seen:
         edge_index.repeat(1, times) + shift,
         None if edge_attr is None else edge_attr.repeat(times, 1),
     )
+
+
+def first_graphs(seen: Seen, ptr: Tensor, most: int) -> Seen:
+    """The first graphs of a batch, at most so many; ``ptr`` (B + 1,) is where the nodes of each begin."""
+    x, edge_index, edge_attr = seen
+    if len(ptr) - 1 <= most:
+        return seen
+    nodes = int(ptr[most])
+    edges = int((edge_index[0] < nodes).sum())  # edges lie graph by graph
+    return x[:nodes], edge_index[:, :edges], None if edge_attr is None else edge_attr[:edges]
 
 
 def part_of(seen: Seen, graph_of_node: Tensor, chosen: Tensor) -> tuple[Tensor, Seen]:
