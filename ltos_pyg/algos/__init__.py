@@ -8,7 +8,7 @@ from ltos_pyg.algos.base import Algorithm, Decision, NonFiniteLossError
 from ltos_pyg.algos.coco_q import CocoQ, CocoQConfig
 from ltos_pyg.algos.consenet import ConseNet, ConseNetConfig
 from ltos_pyg.algos.dgn import DGN
-from ltos_pyg.algos.dqn import DQN, DQNConfig
+from ltos_pyg.algos.dqn import DQN, DQNConfig, IndependentQConfig
 from ltos_pyg.algos.ip import IP, IPConfig
 from ltos_pyg.algos.joint_dqn import JointDQN, JointDQNConfig
 from ltos_pyg.algos.lio import LIO, LIOConfig
@@ -17,8 +17,8 @@ from ltos_pyg.algos.neurcomm import NeurComm
 from ltos_pyg.algos.qmix import QMIX, QMIXConfig
 
 ALGORITHMS: dict[str, tuple[Callable[..., Algorithm], type[Any]]] = {
-    'dqn': (DQN, DQNConfig),
-    'dgn': (DGN, DQNConfig),
+    'dqn': (DQN, IndependentQConfig),
+    'dgn': (DGN, IndependentQConfig),
     'fixed_ltos': (FixedLToS, FixedLToSConfig),
     'ltos': (LToS, LToSConfig),
     'ltos_edge': (LToSEdge, LToSConfig),
@@ -50,6 +50,7 @@ __all__ = [
     'FixedLToS',
     'FixedLToSConfig',
     'IPConfig',
+    'IndependentQConfig',
     'JointDQN',
     'JointDQNConfig',
     'LIOConfig',

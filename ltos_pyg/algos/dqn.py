@@ -20,6 +20,9 @@ from ltos_pyg.nn import DGN, Sharing
 from ltos_pyg.seeding import generator
 
 
+REWARDS = ('own', 'neighbourhood', 'team')
+
+
 @dataclass(frozen=True, kw_only=True)
 class DQNConfig:
     """Options of DQN, and of every method that learns Q-values as it does."""
@@ -81,6 +84,31 @@ class DQNConfig:
             raise ValueError(f"'huber' must be above 0, or None for the mean square (got {self.huber})")
 
 
+@dataclass(frozen=True, kw_only=True)
+class IndependentQConfig(DQNConfig):
+    """Options of DQN and DGN."""
+
+    reward: Literal['own', 'neighbourhood', 'team'] = 'own'  # what a node maximises; see DQN
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reward not in REWARDS:
+            raise ValueError(f"'reward' must be one of {', '.join(REWARDS)} (got {self.reward!r})")
+
+
+def reward_of(kind: str, graph: Batch, reward: Tensor) -> Tensor:
+    r"""What each node maximises, (N,): its ``'own'`` reward, the sum :math:`r_i + \sum_{j \to i} r_j` over its
+    ``'neighbourhood'``, or the mean over its graph (``'team'``)."""
+    if kind == 'own':
+        return reward
+    if kind == 'neighbourhood':
+        sender, receiver = graph.edge_index.to(reward.device)
+        return reward.index_add(0, receiver, reward.index_select(0, sender))
+    batch = graph.batch.to(reward.device)
+    total = reward.new_zeros(graph.num_graphs).index_add(0, batch, reward)
+    return (total / graph.ptr.to(reward.device).diff().clamp(min=1)).index_select(0, batch)
+
+
 class DQN(Algorithm):
     r"""Independent Q-learning on each node's own observation and own reward; one network for all nodes.
 
@@ -89,7 +117,8 @@ class DQN(Algorithm):
         - Q(o_i, a_i)\big)
 
     after `"Human-level control through deep reinforcement learning" <https://doi.org/10.1038/nature14236>`_, with
-    double-Q choice, n-step returns :math:`R_i` and soft target updates.
+    double-Q choice, n-step returns :math:`R_i` and soft target updates. With ``reward='neighbourhood'`` or ``'team'``
+    (:func:`reward_of`) it is a control for learned sharing: the usual sums, which lie on no simplex.
 
     Args:
         spec: What the environment promises.
@@ -189,6 +218,9 @@ class DQN(Algorithm):
         return self.symmetries.average(graph, values)
 
     def observe(self, graph: Batch, decision: Decision, step: GraphStep) -> None:
+        kind = getattr(self.config, 'reward', 'own')
+        if kind != 'own':
+            step = replace(step, reward=reward_of(kind, graph, step.reward))
         self.replay.push(graph, decision.action, decision.sharing, step)
         self.env_steps += graph.num_graphs
 

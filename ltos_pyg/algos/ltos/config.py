@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ltos_pyg.algos.dqn import DQNConfig
+from ltos_pyg.algos.ltos.sharing_q import SharingQConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class LToSConfig(DQNConfig):
+class LToSConfig(SharingQConfig):
     """Options of LToS and LToS-edge."""
 
     objective: Literal['search', 'gradient'] = 'search'  # of the high level; 'gradient' is the paper's
@@ -19,7 +19,6 @@ class LToSConfig(DQNConfig):
     phi_every: int = 4  # gradient steps of the low level per one of phi
     phi_tau: float = 0.05  # soft update of the target phi', per step of phi
     phi_channels: int = 64
-    pair_channels: int = 64  # hidden size of the edge critic's pair values
     search_channels: int = 64  # of the search's critics
     candidates: int = 16  # joint weights that a step of the search compares, half of them wide
     sharpness: float = 2.0  # of the search: beta
@@ -39,7 +38,7 @@ class LToSConfig(DQNConfig):
         for name in ('phi_starts', 'phi_tau', 'wide_end', 'wide_fraction'):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"'{name}' must lie in [0, 1] (got {getattr(self, name)})")
-        for name in ('phi_every', 'phi_channels', 'pair_channels', 'search_channels', 'hops', 'hold_steps'):
+        for name in ('phi_every', 'phi_channels', 'search_channels', 'hops', 'hold_steps'):
             if getattr(self, name) < 1:
                 raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
         if self.candidates < 2:

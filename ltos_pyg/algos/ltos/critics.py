@@ -45,15 +45,23 @@ class NodeCritic(DGN):
         Q_i(o, a_i; w) \to R^w_i + \gamma^n Q^-_i(o', a'_i; \phi'(o')), \qquad
         r^w_i = w_{ii} r_i + \sum_{j \to i} w_{ji} r_j
 
-    The weights are inputs of the network (see :class:`~ltos_pyg.nn.DGNTrunk`).
+    The weights are inputs of the network (see :class:`~ltos_pyg.nn.DGNTrunk`), unless ``sees_weights`` is false: where
+    they never change there is nothing to see.
 
     Shapes:
         - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)`, edge features :math:`(E, D)`, weights
         - **output:** action values :math:`(N, A)`
     """
 
-    def __init__(self, spec: GraphEnvSpec, config: DQNConfig, pair_channels: int = 64) -> None:
-        super().__init__(spec.num_features, spec.num_actions, **trunk_options(spec, config), sharing=True)
+    def __init__(
+        self, spec: GraphEnvSpec, config: DQNConfig, pair_channels: int = 64, sees_weights: bool = True
+    ) -> None:
+        super().__init__(spec.num_features, spec.num_actions, **trunk_options(spec, config), sharing=sees_weights)
+
+    def forward(
+        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, sharing: Sharing | None = None
+    ) -> Tensor:
+        return super().forward(x, edge_index, edge_attr, sharing if self.trunk.sharing else None)
 
     def loss(self, target: NodeCritic, batch: LowLevelBatch, config: DQNConfig) -> tuple[Tensor, dict[str, Tensor]]:
         """The temporal-difference loss of one batch, and what to log of it."""
@@ -87,16 +95,19 @@ class EdgeCritic(nn.Module):
     Shapes: as :class:`NodeCritic`.
     """
 
-    def __init__(self, spec: GraphEnvSpec, config: DQNConfig, pair_channels: int = 64) -> None:
+    def __init__(
+        self, spec: GraphEnvSpec, config: DQNConfig, pair_channels: int = 64, sees_weights: bool = True
+    ) -> None:
         super().__init__()
-        self.trunk = DGNTrunk(spec.num_features, **trunk_options(spec, config), sharing=True)
+        self.trunk = DGNTrunk(spec.num_features, **trunk_options(spec, config), sharing=sees_weights)
         self.head = EdgeQHead(self.trunk.out_channels, spec.num_actions, pair_channels, spec.edge_dim)
 
     def values(
         self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, sharing: Sharing
     ) -> tuple[Tensor, Tensor]:
         """:math:`U_{ii}` (N, A) and :math:`U_{ji}` (E, A)."""
-        own, pair = self.head(self.trunk(x, edge_index, edge_attr, sharing), edge_index, edge_attr)
+        h = self.trunk(x, edge_index, edge_attr, sharing if self.trunk.sharing else None)
+        own, pair = self.head(h, edge_index, edge_attr)
         return own, pair
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, sharing: Sharing) -> Tensor:

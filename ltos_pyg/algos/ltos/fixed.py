@@ -8,8 +8,7 @@ from typing import Literal
 import torch
 from torch_geometric.data import Batch
 
-from ltos_pyg.algos.dqn import DQNConfig
-from ltos_pyg.algos.ltos.sharing_q import SharingQ
+from ltos_pyg.algos.ltos.sharing_q import SharingQ, SharingQConfig
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import Sharing, constant_sharing
@@ -18,12 +17,11 @@ from ltos_pyg.seeding import generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixedLToSConfig(DQNConfig):
+class FixedLToSConfig(SharingQConfig):
     """Options of fixed LToS."""
 
     critic: Literal['node', 'edge'] = 'node'  # the paper's, or pair values (ours)
     kept: float | Literal['uniform', 'random'] = 'uniform'  # share kept, the rest is split evenly; see FixedLToS
-    pair_channels: int = 64  # hidden size of the edge critic's pair values
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -33,8 +31,6 @@ class FixedLToSConfig(DQNConfig):
             isinstance(self.kept, (int, float)) and 0 <= self.kept <= 1
         ):
             raise ValueError(f"'kept' must lie in [0, 1], or be 'uniform' or 'random' (got {self.kept!r})")
-        if self.pair_channels < 1:
-            raise ValueError(f"'pair_channels' must be at least 1 (got {self.pair_channels})")
 
 
 class FixedLToS(SharingQ):
@@ -43,10 +39,12 @@ class FixedLToS(SharingQ):
 
     ``kept`` says which weights: ``'uniform'``, :math:`w_{jj} = w_{ji} = 1 / (1 + d_j)`; a number :math:`s`, the share
     that each node with neighbours keeps (1: every agent keeps all); or ``'random'``, drawn uniformly on each sender's
-    simplex at each step. The paper does not state its weights.
+    simplex at each step. The paper does not state its weights. They are no inputs of the networks, so with ``kept=1``
+    and the node critic this is DGN, to the bit.
     """
 
     config: FixedLToSConfig
+    sees_weights = False
 
     def __init__(
         self, spec: GraphEnvSpec, config: FixedLToSConfig, seed: int = 0, device: str | torch.device = 'cpu'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,10 +10,23 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from ltos_pyg.algos.dgn import DGN
+from ltos_pyg.algos.dqn import DQNConfig
 from ltos_pyg.algos.losses import masked
 from ltos_pyg.algos.ltos.critics import CRITICS, LowLevelBatch
 from ltos_pyg.data import Transition
 from ltos_pyg.nn import Sharing
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharingQConfig(DQNConfig):
+    """Options of every method that learns from shared rewards."""
+
+    pair_channels: int = 64  # hidden size of the edge critic's pair values
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pair_channels < 1:
+            raise ValueError(f"'pair_channels' must be at least 1 (got {self.pair_channels})")
 
 
 class SharingQ(DGN):
@@ -20,16 +34,25 @@ class SharingQ(DGN):
 
     stores_sharing = True
     critic: str  # 'node' or 'edge'
+    sees_weights = True  # whether the weights are inputs of the networks
+    config: SharingQConfig
     network: Any
     target: Any
     averaged: Any
 
     def build_network(self) -> nn.Module:
-        return CRITICS[self.critic](self.spec, self.config, getattr(self.config, 'pair_channels', 64))
+        return CRITICS[self.critic](self.spec, self.config, self.config.pair_channels, self.sees_weights)
 
     def q_values(self, network: nn.Module, graph: Batch, sharing: Sharing | None) -> Tensor:
         with self.autocast():
             return network(*self.inputs(graph), sharing)
+
+    @torch.no_grad()
+    def greedy_action(self, graph: Batch, sharing: Sharing) -> Tensor:
+        """The best action of each node under given weights, (N,), as :meth:`act` chooses without a temperature."""
+        graph = graph.to(self.device)
+        q = self.over_views(graph, lambda view: self.q_values(self.averaged, view, sharing))
+        return masked(q, graph.get('action_mask')).argmax(-1)
 
     def next_sharing(self, t: Transition) -> Sharing:
         """The weights at the successors of a batch."""
