@@ -1,0 +1,49 @@
+"""The interquartile mean and its bootstrap interval, by hand and against SciPy."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ltos_pyg.experiments.statistics import bootstrap_interval, iqm
+
+SEEDS = np.array([0.31, 0.52, 0.47, 0.9, 0.11, 0.66])
+
+
+@pytest.mark.parametrize(
+    ('values', 'expected'),
+    [
+        ([5.0], 5.0),
+        ([9.0, 1.0, 2.0], 4.0),  # too few to leave any out
+        ([9.0, 1.0, 2.0, 4.0], 3.0),
+        ([100.0, 3.0, 1.0, -7.0, 2.0], 2.0),
+        ([8.0, 1.0, 7.0, 2.0, 6.0, 3.0, 5.0, 100.0], 5.25),
+    ],
+)
+def test_an_interquartile_mean_worked_by_hand(values, expected):
+    assert iqm(np.array(values)) == expected
+
+
+@pytest.mark.parametrize('n', range(1, 14))
+def test_it_is_the_trimmed_mean_along_the_last_axis(n):
+    values = np.random.default_rng(n).normal(size=(3, n))
+    assert np.allclose(iqm(values), stats.trim_mean(values, 0.25, axis=-1))
+
+
+def test_the_interval_is_that_of_scipy():
+    # stats.bootstrap((SEEDS,), trim_mean of 0.25, n_resamples=100_000, method='percentile', rng=3)
+    assert bootstrap_interval(SEEDS) == pytest.approx((0.26, 0.7325))
+    assert bootstrap_interval(SEEDS) == bootstrap_interval(SEEDS)
+
+
+def test_an_interval_worked_by_hand():
+    # One of the 27 resamples is all 1 and one all 4: either is 3.7 % of them, more than the 2.5 % beyond a bound.
+    assert bootstrap_interval(np.array([2.0, 1.0, 4.0])) == (1.0, 4.0)
+    # 4 of them lie below 5 / 3 and 7 not above it, 20 below 3 and 23 not above it; the quantiles are at 5.4 and 21.6.
+    assert bootstrap_interval(np.array([2.0, 1.0, 4.0]), level=0.6) == pytest.approx((5 / 3, 3.0))
+
+
+def test_each_task_is_resampled_by_itself():
+    low, high = np.zeros(3), np.ones(3)
+    assert bootstrap_interval(low, high) == (0.5, 0.5)
+    mixed = bootstrap_interval(np.concatenate([low, high]))
+    assert mixed[0] < 0.5 < mixed[1]
