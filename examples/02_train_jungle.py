@@ -27,7 +27,7 @@ def main(steps: int, seed: int) -> None:
         reward, attacks = stats['reward'], stats['attacks']
         print(
             f'{agent.env_steps:>7} env steps: reward {reward.mean:+.3f} ± {reward.ci95:.3f} an agent and step, '
-            f'{attacks.mean:.2f} attacks a step, own share {stats["selfishness"].mean:.2f}'
+            f'{attacks.mean:.2f} attacks a step, share kept {stats["kept"].mean:.2f}'
         )
 
     report()

@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument('scenario', nargs='?')
     train.add_argument('--algo', default='ltos')
     train.add_argument('--preset', default='default')
+    train.add_argument('--label')
     train.add_argument('--out', type=Path)
     train.add_argument('--resume', action='store_true')
     train.add_argument('-h', '--help', action='store_true')
@@ -59,7 +60,12 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser('evaluate', help='play greedy episodes with a trained run')
     evaluate.add_argument('folder', type=Path, metavar='RUN')
-    evaluate.add_argument('--episodes', type=int, help='default: 100, or as many as closed the training if fewer')
+    evaluate.add_argument(
+        '--episodes',
+        type=int,
+        help='default: 100, or as many as closed the training if fewer. LToS also plays at most 100 of them under each '
+        'other way to share',
+    )
     evaluate.add_argument('--seed', type=int, default=2_000_000, help='seed of the episodes')
     evaluate.add_argument('--json', action='store_true', help='print mean, std and count of every metric as JSON')
     evaluate.add_argument('--device', help='where the network runs, e.g. cuda (default: as in training)')
@@ -79,10 +85,23 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument('--json', action='store_true', help='print the summary as JSON')
     plot.set_defaults(run=_plot)
 
-    table = commands.add_parser('table', help='a Markdown table of how runs ended, seeds of one algorithm together')
+    table = commands.add_parser('table', help='a table of how runs ended, seeds of one algorithm together')
     table.add_argument('folders', type=Path, metavar='RUN', nargs='+')
     table.add_argument(
         '--metric', nargs='+', metavar='NAME', help="default: the scenario's own, e.g. reward on the jungle"
+    )
+    table.add_argument(
+        '--measures',
+        action='store_true',
+        help='also how the sharing weights are: share kept, its spread over nodes and over states, how unevenly the '
+        'rest is given, and which part of the actions other weights would change',
+    )
+    table.add_argument(
+        '--format',
+        choices=['md', 'csv'],
+        default='md',
+        help='Markdown, or CSV with a line per row and metric (default: md). Both have the mean over seeds, the '
+        'interquartile mean (IQM) with its 95 %% bootstrap interval, and the value of each seed',
     )
     table.set_defaults(run=_table)
 
@@ -118,7 +137,9 @@ def _train(args: argparse.Namespace, rest: list[str]) -> int:
 
     if args.scenario is None:
         print(
-            'usage: ltos train SCENARIO [--algo ALGO] [--preset PRESET] [--out FOLDER] [--resume] [options]\n\n'
+            'usage: ltos train SCENARIO [--algo ALGO] [--preset PRESET] [--label TEXT] [--out FOLDER] [--resume]'
+            ' [options]\n\n'
+            '--label: what tables and plots call the run (default: the algorithm and its preset)\n'
             f'scenarios:  {", ".join(SCENARIOS)}\n'
             f'algorithms: {", ".join(ALGORITHMS)}\n'
             'all options of one: ltos train SCENARIO --algo ALGO --help'
@@ -132,6 +153,7 @@ def _train(args: argparse.Namespace, rest: list[str]) -> int:
         config = _parse_options(load_config(folder), rest)
         if config.scenario != chosen.name:
             raise ValueError(f"'{folder}' holds a run on {config.scenario} (got '{chosen.name}'). Name that one.")
+    config = dataclasses.replace(config, label=args.label)
     result = train_run(config, chosen.make_env(config), folder, args.resume, chosen.headline)
     _print_result(folder, result)
     if config.train.media:
@@ -194,8 +216,8 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> int:
         algorithm.config = dataclasses.replace(algorithm.config, play_temperature=args.temperature)
     config = dataclasses.replace(config, env=_other_options(config.env, args.env))
     make_env = scenario(config.scenario).make_env(config)
-    results = evaluate_modes(algorithm, make_env(args.episodes or min(100, config.train.final_episodes)), args.seed)
-    plain = {mode or 'policy': as_plain(stats) for mode, stats in results.items()}
+    results = evaluate_modes(algorithm, make_env, args.episodes or min(100, config.train.final_episodes), args.seed)
+    plain = {mode: as_plain(stats) for mode, stats in results.items()}
     print(json.dumps(plain, indent=2) if args.json else format_stats(plain))
     return 0
 
@@ -214,11 +236,11 @@ def _other_options(env: Any, changes: list[str]) -> Any:
 
 
 def _plot(args: argparse.Namespace, rest: list[str]) -> int:
-    from ltos_pyg.experiments.curves import plot_curves, summarise
-    from ltos_pyg.experiments.scenarios import load_config, scenario
+    from ltos_pyg.experiments.curves import plot_curves, run_config, summarise
+    from ltos_pyg.experiments.scenarios import scenario
     from ltos_pyg.experiments.tables import format_summary
 
-    metric = args.metric or f'eval/{scenario(load_config(args.folders[0]).scenario).headline}'
+    metric = args.metric or f'eval/{scenario(run_config(args.folders[0])["scenario"]).headline}'
     summary = summarise(args.folders, metric)
     print(json.dumps(summary, indent=2) if args.json else format_summary(summary))
     out = plot_curves(args.folders, metric, args.out, args.log)
@@ -227,11 +249,12 @@ def _plot(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _table(args: argparse.Namespace, rest: list[str]) -> int:
-    from ltos_pyg.experiments.scenarios import load_config, scenario
+    from ltos_pyg.experiments.curves import run_config
+    from ltos_pyg.experiments.scenarios import scenario
     from ltos_pyg.experiments.tables import final_table
 
-    metrics = args.metric or [scenario(load_config(args.folders[0]).scenario).headline]
-    print(final_table(args.folders, metrics))
+    metrics = args.metric or [scenario(run_config(args.folders[0])['scenario']).headline]
+    print(final_table(args.folders, metrics, args.measures, args.format))
     return 0
 
 

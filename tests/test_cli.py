@@ -11,6 +11,7 @@ import torch
 
 import ltos_pyg
 from ltos_pyg.cli import main
+from ltos_pyg.experiments.scenarios import load_config
 from ltos_pyg.experiments.tables import format_bench, format_stats, format_summary, table
 from ltos_pyg.training.checkpoint import CheckpointStore
 
@@ -18,6 +19,7 @@ QUICK = [
     *('--total-steps', '600', '--eval-every', '300', '--eval-episodes', '3', '--final-episodes', '4'),
     *('--hidden-channels', '8', '--encoder-channels', '8', '--num-envs', '8'),
 ]
+MODES = {'policy', 'constant', 'uniform', 'keep', 'random'}
 SMALL_JUNGLE = ['--num-agents', '5', '--num-foods', '4', '--size', '10', '--horizon', '12', '--learning-starts', '100']
 
 
@@ -54,9 +56,9 @@ def said(capsys: pytest.CaptureFixture[str], args: list[str]) -> tuple[int, str]
         (['--help'], 0, 'play greedy episodes with a trained run'),
         (['--version'], 0, f'ltos_pyg {ltos_pyg.__version__}'),
         (['fly'], 2, "invalid choice: 'fly' (choose from"),
-        (['train'], 2, 'scenarios: jungle, prisoner, traffic algorithms: dqn, dgn, fixed_ltos, ltos'),
+        (['train'], 2, 'scenarios: jungle, dilemmas, prisoner, traffic algorithms: dqn, dgn, fixed_ltos, ltos'),
         (['train', '--help'], 0, 'all options of one: ltos train SCENARIO --algo ALGO --help'),
-        (['train', 'moon'], 1, "unknown scenario 'moon'. Choose one of: jungle, prisoner"),
+        (['train', 'moon'], 1, "unknown scenario 'moon'. Choose one of: jungle, dilemmas, prisoner"),
         (
             ['train', 'prisoner', '--algo', 'sarsa'],
             1,
@@ -77,6 +79,9 @@ def said(capsys: pytest.CaptureFixture[str], args: list[str]) -> tuple[int, str]
         (['train', 'prisoner', '--length', '8'], 1, "'length' must be odd, for the corridor has a middle (got 8)"),
         (['train', 'prisoner', '--device', 'gpu'], 1, "'device' must be 'cpu', 'cuda' or 'cuda:N' (got 'gpu')"),
         (['train', 'prisoner', '--algo', 'dqn', '--help'], 0, '--epsilon-end FLOAT (default: 0.05)'),
+        (['train', 'prisoner', '--label', ''], 1, "'label' must not be empty (got '')"),
+        (['train', 'prisoner', '--label', ' '], 1, "'label' must not be empty (got ' ')"),
+        (['train'], 2, '[--label TEXT]'),
         (['evaluate'], 2, 'the following arguments are required: RUN'),
         (['evaluate', 'nowhere'], 1, "'nowhere' is no run folder: it has no config.json. Train first: ltos train"),
         (['evaluate', 'nowhere', '--episodes', '0'], 1, "'--episodes' must be at least 1 (got 0)"),
@@ -144,15 +149,34 @@ def test_a_resumed_run_knows_its_options(capsys, runs, tmp_path):
     assert "holds a run on prisoner (got 'jungle')" in printed
 
 
+def test_a_label_names_a_run_and_decides_nothing(capsys, runs, tmp_path):
+    folder, label = tmp_path / 'named', 'LToS: mine'
+    shutil.copytree(runs / 'prisoner-dqn', folder)
+    (folder / 'final.json').unlink()
+    again = ['train', 'prisoner', '--out', str(folder), '--resume']
+    assert main([*again, '--label', label]) == 0
+    config = json.loads((folder / 'config.json').read_text())
+    assert config.pop('label') == label
+    assert load_config(folder).as_dict() == load_config(runs / 'prisoner-dqn').as_dict()
+    (folder / 'final.json').unlink()
+    assert main(again) == 0  # the label need not be given again
+    assert json.loads((folder / 'config.json').read_text())['label'] == label
+    capsys.readouterr()
+    assert main(['table', str(folder), str(runs / 'prisoner-dqn')]) == 0
+    assert [line.split(' | ')[0] for line in capsys.readouterr().out.splitlines()[2:]] == [
+        f'| prisoner: {label}', '| prisoner: dqn'
+    ]  # fmt: skip
+
+
 # --- evaluate --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ('name', 'modes', 'metrics'),
     [
-        ('prisoner', {'policy', 'keep', 'uniform'}, {'return', 'length', 'selfishness', 'races'}),
+        ('prisoner', MODES, {'return', 'length', 'kept', 'races'}),
         ('prisoner-dqn', {'policy'}, {'return', 'length', 'races'}),
-        ('jungle', {'policy', 'keep', 'uniform'}, {'return', 'reward', 'selfishness', 'attacks', 'food', 'blanks'}),
+        ('jungle', MODES, {'return', 'reward', 'kept', 'uneven', 'attacks', 'food', 'blanks'}),
     ],
 )
 def test_an_evaluation_for_machines_has_mean_deviation_and_count(capsys, runs, name, modes, metrics):
@@ -162,6 +186,8 @@ def test_an_evaluation_for_machines_has_mean_deviation_and_count(capsys, runs, n
     for stats in printed.values():
         assert metrics <= stats.keys()
         assert all(stat.keys() == {'mean', 'std', 'count'} and stat['count'] == 7 for stat in stats.values())
+    switched = {f'switched_{mode}' for mode in modes - {'policy'}}
+    assert {name for name in printed['policy'] if name.startswith('switched')} == switched
 
 
 def test_an_evaluation_for_people_is_a_table_of_the_same_numbers(capsys, runs):
@@ -209,13 +235,18 @@ def test_runs_are_plotted_together(capsys, runs, tmp_path):
 def test_how_runs_ended_is_a_markdown_table(capsys, runs):
     assert main(['table', str(runs / 'prisoner'), str(runs / 'prisoner-dqn')]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == '|  | seeds | return |'
+    assert lines[0] == '| mean, IQM [95 % interval] (each seed) | seeds | return |'
+    swaps = [f'| prisoner: ltos, {what} at play' for what in ('constant weights', 'uniform weights', 'all kept')]
     assert [line.split(' | ')[0] for line in lines[2:]] == [
-        '| prisoner: ltos', '| prisoner: ltos, nobody shares', '| prisoner: ltos, uniform weights', '| prisoner: dqn'
+        '| prisoner: ltos', *swaps, '| prisoner: ltos, random weights at play', '| prisoner: dqn'
     ]  # fmt: skip
     told = json.loads((runs / 'prisoner-dqn' / 'final.json').read_text())['eval']['policy']['reward']['mean']
     assert main(['table', str(runs / 'prisoner-dqn'), '--metric', 'length', 'reward']) == 0
     assert f'{told:.3f}' in capsys.readouterr().out
+    assert main(['table', str(runs / 'prisoner'), '--measures', '--format', 'csv']) == 0
+    measured = [line.split(',')[1] for line in capsys.readouterr().out.splitlines() if line.startswith('prisoner')]
+    switched = [f'switched_{mode}' for mode in ('constant', 'uniform', 'keep', 'random')]
+    assert measured == ['return', 'kept', 'kept_std_nodes', 'kept_std_states', 'uneven', *switched]
 
 
 def test_a_metric_that_no_run_has_is_named(capsys, runs, tmp_path):
@@ -261,7 +292,8 @@ def test_a_run_of_a_version_with_other_networks_is_refused(capsys, runs, tmp_pat
     store, step = CheckpointStore(folder / 'checkpoints'), int(checkpoint.stem.split('_')[1])
     _, state = store.load_latest()
     network = state['algorithm']['modules']['network']
-    network['head.pair.weight'] = network.pop('head.pairs.0.weight')
+    name = next(iter(network))
+    network['head.pair.weight'] = network.pop(name)
     store.save(step, state)
     code, printed = said(capsys, ['evaluate', str(folder), '--episodes', '1'])
     assert code == 1

@@ -6,7 +6,7 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,10 +138,11 @@ def load_run(folder: Path | str, metric: str = 'eval/return') -> Run:
     """
     folder = Path(folder)
     config = run_config(folder)
-    rows = [row for row in read_metrics(folder / 'metrics.jsonl') if metric in row]
+    logged = [renamed(row) for row in read_metrics(folder / 'metrics.jsonl')]
+    rows = [row for row in logged if metric in row]
     value = {row['step']: float(row[metric]) for row in rows if row[metric] is not None}
     if not value:
-        names = sorted({name for row in read_metrics(folder / 'metrics.jsonl') for name in row} - {'step'})
+        names = sorted({name for row in logged for name in row} - {'step'})
         raise ValueError(
             f"'{folder}' has no value of '{metric}': expected one of {names} (got {len(rows)} rows with it, all null). "
             f'Choose another metric, or let the run go on until its first evaluation.'
@@ -156,6 +157,11 @@ def load_run(folder: Path | str, metric: str = 'eval/return') -> Run:
         value=np.array([value[s] for s in step]),
         not_finite=sum(row[metric] is None for row in rows),
     )
+
+
+def renamed(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics by their names of today: runs of earlier versions call ``kept`` ``selfishness``."""
+    return {name.replace('selfishness', 'kept'): value for name, value in metrics.items()}
 
 
 def run_config(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ltos_pyg.experiments.curves import half_interval, run_config, run_label
+from ltos_pyg.experiments.curves import renamed, run_config, run_label
+from ltos_pyg.experiments.statistics import Array, bootstrap_interval, iqm
+from ltos_pyg.training.evaluate import MEASURES, SWITCHED
 
-SHARING = {'policy': '', 'keep': ', nobody shares', 'uniform': ', uniform weights'}  # modes of a final evaluation
+End = Mapping[str, Mapping[str, float]]  # one evaluation of one run: metric -> mean, std, count
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -53,44 +57,93 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def final_table(folders: Sequence[Path], metrics: Sequence[str]) -> str:
-    """How runs end, as a Markdown table: a row per algorithm (and, for LToS, per way to share), a column per metric.
+def final_table(folders: Sequence[Path], metrics: Sequence[str], measures: bool = False, format: str = 'md') -> str:
+    """How runs end: per algorithm (and, for LToS, per way to share at play) and metric, what the seeds give.
 
-    A cell holds the mean over the seeds, half the 95 % Student-t interval of it, and the values by rising seed; of one
-    run just the value. All are from ``final.json``, the evaluation that closes a training.
+    That is the mean, the interquartile mean with its 95 % bootstrap interval (:func:`~ltos_pyg.experiments.statistics.
+    bootstrap_interval`), the number of seeds, and each seed's value by rising seed; of one seed just the value. All
+    are from ``final.json``, the evaluation that closes a training. A row that has no such metric leaves it out.
+
+    Args:
+        folders: The run folders.
+        metrics: The columns; each run's own policy must have them.
+        measures: Whether to add the measures of the weights, those that any run has.
+        format: ``'md'``, a Markdown table with a row per algorithm, or ``'csv'``, a line per algorithm and metric with
+            all digits.
 
     Raises:
         ValueError: If a folder holds no finished run, a run lacks a metric, or a seed counts twice.
     """
-    ends: dict[str, dict[int, Mapping[str, Any]]] = {}
+    ends = _ends(folders, metrics)
+    if measures:
+        known = dict.fromkeys(name for seeds in ends.values() for end in seeds.values() for name in end)
+        found = [*(m for m in MEASURES if m in known), *(name for name in known if name.startswith(SWITCHED))]
+        metrics = [*dict.fromkeys([*metrics, *found])]
+    rows = {name: [_of_seeds(seeds, metric) for metric in metrics] for name, seeds in ends.items()}
+    if format == 'csv':
+        lines = [
+            (name, metric, values) for name, row in rows.items() for metric, values in zip(metrics, row, strict=True)
+        ]
+        return _csv([(name, metric, values) for name, metric, values in lines if values is not None])
+    head = ['mean, IQM [95 % interval] (each seed)', 'seeds', *metrics]
+    cells = [[name, str(len(ends[name])), *map(_cell_of, row)] for name, row in rows.items()]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in [head, ['---'] * len(head), *cells])
+
+
+def _ends(folders: Sequence[Path], metrics: Sequence[str]) -> dict[str, dict[int, End]]:
+    """The closing evaluations by row and seed."""
+    ends: dict[str, dict[int, End]] = {}
     for folder in folders:
         config = run_config(folder)
         if not (folder / 'final.json').is_file():
             raise ValueError(
                 f"'{folder}' has no 'final.json': its training has not ended. Go on with ltos train --resume."
             )
-        for mode, values in json.loads((folder / 'final.json').read_text(encoding='utf-8'))['eval'].items():
-            unknown = [name for name in metrics if name not in values]
-            if unknown:
-                raise ValueError(f"'{folder}' has no metric {unknown}. Choose from: {', '.join(values)}")
-            seeds = ends.setdefault(f'{config["scenario"]}: {run_label(config)}{SHARING[mode]}', {})
+        for mode, stats in json.loads((folder / 'final.json').read_text(encoding='utf-8'))['eval'].items():
+            end = renamed(stats)
+            unknown = [name for name in metrics if name not in end]
+            if unknown and mode == 'policy':
+                raise ValueError(f"'{folder}' has no metric {unknown}. Choose from: {', '.join(end)}")
+            seeds = ends.setdefault(f'{config["scenario"]}: {run_label(config)}{_at_play(mode)}', {})
             if config['seed'] in seeds:
                 raise ValueError(
                     f"'{folder}' is a second run of {run_label(config)} with seed {config['seed']}. Leave one out, or "
-                    f"give each a 'label' in its config.json."
+                    f'name each by ltos train --label.'
                 )
-            seeds[config['seed']] = values
-    lines = [['', 'seeds', *metrics], ['---'] * (2 + len(metrics))]
-    for name, seeds in ends.items():
-        by_seed = [seeds[seed] for seed in sorted(seeds)]
-        cells = [_ends(np.array([values[metric]['mean'] for values in by_seed])) for metric in metrics]
-        lines.append([name, str(len(seeds)), *cells])
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+            seeds[config['seed']] = end
+    return ends
 
 
-def _ends(values: np.ndarray[Any, np.dtype[np.float64]]) -> str:
+def _at_play(mode: str) -> str:
+    """What a row's name says of the weights that were put in place of the policy's."""
+    if mode == 'policy':
+        return ''
+    return ', all kept at play' if mode == 'keep' else f', {mode} weights at play'
+
+
+def _of_seeds(seeds: Mapping[int, End], metric: str) -> Array | None:
+    """The values of a metric by rising seed, ``None`` unless all seeds have it."""
+    by_seed = [seeds[seed].get(metric) for seed in sorted(seeds)]
+    return None if None in by_seed else np.array([stat['mean'] for stat in by_seed if stat])
+
+
+def _cell_of(values: Array | None) -> str:
+    if values is None:
+        return ''
     digits = 1 if np.abs(values).max() >= 10 else 3
     each = [f'{value:.{digits}f}' for value in values]
     if len(values) == 1:
         return each[0]
-    return f'{values.mean():.{digits}f} ± {half_interval(values):.{digits}f} ({", ".join(each)})'
+    mean, middle, low, high = (f'{x:.{digits}f}' for x in (values.mean(), iqm(values), *bootstrap_interval(values)))
+    return f'{mean}, {middle} [{low}, {high}] ({", ".join(each)})'
+
+
+def _csv(lines: Sequence[tuple[str, str, Array]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator='\n')
+    writer.writerow(['run', 'metric', 'seeds', 'mean', 'iqm', 'low', 'high', 'by_seed'])
+    for name, metric, values in lines:
+        middle = ['', '', ''] if len(values) == 1 else [float(iqm(values)), *bootstrap_interval(values)]
+        by_seed = ' '.join(str(value) for value in values.tolist())
+        writer.writerow([name, metric, len(values), float(values.mean()), *middle, by_seed])
+    return out.getvalue().rstrip('\n')

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric.data import Batch
 
-from ltos_pyg.algos import Algorithm
+from ltos_pyg.algos import Algorithm, Decision
 from ltos_pyg.graph_env import GraphEnv
+from ltos_pyg.nn import Sharing
+from ltos_pyg.seeding import seed_stream
 
-OWN_METRICS = ('return', 'reward', 'length', 'selfishness')  # an env's `info` and `outcome` cannot redefine these
+MEASURES = ('kept', 'kept_std_nodes', 'kept_std_states', 'uneven')  # of sharing weights
+OWN_METRICS = ('return', 'reward', 'length', *MEASURES)  # an env's `info` and `outcome` cannot redefine these
+SWITCHED = 'switched_'  # the start of a metric's name: actions that the weights of another mode would change
+SWAP_EPISODES = 100  # the weights of other modes are played in so many episodes at most
+SWITCH_EVERY = 10  # from this step of an episode on, `switched_*` looks at every tenth step only
 
 
 @dataclass(frozen=True)
@@ -38,8 +48,8 @@ class EpisodeTally:
     """Sums what happens in each graph of a batch until its episode ends.
 
     Metrics of an episode: ``return``, the undiscounted reward of a node (mean over nodes); ``reward``, the same per
-    step; ``length``; ``selfishness``, the mean share kept; each per-graph entry of ``info``, per step; and each entry
-    of ``outcome``, as the environment gave it at the end of the episode.
+    step; ``length``; each entry of :func:`sharing_measures`, per step; each per-graph entry of ``info``, per step; and
+    each entry of ``outcome``, as the environment gave it at the end of the episode.
     """
 
     def __init__(self, num_graphs: int) -> None:
@@ -51,21 +61,16 @@ class EpisodeTally:
         value = value.detach().to('cpu', torch.float64)
         self.sums[name] = self.sums[name] + value if name in self.sums else value
 
-    def step(self, batch: Tensor, reward: Tensor, info: dict[str, Tensor], kept: Tensor | None) -> None:
-        """Adds one step."""
-        self.add('return', self.mean(reward, batch))
+    def step(self, graph: Batch, reward: Tensor, info: dict[str, Tensor], sharing: Sharing | None) -> None:
+        """Adds one step: the graph acted on, and what came of it."""
+        self.add('return', graph_mean(reward, graph.batch, self.num_graphs))
         self.add('length', torch.ones(self.num_graphs))
-        if kept is not None:
-            self.add('selfishness', self.mean(kept, batch))
-        for name, value in info.items():
-            if value.shape == (self.num_graphs,) and name not in OWN_METRICS:
+        if sharing is not None:
+            for name, value in sharing_measures(graph, sharing).items():
                 self.add(name, value)
-
-    def mean(self, value: Tensor, batch: Tensor) -> Tensor:
-        """Mean over the nodes of each graph, (N,) -> (B,); 0 where a graph has none."""
-        batch = batch.cpu()
-        total = torch.zeros(self.num_graphs, dtype=torch.float64).index_add(0, batch, value.detach().cpu().double())
-        return total / torch.bincount(batch, minlength=self.num_graphs).clamp(min=1)
+        for name, value in info.items():
+            if value.shape == (self.num_graphs,) and not _is_own(name):
+                self.add(name, value)
 
     def finish(self, which: Tensor, outcome: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Metrics of the episodes that ended, (number of them,) each; their sums start again at zero."""
@@ -76,15 +81,140 @@ class EpisodeTally:
             if name not in ('return', 'length'):
                 episodes[name] = value[which] / length
         for name, value in (outcome or {}).items():
-            if name not in OWN_METRICS:
+            if not _is_own(name):
                 episodes[name] = value.detach().to('cpu', torch.float64)[which]
         for name in self.sums:
             self.sums[name] = torch.where(which, 0.0, self.sums[name])
         return episodes
 
 
+def _is_own(name: str) -> bool:
+    return name in OWN_METRICS or name.startswith(SWITCHED)
+
+
+def graph_mean(value: Tensor, batch: Tensor, num_graphs: int, empty: float = 0.0) -> Tensor:
+    """Mean over the nodes of each graph in float64 on the CPU, (N,) -> (B,); ``empty`` where a graph has none."""
+    batch = batch.cpu()
+    total = torch.zeros(num_graphs, dtype=torch.float64).index_add(0, batch, value.detach().cpu().double())
+    count = torch.bincount(batch, minlength=num_graphs)
+    return torch.where(count > 0, total / count.clamp(min=1), empty)
+
+
+def senders(graph: Batch) -> Tensor:
+    """Which nodes have out-edges, (N,) bool on the CPU: the others have nothing to decide and keep all."""
+    return torch.bincount(graph.edge_index[0].cpu(), minlength=graph.num_nodes) > 0
+
+
+def sharing_measures(graph: Batch, sharing: Sharing) -> dict[str, Tensor]:
+    r"""How weights :math:`w` differ between the nodes of a graph and between the edges of a node, (B,) each.
+
+    - ``kept``: the share kept :math:`w_{jj}`, mean over nodes;
+    - ``kept_std_nodes``: its (population) standard deviation over nodes;
+    - ``uneven``: the total variation distance of what a node gives from an even split over its :math:`d_j` out-edges,
+      :math:`\frac{1}{2} \sum_i |w_{ji} - (1 - w_{jj}) / d_j|`, mean over nodes.
+
+    Only nodes with out-edges count; a graph without any has 1, 0 and 0.
+    """
+    sender, batch, num_graphs = graph.edge_index[0].cpu(), graph.batch.cpu(), graph.num_graphs
+    given, kept = (part.detach().cpu().double() for part in (sharing.given, sharing.kept))
+    degree = torch.bincount(sender, minlength=graph.num_nodes)
+    shares = degree > 0
+    of = batch[shares]
+    even = (1 - kept) / degree.clamp(min=1)
+    distance = torch.zeros_like(kept).index_add(0, sender, (given - even[sender]).abs()) / 2
+    mean = graph_mean(kept[shares], of, num_graphs, empty=1.0)
+    return {
+        'kept': mean,
+        'kept_std_nodes': graph_mean((kept[shares] - mean[of]).square(), of, num_graphs).sqrt(),
+        'uneven': graph_mean(distance[shares], of, num_graphs),
+    }
+
+
+class KeptByNode:
+    """The share that each node keeps at the steps of an evaluation, for ``kept_std_states``.
+
+    A node is known by its ``node_id``, or else by its place in the graph, across all episodes.
+    """
+
+    def __init__(self) -> None:
+        self.node: list[Tensor] = []
+        self.kept: list[Tensor] = []
+
+    def step(self, graph: Batch, sharing: Sharing, pending: Tensor) -> None:
+        """Takes in one step of the graphs whose episodes count, (B,) bool; only nodes with out-edges count."""
+        batch = graph.batch.cpu()
+        node = graph.get('node_id')
+        node = torch.arange(len(batch)) - graph.ptr.cpu()[batch] if node is None else node.cpu()
+        counts = senders(graph) & pending[batch]
+        self.node.append(node[counts])
+        self.kept.append(sharing.kept.detach().cpu()[counts])
+
+    def std(self) -> float:
+        """The (population) standard deviation of each node's share, mean over nodes; 0 if no node had an out-edge."""
+        kept = torch.cat(self.kept).double()
+        if len(kept) == 0:
+            return 0.0
+        _, node = torch.unique(torch.cat(self.node), return_inverse=True)
+        count = int(node.max()) + 1
+        mean = graph_mean(kept, node, count)
+        return float(graph_mean((kept - mean[node]).square(), node, count).sqrt().mean())
+
+
+class SwitchTally:
+    """How many greedy actions the weights of other modes would change, at the states that an episode visits.
+
+    It compares at each of the first ``SWITCH_EVERY`` steps of an episode, and then at every ``SWITCH_EVERY``-th, which
+    stands for as many steps as it skips: a comparison costs a pass of the network per mode. All nodes count.
+    """
+
+    def __init__(self, algorithm: Any, num_graphs: int) -> None:
+        modes = getattr(algorithm, 'sharing_modes', ())
+        self.algorithm = algorithm
+        self.sums = {m: torch.zeros(num_graphs, dtype=torch.float64) for m in modes if m != algorithm.sharing_mode}
+        self.weight = torch.zeros(num_graphs, dtype=torch.float64)
+        self.steps = 0
+
+    def step(self, graph: Batch, decision: Decision, pending: Tensor) -> None:
+        """Takes in one step of the graphs whose episodes count, (B,) bool."""
+        early = self.steps < SWITCH_EVERY
+        due = self.steps % SWITCH_EVERY == 0
+        self.steps += 1
+        if not self.sums or not (early or due):
+            return
+        algorithm, action = self.algorithm, decision.action
+        graph = graph.to(action.device)
+        if algorithm.config.play_temperature > 0:
+            action = algorithm.greedy_action(graph, decision.sharing)
+        weight = pending.double() * (1 if early else SWITCH_EVERY)
+        self.weight += weight
+        for mode, total in self.sums.items():
+            other = algorithm.greedy_action(graph, algorithm.sharing_under(graph, mode))
+            total += weight * graph_mean(other != action, graph.batch, len(weight))
+
+    def stats(self) -> dict[str, Stat]:
+        """The share of actions that differ, over episodes."""
+        return {SWITCHED + mode: Stat.of(total / self.weight) for mode, total in self.sums.items()}
+
+
+@contextmanager
+def _play_seeded(algorithm: Algorithm, seed: int) -> Iterator[None]:
+    """Within it, all that the algorithm draws without exploration hangs on the seed; its own stream is left alone."""
+    rng: torch.Generator | None = getattr(algorithm, 'play_rng', None)
+    if rng is None:
+        yield
+        return
+    before = rng.get_state()
+    rng.manual_seed(seed_stream(seed % 2**32, 'play'))
+    try:
+        yield
+    finally:
+        rng.set_state(before)
+
+
 @torch.no_grad()
-def evaluate(algorithm: Algorithm, env: GraphEnv, seed: int, max_steps: int = 100_000) -> dict[str, Stat]:
+def evaluate(
+    algorithm: Algorithm, env: GraphEnv, seed: int, max_steps: int = 100_000, switches: bool = False
+) -> dict[str, Stat]:
     """Plays one whole episode in each graph of ``env``, without exploration.
 
     Every graph counts its first episode and no other, so long episodes are not undercounted.
@@ -92,51 +222,82 @@ def evaluate(algorithm: Algorithm, env: GraphEnv, seed: int, max_steps: int = 10
     Args:
         algorithm: Acts without exploration; it learns nothing and its randomness is left alone.
         env: As many graphs as episodes are wanted.
-        seed: Seeds the environment.
+        seed: Seeds the environment, and what the algorithm draws at random.
         max_steps: After so many steps the episodes that never ended are an error.
+        switches: Whether to compare actions with those under other weights, :class:`SwitchTally`, where the algorithm
+            has ``sharing_modes``.
 
     Returns:
-        Mean, standard deviation and count of every metric of :class:`EpisodeTally`.
+        Mean, standard deviation and count of every metric of :class:`EpisodeTally`. Where the algorithm shares, also
+        ``kept_std_states`` of :class:`KeptByNode`, one number for all episodes, so its standard deviation is given
+        as 0; and with ``switches`` a ``switched_<mode>`` for every other mode.
     """
+    num_graphs = env.spec.num_envs
     graph = env.reset(seed)
     algorithm.start_play()
-    tally = EpisodeTally(env.spec.num_envs)
-    pending = torch.ones(env.spec.num_envs, dtype=torch.bool)
+    tally, by_node = EpisodeTally(num_graphs), KeptByNode()
+    switched = SwitchTally(algorithm, num_graphs) if switches else None
+    pending = torch.ones(num_graphs, dtype=torch.bool)
     done: dict[str, list[Tensor]] = {}
-    for _ in range(max_steps):
-        decision = algorithm.act(graph, explore=False)
-        step = env.step(decision.action)
-        algorithm.note_play(step)
-        tally.step(graph.batch, step.reward, step.info, decision.sharing.kept if decision.sharing else None)
-        ended = step.ended.cpu() & pending
-        if bool(ended.any()):
-            for name, values in tally.finish(ended, step.outcome).items():
-                done.setdefault(name, []).append(values)
-            pending &= ~ended
-            if not bool(pending.any()):
-                return {name: Stat.of(torch.cat(values)) for name, values in done.items()}
-        graph = step.graph
-    raise ValueError(
-        f'{int(pending.sum())} of {len(pending)} evaluation episodes did not end within {max_steps} steps. '
-        f'Give the environment a horizon.'
-    )
+    with _play_seeded(algorithm, seed):
+        for _ in range(max_steps):
+            decision = algorithm.act(graph, explore=False)
+            if switched is not None:
+                switched.step(graph, decision, pending)
+            if decision.sharing is not None:
+                by_node.step(graph, decision.sharing, pending)
+            step = env.step(decision.action)
+            algorithm.note_play(step)
+            tally.step(graph, step.reward, step.info, decision.sharing)
+            ended = step.ended.cpu() & pending
+            if bool(ended.any()):
+                for name, values in tally.finish(ended, step.outcome).items():
+                    done.setdefault(name, []).append(values)
+                pending &= ~ended
+                if not bool(pending.any()):
+                    break
+            graph = step.graph
+    if bool(pending.any()):
+        raise ValueError(
+            f'{int(pending.sum())} of {len(pending)} evaluation episodes did not end within {max_steps} steps. '
+            f'Give the environment a horizon.'
+        )
+    stats = {name: Stat.of(torch.cat(values)) for name, values in done.items()}
+    if by_node.kept:
+        stats['kept_std_states'] = Stat(by_node.std(), 0.0, num_graphs)
+    return stats | (switched.stats() if switched is not None else {})
 
 
-def evaluate_modes(algorithm: Algorithm, env: GraphEnv, seed: int) -> dict[str, dict[str, Stat]]:
-    """:func:`evaluate` under each of the algorithm's sharing modes, on the same episodes.
+def evaluate_modes(
+    algorithm: Algorithm, make_env: Callable[[int], GraphEnv], episodes: int, seed: int
+) -> dict[str, dict[str, Stat]]:
+    """:func:`evaluate` of the policy, and of its network under the weights of each other sharing mode.
 
-    One network under phi, under "keep all" and under uniform weights tells at once whether the weights matter and
-    whether phi found them. An algorithm without modes has one, called ``''``.
+    One network under phi, under constant and under uniform weights tells at once whether the weights matter and
+    whether phi found them. The policy, ``'policy'``, plays all episodes and its actions are compared with those of the
+    other modes (``switches``); each other mode plays at most ``SWAP_EPISODES``, the same ones as the policy if it
+    plays no more than that.
+
+    Args:
+        algorithm: Its first mode is the policy; an algorithm without modes has one.
+        make_env: Makes the environment with that many graphs.
+        episodes: How many of them the policy plays.
+        seed: As in :func:`evaluate`.
     """
-    modes = getattr(algorithm, 'sharing_modes', None)
+    learner: Any = algorithm
+    modes = getattr(learner, 'sharing_modes', None)
     if modes is None:
-        return {'': evaluate(algorithm, env, seed)}
-    before = algorithm.sharing_mode  # type: ignore[attr-defined]
+        with closing(make_env(episodes)) as env:
+            return {'policy': evaluate(algorithm, env, seed)}
+    before = learner.sharing_mode
     try:
-        results = {}
-        for mode in modes:
-            algorithm.sharing_mode = mode  # type: ignore[attr-defined]
-            results['' if mode == modes[0] else mode] = evaluate(algorithm, env, seed)
+        learner.sharing_mode = modes[0]
+        with closing(make_env(episodes)) as env:
+            results = {'policy': evaluate(algorithm, env, seed, switches=True)}
+        with closing(make_env(min(episodes, SWAP_EPISODES))) as env:
+            for mode in modes[1:]:
+                learner.sharing_mode = mode
+                results[mode] = evaluate(algorithm, env, seed)
         return results
     finally:
-        algorithm.sharing_mode = before  # type: ignore[attr-defined]
+        learner.sharing_mode = before

@@ -40,10 +40,16 @@ class RunConfig:
     env: Any  # options of the environment, a dataclass
     algorithm: Any  # options of the algorithm, a dataclass
     train: TrainConfig
+    label: str | None = None  # what tables and plots call the run; it decides nothing
+
+    def __post_init__(self) -> None:
+        if self.label is not None and not self.label.strip():
+            raise ValueError(f"'label' must not be empty (got {self.label!r}): name the run, or leave it out")
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
-        return {
+        named = {} if self.label is None else {'label': self.label}
+        return named | {
             'scenario': self.scenario,
             'algo': self.algo,
             'preset': self.preset,
@@ -56,6 +62,7 @@ class RunConfig:
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint must agree with."""
         plain = self.as_dict()
+        plain.pop('label', None)
         plain['train'] = {k: v for k, v in plain['train'].items() if k not in RECORDING}
         return plain
 
@@ -95,7 +102,7 @@ def train_run(config: RunConfig, make_env: MakeEnv, folder: Path, resume: bool, 
     torch.set_num_threads(config.train.threads)
     env = make_env(config.train.num_envs)
     algorithm = make_algorithm(config, env.spec)
-    write_json(folder / 'config.json', config.as_dict() | provenance())
+    write_json(folder / 'config.json', _label_of(folder) | config.as_dict() | provenance())
     sinks = _sinks(config, folder, saved)
     with closing(env), MetricsLogger(folder / 'metrics.jsonl', _resume_step(resume, saved), sinks) as log:
         trainer = Trainer(algorithm, env, make_env, config.train, config.algorithm.total_steps, log, store, headline)
@@ -105,6 +112,13 @@ def train_run(config: RunConfig, make_env: MakeEnv, folder: Path, resume: bool, 
         result = final_evaluation(algorithm, make_env, config.train) | {'seconds': dict(trainer.seconds)}
     write_json(final, result)
     return result
+
+
+def _label_of(folder: Path) -> dict[str, str]:
+    """The label that a run to be resumed was given before, if any."""
+    path = folder / 'config.json'
+    plain = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    return {'label': plain['label']} if plain.get('label') else {}
 
 
 def _resume_step(resume: bool, saved: tuple[int, Any] | None) -> int | None:
@@ -123,15 +137,15 @@ def _sinks(config: RunConfig, folder: Path, saved: tuple[int, Any] | None) -> li
 
 
 def final_evaluation(algorithm: Algorithm, make_env: MakeEnv, config: TrainConfig) -> dict[str, Any]:
-    """The evaluation that closes a run, on seeds that neither training nor its evaluations used."""
+    """The evaluation that closes a run, on seeds that neither training nor its evaluations used: the policy, and its
+    network under other weights, see :func:`~ltos_pyg.training.evaluate.evaluate_modes`."""
     seed = config.eval_seed + 1
-    with closing(make_env(config.final_episodes)) as env:
-        results = evaluate_modes(algorithm, env, seed)
+    results = evaluate_modes(algorithm, make_env, config.final_episodes, seed)
     return {
         'env_steps': algorithm.env_steps,
         'updates': algorithm.updates,
         'eval_seed': seed,
-        'eval': {mode or 'policy': as_plain(stats) for mode, stats in results.items()},
+        'eval': {mode: as_plain(stats) for mode, stats in results.items()},
     }
 
 

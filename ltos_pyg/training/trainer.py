@@ -15,7 +15,7 @@ from ltos_pyg.graph_env import GraphEnv
 from ltos_pyg.seeding import seed_stream
 from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.config import TrainConfig
-from ltos_pyg.training.evaluate import EpisodeTally, evaluate_modes
+from ltos_pyg.training.evaluate import EpisodeTally, Stat, evaluate
 from ltos_pyg.training.logging import MetricsLogger
 
 Metrics = dict[str, float]
@@ -84,8 +84,7 @@ class Trainer:
         step = self.env.step(decision.action)
         t2 = time.perf_counter()
         algo.observe(self.graph, decision, step)
-        kept = decision.sharing.kept if decision.sharing else None
-        self.tally.step(self.graph.batch, step.reward, step.info, kept)
+        self.tally.step(self.graph, step.reward, step.info, decision.sharing)
         if bool(step.ended.any()):
             episodes = self.tally.finish(step.ended.cpu(), step.outcome)
             self.window.add({f'train/{name}': float(value.mean()) for name, value in episodes.items()})
@@ -98,11 +97,10 @@ class Trainer:
             self.seconds[name] += took
 
     def evaluate(self) -> None:
-        """Greedy episodes on seeds that training never sees; one row of metrics."""
+        """Greedy episodes of the policy on seeds that training never sees; one row of metrics."""
         start = time.perf_counter()
         with closing(self.make_eval_env(self.config.eval_episodes)) as env:
-            results = evaluate_modes(self.algorithm, env, self.config.eval_seed)
-        self.last_eval = flatten(results)
+            self.last_eval = flatten(evaluate(self.algorithm, env, self.config.eval_seed))
         self.logger.log(self.algorithm.env_steps, **self.last_eval)
         self.seconds['evaluate'] += time.perf_counter() - start
 
@@ -175,17 +173,12 @@ class MetricWindow:
         self.latest = state['latest']
 
 
-def flatten(results: dict[str, dict[str, Any]]) -> Metrics:
-    """Evaluation results as log names: ``eval/return``, ``eval/return_std``, ``eval/keep/return``, …"""
+def flatten(stats: dict[str, Stat]) -> Metrics:
+    """An evaluation as log names: ``eval/return``, ``eval/return_std``, …"""
     flat: Metrics = {}
-    for mode, stats in results.items():
-        prefix = f'eval/{mode}/' if mode else 'eval/'
-        for name, stat in stats.items():
-            flat[prefix + name] = stat.mean
-            if not mode:
-                flat[f'{prefix}{name}_std'] = stat.std
-    flat['eval/episodes'] = float(next(iter(results[''].values())).count)
-    return flat
+    for name, stat in stats.items():
+        flat |= {f'eval/{name}': stat.mean, f'eval/{name}_std': stat.std}
+    return flat | {'eval/episodes': float(stats['return'].count)}
 
 
 def _passed(before: int, after: int, every: int) -> bool:

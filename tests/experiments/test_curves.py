@@ -11,6 +11,7 @@ from ltos_pyg.experiments.curves import (
     aggregate,
     curve_figure,
     half_interval,
+    load_run,
     plot_curves,
     student_t_quantile,
     summarise,
@@ -101,6 +102,16 @@ def test_labels_come_from_the_label_or_the_preset(tmp_path):
         write_run(tmp_path / 'c', [0, 1], steps=[0, 1], label='mine', preset='paper'),
     ]
     assert [c.label for c in aggregate(folders)] == ['ltos', 'ltos (paper)', 'mine']
+
+
+def test_runs_of_earlier_versions_have_the_names_of_today(tmp_path):
+    folder = write_run(tmp_path / 'a', [0, 1], steps=[0, 1])
+    rows = [{'step': 0, 'eval/selfishness': 0.4}, {'step': 10, 'eval/selfishness': 0.3, 'eval/selfishness_std': 0.1}]
+    (folder / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    assert load_run(folder, 'eval/kept').value.tolist() == [0.4, 0.3]
+    assert load_run(folder, 'eval/kept_std').value.tolist() == [0.1]
+    with pytest.raises(ValueError, match=r"expected one of \['eval/kept', 'eval/kept_std'\]"):
+        load_run(folder, 'eval/selfishness')
 
 
 def test_mean_band_and_interval_are_those_of_the_seeds(runs):

@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from ltos_pyg.experiments.statistics import bootstrap_interval
 from ltos_pyg.experiments.tables import final_table
 
 
@@ -18,28 +20,82 @@ def write_run(folder, algo, seed, **modes):
     return folder
 
 
-def test_seeds_stand_in_order_with_their_mean_and_interval(tmp_path):
+def test_seeds_stand_in_order_with_their_means_and_interval(tmp_path):
     runs = [
         write_run(tmp_path / 'b', 'ltos', 1, policy={'reward': 0.9, 'queue': 30.0}, keep={'reward': 0.2, 'queue': 7.0}),
         write_run(tmp_path / 'a', 'ltos', 0, policy={'reward': 0.8, 'queue': 20.0}, keep={'reward': 0.4, 'queue': 9.0}),
         write_run(tmp_path / 'c', 'dqn', 0, policy={'reward': -0.25, 'queue': 3.5}),
     ]
-    half = 12.706 * 0.05  # Student's t of one degree of freedom times the standard error
     assert final_table(runs, ['reward', 'queue']).splitlines() == [
-        '|  | seeds | reward | queue |',
+        '| mean, IQM [95 % interval] (each seed) | seeds | reward | queue |',
         '| --- | --- | --- | --- |',
-        f'| jungle: ltos | 2 | 0.850 ± {half:.3f} (0.800, 0.900) | 25.0 ± {half * 100:.1f} (20.0, 30.0) |',
-        f'| jungle: ltos, nobody shares | 2 | 0.300 ± {half * 2:.3f} (0.400, 0.200) '
-        f'| 8.000 ± {half * 20:.3f} (9.000, 7.000) |',
+        '| jungle: ltos | 2 | 0.850, 0.850 [0.800, 0.900] (0.800, 0.900) | 25.0, 25.0 [20.0, 30.0] (20.0, 30.0) |',
+        '| jungle: ltos, all kept at play | 2 | 0.300, 0.300 [0.200, 0.400] (0.400, 0.200) '
+        '| 8.000, 8.000 [7.000, 9.000] (9.000, 7.000) |',
         '| jungle: dqn | 1 | -0.250 | 3.500 |',
     ]
+
+
+def test_the_interquartile_mean_leaves_the_extremes_out(tmp_path):
+    values = [1.0, 2.0, 3.0, 5.0, -90.0]
+    runs = [write_run(tmp_path / str(i), 'dqn', i, policy={'reward': v}) for i, v in enumerate(values)]
+    (line,) = final_table(runs, ['reward'], format='csv').splitlines()[1:]
+    name, metric, seeds, mean, middle, low, high, by_seed = line.split(',')
+    assert (name, metric, seeds, by_seed) == ('jungle: dqn', 'reward', '5', '1.0 2.0 3.0 5.0 -90.0')
+    assert (float(mean), float(middle)) == pytest.approx((-79 / 5, 2.0))
+    assert (float(low), float(high)) == bootstrap_interval(np.array(values))
+
+
+MEASURED = {'reward': 0.8, 'switched_uniform': 0.04, 'uneven': 0.3, 'kept': 0.5, 'kept_std_nodes': 0.1}
+
+
+def test_measures_stand_beside_the_metrics_where_a_run_has_them(tmp_path):
+    runs = [
+        write_run(tmp_path / 'a', 'ltos', 0, policy=MEASURED, uniform={'reward': 0.7, 'kept': 0.25}),
+        write_run(tmp_path / 'b', 'dqn', 0, policy={'reward': 0.2}),
+    ]
+    assert final_table(runs, ['reward'], measures=True).splitlines()[0::2] == [
+        '| mean, IQM [95 % interval] (each seed) | seeds | reward | kept | kept_std_nodes | uneven '
+        '| switched_uniform |',
+        '| jungle: ltos | 1 | 0.800 | 0.500 | 0.100 | 0.300 | 0.040 |',
+        '| jungle: dqn | 1 | 0.200 |  |  |  |  |',
+    ]
+    assert final_table(runs, ['reward'], measures=True, format='csv').splitlines() == [
+        'run,metric,seeds,mean,iqm,low,high,by_seed',
+        'jungle: ltos,reward,1,0.8,,,,0.8',
+        'jungle: ltos,kept,1,0.5,,,,0.5',
+        'jungle: ltos,kept_std_nodes,1,0.1,,,,0.1',
+        'jungle: ltos,uneven,1,0.3,,,,0.3',
+        'jungle: ltos,switched_uniform,1,0.04,,,,0.04',
+        '"jungle: ltos, uniform weights at play",reward,1,0.7,,,,0.7',
+        '"jungle: ltos, uniform weights at play",kept,1,0.25,,,,0.25',
+        'jungle: dqn,reward,1,0.2,,,,0.2',
+    ]
+
+
+def test_a_value_that_one_seed_lacks_is_left_out(tmp_path):
+    runs = [
+        write_run(tmp_path / 'a', 'ltos', 0, policy=MEASURED),
+        write_run(tmp_path / 'b', 'ltos', 1, policy={'reward': 0.8, 'kept': 0.5}),
+    ]
+    (line,) = final_table(runs, ['reward'], measures=True).splitlines()[2:]
+    assert line.split(' | ')[2:] == [
+        '0.800, 0.800 [0.800, 0.800] (0.800, 0.800)', '0.500, 0.500 [0.500, 0.500] (0.500, 0.500)', '', '', ' |'
+    ]  # fmt: skip
+
+
+def test_runs_of_earlier_versions_have_the_names_of_today(tmp_path):
+    run = write_run(tmp_path / 'a', 'ltos', 0, policy={'reward': 0.8, 'selfishness': 0.4})
+    assert final_table([run], ['kept']).splitlines()[2] == '| jungle: ltos | 1 | 0.400 |'
 
 
 def test_what_cannot_be_told_is_named(tmp_path):
     one, same = (write_run(tmp_path / name, 'dqn', 0, policy={'reward': 1.0}) for name in 'ab')
     with pytest.raises(ValueError, match=r"'.*a' has no metric \['luck'\]\. Choose from: reward"):
         final_table([one], ['luck'])
-    with pytest.raises(ValueError, match=r"'.*b' is a second run of dqn with seed 0"):
+    with pytest.raises(
+        ValueError, match=r"'.*b' is a second run of dqn with seed 0\. .* name each by ltos train --label"
+    ):
         final_table([one, same], ['reward'])
     (same / 'final.json').unlink()
     with pytest.raises(ValueError, match=r"'.*b' has no 'final.json': its training has not ended"):

@@ -31,7 +31,7 @@ OPTIONS: dict[str, Any] = {
     'num_layers': 1,
     'heads': 2,
 }
-HIGH: dict[str, Any] = {'phi_channels': 8, 'phi_every': 2, 'phi_starts': 0.0, 'random_hold': 10}
+HIGH: dict[str, Any] = {'phi_channels': 8, 'phi_every': 2, 'phi_starts': 0.0, 'hold_steps': 10}
 
 
 def spread(num_envs: int) -> GraphEnv:
@@ -79,8 +79,8 @@ def test_a_pettingzoo_environment_is_trained_stopped_and_taken_up_again(tmp_path
     assert all(loss is not None and loss > 0 for loss in losses)
     assert all(row['eval/return'] < 0 and row['eval/length'] == 10 for row in rows if 'eval/return' in row)
     if algo == 'ltos':
-        assert all(0 < row['phi/selfishness'] < 1 for row in rows if 'phi/selfishness' in row)
-        assert {'eval/keep/return', 'eval/uniform/return'} <= rows[0].keys()
+        assert all(0 < row['phi/kept'] < 1 for row in rows if 'phi/kept' in row)
+        assert {'eval/kept', 'eval/kept_std_nodes', 'eval/uneven'} <= rows[0].keys()
 
 
 def test_the_same_seed_trains_the_same_policy(tmp_path):

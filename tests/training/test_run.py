@@ -28,7 +28,7 @@ FLAGS = [
     *('train', 'prisoner', '--algo', 'ltos', '--no-media', '--num-envs', '8', '--total-steps', '1600'),
     *('--log-every', '160', '--eval-every', '400', '--eval-episodes', '4', '--final-episodes', '6'),
     *('--checkpoint-every', '160', '--learning-starts', '80', '--steps-per-update', '16', '--batch-size', '8'),
-    *('--hidden-channels', '16', '--encoder-channels', '16', '--phi-channels', '8', '--random-hold', '7'),
+    *('--hidden-channels', '16', '--encoder-channels', '16', '--phi-channels', '8', '--hold-steps', '7'),
 ]
 LAST = 1600
 
@@ -135,14 +135,15 @@ def test_the_result_has_mean_deviation_and_count_of_every_metric(whole):
     final = json.loads((whole / 'final.json').read_text())
     assert (final['env_steps'], final['updates']) == (LAST, (LAST - 80) // 16)
     assert final['eval_seed'] == load_config(whole).train.eval_seed + 1
-    assert final['eval'].keys() == {'policy', 'keep', 'uniform'}
+    assert list(final['eval']) == ['policy', 'constant', 'uniform', 'keep', 'random']
     for stats in final['eval'].values():
-        assert {'return', 'reward', 'length', 'selfishness'} <= stats.keys()
+        assert {'return', 'reward', 'length', 'kept', 'kept_std_nodes', 'kept_std_states', 'uneven'} <= stats.keys()
         for stat in stats.values():
             assert stat.keys() == {'mean', 'std', 'count'}
             assert stat['count'] == 6
             assert stat['std'] >= 0
-    assert final['eval']['keep']['selfishness'] == {'mean': 1.0, 'std': 0.0, 'count': 6}
+    assert {f'switched_{mode}' for mode in final['eval']} - {'switched_policy'} <= final['eval']['policy'].keys()
+    assert final['eval']['keep']['kept'] == {'mean': 1.0, 'std': 0.0, 'count': 6}
 
 
 def test_the_configuration_of_a_folder_is_the_one_it_was_made_with(whole):
@@ -319,7 +320,7 @@ def test_a_full_disk_is_said_and_the_earlier_checkpoint_goes_on(whole, tmp_path)
         (lambda c: c['algorithm'].update(gamma='high'), r"config.json' is not what a run writes \(TypeError: "),
         (lambda c: c['algorithm'].update(gamma=7), r"'gamma' must lie in \[0, 1\] \(got 7\)"),
         (lambda c: c.update(algo='sarsa'), r"unknown algorithm 'sarsa'\. Choose one of: dqn, dgn, fixed_ltos, ltos"),
-        (lambda c: c.update(scenario='moon'), r"unknown scenario 'moon'\. Choose one of: jungle, prisoner"),
+        (lambda c: c.update(scenario='moon'), r"unknown scenario 'moon'\. Choose one of: jungle, dilemmas, prisoner"),
     ],
 )
 def test_a_configuration_that_was_tampered_with_is_refused(whole, tmp_path, damage, message):
