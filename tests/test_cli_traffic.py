@@ -139,7 +139,7 @@ def test_a_command_that_makes_no_sense_says_what_would(capsys, tmp_path, monkeyp
 
 def test_training_ends_with_the_metrics_of_traffic(runs):
     final = json.loads((runs / 'ltos' / 'final.json').read_text())
-    assert final['eval'].keys() == {'policy', 'keep', 'uniform'}
+    assert final['eval'].keys() == {'policy', 'constant', 'uniform', 'keep', 'random'}
     assert DESCRIPTIONS.keys() <= final['eval']['policy'].keys()
     rows = [json.loads(line) for line in (runs / 'dgn' / 'metrics.jsonl').read_text().splitlines()]
     assert any('eval/duration' in row for row in rows)
