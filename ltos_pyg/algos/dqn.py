@@ -13,12 +13,11 @@ from torch_geometric.data import Batch
 
 from ltos_pyg.algos.base import Algorithm, Decision, Inputs, guarded_step, soft_update
 from ltos_pyg.algos.exploration import epsilon_greedy, linear_schedule, softmax_choice
-from ltos_pyg.algos.losses import double_q_value, follow, gap_to_best, masked, td_loss, td_target
+from ltos_pyg.algos.losses import double_q_value, follow, gap_to_best, masked, mean, td_loss, td_target
 from ltos_pyg.data import GraphReplay, Transition
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep, Symmetries
 from ltos_pyg.nn import DGN, Sharing
 from ltos_pyg.seeding import generator
-
 
 REWARDS = ('own', 'neighbourhood', 'team')
 
@@ -244,7 +243,7 @@ class DQN(Algorithm):
         best = masked(values.detach(), t.graph.get('action_mask')).argmax(-1)
         y = y - self.config.action_gap * gap_to_best(values.detach(), best, t.action)
         loss = td_loss(q, y, self.config.huber)
-        return loss, {'loss': loss.detach(), 'q': q.detach().mean()}
+        return loss, {'loss': loss.detach(), 'q': mean(q.detach())}
 
     def reward(self, t: Transition) -> Tensor:
         """The reward that this method learns from, per node."""

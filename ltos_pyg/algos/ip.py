@@ -15,7 +15,7 @@ from torch_geometric.utils import scatter
 from ltos_pyg.algos.base import Decision
 from ltos_pyg.algos.dqn import DQN
 from ltos_pyg.algos.exploration import softmax_choice
-from ltos_pyg.algos.losses import masked, soft_value, td_loss, td_target
+from ltos_pyg.algos.losses import masked, mean, soft_value, td_loss, td_target
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import IntentionConv, Sharing
@@ -196,7 +196,7 @@ class IP(DQN):
         metrics = {
             'loss': q_loss.detach(),
             'v_loss': v_loss.detach(),
-            'q': q.detach().mean(),
-            'entropy': entropy.mean(),
+            'q': mean(q.detach()),
+            'entropy': mean(entropy),
         }
         return q_loss + v_loss + policy_loss, metrics

@@ -46,6 +46,11 @@ def gap_to_best(values: Tensor, best: Tensor, taken: Tensor) -> Tensor:
     return (values.gather(-1, best.unsqueeze(-1)) - values.gather(-1, taken.unsqueeze(-1))).squeeze(-1)
 
 
+def mean(value: Tensor) -> Tensor:
+    """The mean, 0 over nothing."""
+    return value.sum() / max(value.numel(), 1)
+
+
 def td_loss(value: Tensor, target: Tensor, delta: float | None = 1.0) -> Tensor:
     r"""Mean Huber loss of the temporal-difference error :math:`\delta`-clipped, or with ``delta=None`` half the mean
     square. No entries, no loss: the mean over nothing is zero."""
@@ -54,42 +59,6 @@ def td_loss(value: Tensor, target: Tensor, delta: float | None = 1.0) -> Tensor:
     if delta is None:
         return 0.5 * (value - target).square().mean()
     return torch.nn.functional.huber_loss(value, target, delta=delta)
-
-
-def sharing_gain(q: Tensor, neighbourhood: Tensor, temperature: float) -> Tensor:
-    r"""What the answer of each node to its weights does to its whole neighbourhood.
-
-    .. math::
-        F = \sum_i \mathbb{E}_{a \sim \mathrm{softmax}(Q_i / \tau \sigma_i)} \Big[ N_i(a) - \tfrac{1}{A}
-        \textstyle\sum_{a'} N_i(a') \Big], \qquad N_i = \sum_{j \in \{i\} \cup \mathcal{N}_i} U_{ji}, \qquad
-        \sigma_i^2 = \mathrm{Var}_a\, Q_i(a) + 0.01 \, \mathrm{Var}_a\, N_i(a)
-
-    The gradient runs through :math:`Q_i = \sum_j w_{ji} U_{ji}` alone, so nothing is gained by handing value around:
-    only weights that change what somebody does count. Nor is much gained by weights that merely make answers firmer,
-    such as keeping everything (actions matter most to who takes them): :math:`\sigma_i` takes that out. Its second
-    part keeps answers soft where weights are about to turn them.
-
-    Args:
-        q (Tensor): Action values under the weights, :math:`(N, A)`; minus infinity where an action is forbidden.
-        neighbourhood (Tensor): :math:`N_i(a)`, unweighted, :math:`(N, A)`; taken as given.
-        temperature (float): :math:`\tau`, as a part of the spread :math:`\sigma_i` of values over actions.
-
-    Returns:
-        One number per node, :math:`(N,)`.
-    """
-    allowed = ~q.isneginf()
-    value, around = centred(q, allowed), centred(neighbourhood.detach(), allowed)
-    count = allowed.sum(-1, keepdim=True).clamp(min=1)
-    variance = (value.square() + 0.01 * around.square()).sum(-1, keepdim=True) / count
-    answer = torch.softmax(masked(value / (temperature * variance.clamp(min=1e-12).sqrt()), allowed), dim=-1)
-    return (answer * around).sum(-1)
-
-
-def centred(value: Tensor, allowed: Tensor) -> Tensor:
-    """Values (N, A) less their mean over the allowed actions; 0 at the others."""
-    value = value.masked_fill(~allowed, 0.0)
-    mean = value.sum(-1, keepdim=True) / allowed.sum(-1, keepdim=True).clamp(min=1)
-    return (value - mean).masked_fill(~allowed, 0.0)
 
 
 def discounted_returns(reward: Tensor, bootstrap: Tensor, goes_on: Tensor, gamma: float) -> Tensor:

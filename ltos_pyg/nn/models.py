@@ -13,7 +13,6 @@ from ltos_pyg.nn.functional import Sharing
 from ltos_pyg.nn.heads import EdgePolicyHead, QHead
 from ltos_pyg.nn.validation import check_rows
 
-
 SMALL_SHARE = 0.02  # shares below it look much the same to a network
 
 

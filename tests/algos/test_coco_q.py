@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_algorithms import Loop, crowd, differing, flat, jungle
+from algos_zoo import Loop, crowd, differing, flat, jungle
 from torch import Tensor
 
 from ltos_pyg.algos import CocoQ, CocoQConfig

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from ltos_pyg.algos.exploration import HeldShares, epsilon_greedy, linear_schedule, softmax_choice
+from ltos_pyg.algos.exploration import epsilon_greedy, linear_schedule, softmax_choice
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -101,84 +100,3 @@ def test_the_same_generator_gives_the_same_actions_and_global_chance_is_left_alo
     assert torch.equal(epsilon_greedy(q, 0.5, rng(1)), epsilon_greedy(q, 0.5, rng(1)))
     assert not torch.equal(epsilon_greedy(q, 0.5, rng(1)), epsilon_greedy(q, 0.5, rng(2)))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-# --- held shares -----------------------------------------------------------------------------------------------------
-
-BATCH = torch.tensor([0, 0, 0, 1, 1, 2])
-NOBODY = torch.tensor([False, False, False])
-
-
-def play(held: HeldShares, generator: torch.Generator, ends: list[Tensor]) -> list[Tensor]:
-    shares = []
-    for ended in ends:
-        shares.append(held.own(BATCH, 3, generator))
-        held.step(ended)
-    return shares
-
-
-def changes(shares: list[Tensor]) -> list[list[bool]]:
-    """For each step after the first, which nodes got a new share."""
-    return [(a != b).tolist() for a, b in itertools.pairwise(shares)]
-
-
-def test_shares_are_held_for_so_many_steps_and_then_drawn_anew():
-    shares = play(HeldShares(0.2, 0.6, hold=3), rng(), [NOBODY] * 8)
-    none, every = [False] * 6, [True] * 6
-    assert changes(shares) == [none, none, every, none, none, every, none]
-    assert all(((own >= 0.2) & (own <= 0.6)).all() for own in shares)
-    assert len(shares[0].unique()) == 6  # each node has its own
-
-
-def test_the_end_of_an_episode_draws_in_that_graph_alone_and_starts_its_clock_again():
-    middle = torch.tensor([False, True, False])
-    shares = play(HeldShares(0.0, 1.0, hold=3), rng(), [NOBODY, middle, NOBODY, NOBODY, NOBODY, NOBODY])
-    in_middle, in_others = (BATCH == 1).tolist(), (BATCH != 1).tolist()
-    none = [False] * 6
-    assert changes(shares) == [none, in_middle, in_others, none, in_middle]
-
-
-def test_shares_cover_their_range_evenly():
-    own = HeldShares(0.25, 1.0, hold=5).own(torch.zeros(NODES, dtype=torch.int64), 1, rng())
-    assert own.mean().item() == pytest.approx(0.625, abs=0.005)
-    assert own.std().item() == pytest.approx(0.75 / 12**0.5, abs=0.005)
-
-
-def test_low_and_high_may_be_the_same():
-    assert play(HeldShares(0.5, 0.5, hold=2), rng(), [NOBODY])[0].tolist() == [0.5] * 6
-
-
-@pytest.mark.parametrize('played', [0, 1, 4])
-def test_a_saved_state_goes_on_in_the_same_way(played):
-    held, generator = HeldShares(0.0, 1.0, hold=3), rng()
-    play(held, generator, [NOBODY] * played)
-    state, chance = held.state_dict(), generator.get_state()
-    expected = play(held, generator, [NOBODY, ~NOBODY, NOBODY, NOBODY])
-
-    again = HeldShares(0.0, 1.0, hold=3)
-    again.load_state_dict(state)
-    generator.set_state(chance)
-    assert all(map(torch.equal, play(again, generator, [NOBODY, ~NOBODY, NOBODY, NOBODY]), expected))
-
-
-def test_a_new_number_of_nodes_draws_for_all():
-    held, generator = HeldShares(0.0, 1.0, hold=9), rng()
-    play(held, generator, [NOBODY])
-    own = held.own(BATCH[:-1], 3, generator)
-    held.step(NOBODY)
-    assert own.shape == (5,)
-    assert torch.equal(held.own(BATCH[:-1], 3, generator), own)
-
-
-@pytest.mark.parametrize(
-    ('low', 'high', 'hold', 'message'),
-    [
-        (0.5, 0.2, 3, r"'low' and 'high' must satisfy 0 <= low <= high <= 1 \(got 0.5 and 0.2\)"),
-        (-0.1, 0.2, 3, r"'low' and 'high' must satisfy .* \(got -0.1 and 0.2\)"),
-        (0.1, 1.2, 3, r"'low' and 'high' must satisfy .* \(got 0.1 and 1.2\)"),
-        (0.1, 0.2, 0, r"'hold' must be at least 1 \(got 0\)"),
-    ],
-)
-def test_a_range_that_makes_no_sense_is_refused(low, high, hold, message):
-    with pytest.raises(ValueError, match=message):
-        HeldShares(low, high, hold)

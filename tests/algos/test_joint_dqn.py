@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_algorithms import Crowd, Loop, chance, crowd, differing, flat, make, sample, trained, weights
+from algos_zoo import Crowd, Loop, chance, crowd, differing, flat, make, sample, trained, weights
 from torch import Tensor
 from torch.testing import assert_close
 

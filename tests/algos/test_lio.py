@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from algos_zoo import Crowd, flat
 from networked_zoo import Loop, make, path3
-from test_algorithms import Crowd, flat
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import one_hot

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from algos_zoo import Crowd, differing, flat, isolated
 from networked_zoo import NETWORKED, Loop, Path3, make, path3
-from test_algorithms import Crowd, differing, flat
 from torch_geometric.data import Batch
 
 from ltos_pyg.algos import NonFiniteLossError
@@ -115,6 +115,13 @@ def test_agents_may_come_and_go_and_masks_are_kept(variant):
     loop = Loop(make(variant, env), env).until(30)  # the game refuses illegal actions
     assert all(np.isfinite(value) for row in loop.metrics for value in row.values())
     evaluate(loop.algo, crowd(5), seed=1)
+
+
+@pytest.mark.parametrize('variant', NETWORKED)
+def test_graphs_may_lack_agents(variant):
+    env = isolated(0)
+    loop = Loop(make(variant, env), env).until(3)
+    assert all(np.isfinite(value) for row in loop.metrics for value in row.values())
 
 
 @own_networks
@@ -339,7 +346,7 @@ def test_on_policy_methods_play_few_graphs_and_lios_rounds_move_through_the_epis
         ('joint_dqn', [], 0.95, 0.97),
         ('coco_q', [], 0.95, 0.97),
         ('fixed_ltos', [], 0.95, 0.97),
-        ('fixed_ltos', ['--own', '0.7'], 0.46, 0.52),  # above one half, a way out pays more than cooperation
+        ('fixed_ltos', ['--kept', '0.7'], 0.46, 0.52),  # above one half, a way out pays more than cooperation
     ],
 )
 def test_the_prisoners_do_as_the_paper_says(tmp_path: Path, algo, options, low, high):

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 import pytest
 import torch
-from test_algorithms import Crowd, Loop, OneShot, chance, crowd, differing, flat, jungle, make, sample, trained, weights
-from test_algorithms import without_edges as edgeless
+from algos_zoo import (
+    Crowd,
+    Loop,
+    OneShot,
+    chance,
+    crowd,
+    differing,
+    flat,
+    isolated,
+    jungle,
+    make,
+    sample,
+    trained,
+    weights,
+)
+from algos_zoo import without_edges as edgeless
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -296,6 +311,13 @@ def test_agents_may_come_and_go_and_masks_are_kept(mixing, n_step):
     for _ in range(20):
         loop.graph = env.step(loop.algo.act(loop.graph).action).graph
     assert all(torch.tensor(list(row.values())).isfinite().all() for row in loop.metrics)
+
+
+@every_form
+def test_graphs_may_lack_agents(mixing):
+    env = isolated(0)
+    loop = Loop(make('qmix', env, mixing=mixing), env).until(3)
+    assert all(math.isfinite(value) for row in loop.metrics for value in row.values())
 
 
 @every_form

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ltos_pyg.algos.dqn import DQNConfig
-from ltos_pyg.algos.losses import follow, gap_to_best, masked, td_loss, td_target
+from ltos_pyg.algos.losses import follow, gap_to_best, masked, mean, td_loss, td_target
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import DGN, DGNTrunk, EdgeQHead, Sharing
@@ -131,7 +132,8 @@ class EdgeCritic(nn.Module):
             both = t.discount[owner] * (t.discount[actor] > 0)
             pair_target = td_target(surprise, both, pair_next)
             pair_target -= config.action_gap * gap_to_best(pair, best[actor], t.action[actor])
-        own_loss, pair_loss = td_loss(own_taken, own_target, config.huber), td_loss(pair_taken, pair_target, config.huber)
+        own_loss = td_loss(own_taken, own_target, config.huber)
+        pair_loss = td_loss(pair_taken, pair_target, config.huber)
         metrics = {'loss': own_loss.detach(), 'pair_loss': pair_loss.detach(), 'q': mean(own_taken.detach())}
         return own_loss + pair_loss, metrics
 
@@ -153,7 +155,7 @@ class EdgeCritic(nn.Module):
 CRITICS: dict[str, type[NodeCritic] | type[EdgeCritic]] = {'node': NodeCritic, 'edge': EdgeCritic}
 
 
-def trunk_options(spec: GraphEnvSpec, config: DQNConfig) -> dict[str, object]:
+def trunk_options(spec: GraphEnvSpec, config: DQNConfig) -> dict[str, Any]:
     """Sizes of a :class:`~ltos_pyg.nn.DGNTrunk`."""
     return {
         'hidden_channels': config.hidden_channels,
@@ -173,8 +175,3 @@ def gap_below_best(values: Tensor, t: Transition) -> Tensor:
     """:func:`~ltos_pyg.algos.losses.gap_to_best` of the actions taken in a batch, (N,)."""
     best = masked(values, t.graph.get('action_mask')).argmax(-1)
     return gap_to_best(values, best, t.action)
-
-
-def mean(value: Tensor) -> Tensor:
-    """The mean, 0 over nothing."""
-    return value.sum() / max(value.numel(), 1)

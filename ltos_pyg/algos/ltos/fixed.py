@@ -27,9 +27,7 @@ class FixedLToSConfig(SharingQConfig):
         super().__post_init__()
         if self.critic not in ('node', 'edge'):
             raise ValueError(f"'critic' must be 'node' or 'edge' (got {self.critic!r})")
-        if self.kept not in ('uniform', 'random') and not (
-            isinstance(self.kept, (int, float)) and 0 <= self.kept <= 1
-        ):
+        if self.kept not in ('uniform', 'random') and not (isinstance(self.kept, (int, float)) and 0 <= self.kept <= 1):
             raise ValueError(f"'kept' must lie in [0, 1], or be 'uniform' or 'random' (got {self.kept!r})")
 
 
@@ -73,5 +71,6 @@ class FixedLToS(SharingQ):
 def random_sharing(edge_index: torch.Tensor, num_nodes: int, rng: torch.Generator) -> Sharing:
     """Weights drawn uniformly on each sender's simplex, Dirichlet(1, ..., 1)."""
     device = edge_index.device
-    edge, own = (torch.empty(size, device=device).exponential_(generator=rng) for size in (edge_index.size(1), num_nodes))
+    sizes = edge_index.size(1), num_nodes
+    edge, own = (torch.empty(size, device=device).exponential_(generator=rng) for size in sizes)
     return softmax_by_sender(edge.log(), own.log(), edge_index)

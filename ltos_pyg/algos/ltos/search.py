@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch_geometric.nn import MLP, Linear
 
 from ltos_pyg.algos.base import soft_update
-from ltos_pyg.algos.losses import follow, masked, td_loss, td_target
-from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen, mean
+from ltos_pyg.algos.losses import follow, masked, mean, td_loss, td_target
+from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen
 from ltos_pyg.algos.ltos.weights import JointNoise, Logits, constant_logits
-from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import Sharing
 from ltos_pyg.nn.functional import softmax_by_sender
@@ -140,9 +139,7 @@ class JointSearch:
         rng: Of the candidates.
     """
 
-    def __init__(
-        self, spec: GraphEnvSpec, config: LToSConfig, device: torch.device, rng: torch.Generator
-    ) -> None:
+    def __init__(self, spec: GraphEnvSpec, config: LToSConfig, device: torch.device, rng: torch.Generator) -> None:
         self.config, self.rng = config, rng
         self.critics = nn.ModuleList(JointActionCritic(spec, config) for _ in range(2)).to(device)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
@@ -216,7 +213,7 @@ class JointSearch:
         """What the two critics expect of each node after the joint response to each candidate, (2, K, N)."""
         K, N = len(candidates), seen[0].size(0)
         x, edge_index, edge_attr = repeated(seen, K)
-        stacked = (torch.cat(parts) for parts in zip(*candidates, strict=True))
+        stacked = Logits(*(torch.cat(parts) for parts in zip(*candidates, strict=True)))
         q = q_values(x, edge_index, edge_attr, softmax_by_sender(*stacked, edge_index))
         action = masked(q, None if mask is None else mask.repeat(K, 1)).argmax(-1)
         return torch.stack([critic(*seen, action.view(K, N)) for critic in self.critics])
@@ -297,9 +294,7 @@ def part_of(seen: Seen, graph_of_node: Tensor, chosen: Tensor) -> tuple[Tensor, 
     return node, (x[node], row[edge_index[:, edge]], None if edge_attr is None else edge_attr[edge])
 
 
-def shaped_gradient_loss(
-    seen: Seen, mask: Tensor | None, sharing: Sharing, q_values: Callable[..., Tensor]
-) -> Tensor:
+def shaped_gradient_loss(seen: Seen, mask: Tensor | None, sharing: Sharing, q_values: Callable[..., Tensor]) -> Tensor:
     r"""The paper's objective: :math:`-\sum_i \max_a Q_i(o, a; \phi(o))`, a node's mean; the gradient runs through the
     weights alone, so the caller freezes Q."""
     return -mean(masked(q_values(*seen, sharing), mask).amax(-1)) if seen[0].size(0) else sharing.kept.sum()

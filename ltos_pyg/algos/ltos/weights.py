@@ -26,9 +26,7 @@ class Noise(NamedTuple):
 
     def on(self, logits: Logits, edge_index: Tensor, scale: float = 1.0) -> Logits:
         """The logits with the noise on them."""
-        return Logits(
-            logits.edge + scale * self.received.index_select(0, edge_index[1]), logits.own + scale * self.own
-        )
+        return Logits(logits.edge + scale * self.received.index_select(0, edge_index[1]), logits.own + scale * self.own)
 
 
 @dataclass(frozen=True)
