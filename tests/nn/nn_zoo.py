@@ -37,7 +37,7 @@ class OnNodes(nn.Module):
 
 
 class UnderWeights(nn.Module):
-    """A DGN that hears of sharing weights, which depend on the node features here."""
+    """A DGN with sharing weights as an input, which depend on the node features here."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

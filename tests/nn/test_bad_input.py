@@ -95,7 +95,6 @@ def test_weights_on_the_simplex_pass_within_the_tolerance():
 ROWS = r'needs one row per {}: expected {} rows, got shape {}'
 UNIFORM = constant_sharing(EDGES, 4)
 CALLS = {
-    'no estimate of pair values': (lambda: EdgeQHead(5, 3, estimates=0), r"'estimates' must be at least 1 \(got 0\)"),
     'value of another graph': (
         lambda: share_value(X[:3], EDGES, UNIFORM),
         r"'sharing\.kept' needs one row per node: expected 3 rows, got shape \(4,\)\. Was it computed for another",

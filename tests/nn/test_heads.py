@@ -73,16 +73,12 @@ def test_combine_is_linear_in_the_weights_and_its_gradient_is_the_pair_value():
     assert_close(grad, pair[torch.arange(14), torch.tensor([0, 1, 2, 0, 1, 2])[graph.edge_index[1]]])
 
 
-def test_estimates_are_heads_of_their_own():
+def test_pair_values_see_both_ends_and_the_edge():
     graph, edge_attr = random_snapshot(6, 14, 5), torch.randn(14, 2)
-    both = EdgeQHead(5, 3, hidden_channels=4, edge_dim=2, estimates=2)
-    _, pairs = both(graph.x, graph.edge_index, edge_attr)
-    assert pairs.shape == (2, 14, 3)
+    head = EdgeQHead(5, 3, hidden_channels=4, edge_dim=2)
     owner, actor = graph.edge_index
-    for k, hidden in enumerate((slice(0, 4), slice(4, 8))):
-        seen = graph.x[owner] @ both.lin_owner.weight[hidden].t() + both.lin_owner.bias[hidden]
-        seen = seen + graph.x[actor] @ both.lin_actor.weight[hidden].t() + edge_attr @ both.lin_edge.weight[hidden].t()
-        assert_close(pairs[k], seen.relu() @ both.pairs[k].weight.t() + both.pairs[k].bias)
+    hidden = head.lin_owner(graph.x)[owner] + head.lin_actor(graph.x)[actor] + head.lin_edge(edge_attr)
+    assert_close(head(graph.x, graph.edge_index, edge_attr)[1], head.pair(hidden.relu()))
 
 
 def test_keeping_all_leaves_the_own_values():

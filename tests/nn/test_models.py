@@ -1,6 +1,7 @@
 """DGN, DGNTrunk, SharingPolicy: LToS without sharing is DGN to the bit; the gradient through w is the true one."""
 
 import copy
+import math
 import sys
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from ltos_pyg.nn import DGN, DGNTrunk, Sharing, SharingPolicy, check_sharing, constant_sharing, keep_all, kernels
+from ltos_pyg.nn.models import sharing_features
 from ltos_pyg.testing import random_snapshot
 
 SIZE = {'hidden_channels': 16, 'heads': 4, 'encoder_channels': (12,)}
@@ -17,9 +19,9 @@ def dgn_and_ltos(edge_dim=None):
     dgn, ltos = DGN(5, 3, edge_dim=edge_dim, **SIZE), DGN(5, 3, edge_dim=edge_dim, sharing=True, **SIZE)
     ltos.load_state_dict({n: p for n, p in dgn.state_dict().items() if 'lin_edge' not in n}, strict=False)
     for mine, theirs in zip(ltos.trunk.convs, dgn.trunk.convs, strict=True):
-        if edge_dim is not None:  # the weight is the first edge feature of LToS
-            mine.lin_edge_key.weight.data[:, 1:] = theirs.lin_edge_key.weight.data
-            mine.lin_edge_value.weight.data[:, 1:] = theirs.lin_edge_value.weight.data
+        if edge_dim is not None:  # the first two edge features of LToS are those of the weight
+            mine.lin_edge_key.weight.data[:, 2:] = theirs.lin_edge_key.weight.data
+            mine.lin_edge_value.weight.data[:, 2:] = theirs.lin_edge_value.weight.data
     return dgn, ltos
 
 
@@ -48,6 +50,27 @@ def test_learning_while_keeping_all_is_learning_dgn_to_the_bit(path):
             (net(graph.x, graph.edge_index, *more) - target).square().mean().backward()
             optimizer.step()
     assert all(torch.equal(p, ltos.get_parameter(name)) for name, p in dgn.named_parameters())
+
+
+def test_features_of_the_weights_by_hand():
+    edges = torch.tensor([[0, 0, 1], [1, 2, 0]])
+    sharing = Sharing(torch.tensor([0.18, 0.02, 1.0]), torch.tensor([0.8, 0.0, 1.0]))  # 2 has no out-edges
+    of_node, of_edge = sharing_features(edges, sharing)
+    expected = [
+        [-0.2, math.log(0.82 / 1.02), 1.0, math.log(51) / 4],
+        [-1.0, math.log(0.02 / 1.02), 0.18, math.log(10) / 4],
+        [0.0, 0.0, 0.02, math.log(2) / 4],
+    ]
+    assert_close(of_node, torch.tensor(expected))
+    assert_close(of_edge, torch.tensor([[0.18, math.log(10) / 4], [0.02, math.log(2) / 4], [1.0, math.log(51) / 4]]))
+
+
+@pytest.mark.parametrize('size', [(0, 0), (4, 0), (9, 20)])
+def test_features_of_the_weights_are_zero_where_all_keep_all(size):
+    graph = random_snapshot(*size, 5)
+    of_node, of_edge = sharing_features(graph.edge_index, keep_all(graph.edge_index, size[0]))
+    assert torch.equal(of_node, torch.zeros(size[0], 4))
+    assert torch.equal(of_edge, torch.zeros(size[1], 2))
 
 
 def test_without_edges_a_node_depends_on_its_own_observation_alone(path):
