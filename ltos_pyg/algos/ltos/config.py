@@ -17,6 +17,7 @@ class LToSConfig(SharingQConfig):
     phi_lr: float = 3e-3  # Adam
     phi_starts: float = 0.35  # part of training before phi's first step: the low level converges first
     phi_every: int = 4  # gradient steps of the low level per one of phi
+    phi_graphs: int = 8  # graphs of the low level's batch that a step of phi looks at
     phi_tau: float = 0.05  # soft update of the target phi', per step of phi
     phi_channels: int = 64
     search_channels: int = 64  # of the search's critics
@@ -27,18 +28,19 @@ class LToSConfig(SharingQConfig):
     noise_own: float = 0.5  # the part of each agent's own share
     noise_received: float = 1.0  # the part of what each agent receives
     noise_local: float = 0.25  # scale of the noise around phi; wide exploration has scale 1
-    hold_steps: int = 1  # steps that exploring weights are held
-    wide_end: float = 0.25  # part of the episodes that explore widely, from 1 at the start
-    wide_fraction: float = 0.8  # part of training over which it falls
+    hold_steps: int = 10  # steps that exploring weights are held
+    wide_start: float = 0.5  # part of the episodes that explore widely, at the start
+    wide_end: float = 0.1
+    wide_fraction: float = 0.5  # part of training over which it falls
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.objective not in ('search', 'gradient'):
             raise ValueError(f"'objective' must be 'search' or 'gradient' (got {self.objective!r})")
-        for name in ('phi_starts', 'phi_tau', 'wide_end', 'wide_fraction'):
+        for name in ('phi_starts', 'phi_tau', 'wide_start', 'wide_end', 'wide_fraction'):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"'{name}' must lie in [0, 1] (got {getattr(self, name)})")
-        for name in ('phi_every', 'phi_channels', 'search_channels', 'hops', 'hold_steps'):
+        for name in ('phi_every', 'phi_graphs', 'phi_channels', 'search_channels', 'hops', 'hold_steps'):
             if getattr(self, name) < 1:
                 raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
         if self.candidates < 2:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +16,20 @@ from ltos_pyg.nn import DGN, DGNTrunk, EdgeQHead, Sharing
 Seen = tuple[Tensor, Tensor, Tensor | None]  # x, edge_index, edge_attr, as networks see them
 
 
-@dataclass(frozen=True)
-class LowLevelBatch:
+class Ahead(NamedTuple):
+    """What the low level looks ahead to: the successors of a batch."""
+
+    seen: Seen
+    sharing: Sharing  # the weights there, from the target high level
+    action: Tensor  # (N',) greedy actions there under these weights
+
+
+class LowLevelBatch(NamedTuple):
     """A batch of transitions, ready for the low level."""
 
     t: Transition
-    now: Seen  # of t.graph
-    then: Seen  # of t.successor
-    sharing_next: Sharing  # the weights at the successors, from the target high level
-    action_next: Tensor  # (N',) greedy actions at the successors under these weights
+    seen: Seen  # of t.graph
+    ahead: Ahead | None  # None where no agent has a future: the discounts are all 0, as in one-step games
 
 
 def find_edges(edge_index: Tensor, pairs: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
@@ -66,11 +70,12 @@ class NodeCritic(DGN):
 
     def loss(self, target: NodeCritic, batch: LowLevelBatch, config: DQNConfig) -> tuple[Tensor, dict[str, Tensor]]:
         """The temporal-difference loss of one batch, and what to log of it."""
-        t = batch.t
-        with torch.no_grad():
-            next_q = taken(target(*batch.then, batch.sharing_next), batch.action_next)
-            y = td_target(t.shaped, t.discount, follow(next_q, t.successor_node))
-        values = self(*batch.now, t.sharing)
+        t, y = batch.t, batch.t.shaped
+        if batch.ahead is not None:
+            with torch.no_grad():
+                next_q = taken(target(*batch.ahead.seen, batch.ahead.sharing), batch.ahead.action)
+                y = td_target(y, t.discount, follow(next_q, t.successor_node))
+        values = self(*batch.seen, t.sharing)
         y = y - config.action_gap * gap_below_best(values.detach(), t)
         q = taken(values, t.action)
         loss = td_loss(q, y, config.huber)
@@ -119,7 +124,7 @@ class EdgeCritic(nn.Module):
         t = batch.t
         owner, actor = t.graph.edge_index
         assert t.sharing is not None
-        own, pair = self.values(*batch.now, t.sharing)
+        own, pair = self.values(*batch.seen, t.sharing)
         own_taken, pair_taken = taken(own, t.action), taken(pair, t.action[actor])
         with torch.no_grad():
             q = EdgeQHead.combine(own, pair, t.graph.edge_index, t.sharing)
@@ -139,16 +144,16 @@ class EdgeCritic(nn.Module):
 
     def _next_values(self, target: EdgeCritic, batch: LowLevelBatch) -> tuple[Tensor, Tensor]:
         """Values n steps on: of each node that acted (N,), and of each edge (E,), 0 where it is no longer there."""
-        t = batch.t
-        if t.successor.num_nodes == 0:
+        t, ahead = batch.t, batch.ahead
+        if ahead is None:
             return torch.zeros_like(t.reward), t.reward.new_zeros(t.graph.edge_index.size(1))
-        own, pair = target.values(*batch.then, batch.sharing_next)
-        own_next = follow(taken(own, batch.action_next), t.successor_node)
+        own, pair = target.values(*ahead.seen, ahead.sharing)
+        own_next = follow(taken(own, ahead.action), t.successor_node)
         edges = t.successor.edge_index
         at, still = find_edges(edges, t.successor_node[t.graph.edge_index], t.successor.num_nodes)
         if edges.size(1) == 0:
             return own_next, t.reward.new_zeros(at.shape)
-        pair_next = taken(pair, batch.action_next[edges[1]]).index_select(0, at)
+        pair_next = taken(pair, ahead.action[edges[1]]).index_select(0, at)
         return own_next, torch.where(still, pair_next, 0.0)
 
 

@@ -11,8 +11,9 @@ from torch_geometric.data import Batch
 
 from ltos_pyg.algos.base import Decision, soft_update
 from ltos_pyg.algos.exploration import linear_schedule
+from ltos_pyg.algos.losses import mean
 from ltos_pyg.algos.ltos.config import LToSConfig
-from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen, mean
+from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen
 from ltos_pyg.algos.ltos.fixed import random_sharing
 from ltos_pyg.algos.ltos.search import JointSearch, first_graphs, shaped_gradient_loss
 from ltos_pyg.algos.ltos.sharing_q import SharingQ
@@ -22,8 +23,6 @@ from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
 from ltos_pyg.nn import Sharing, SharingPolicy, constant_sharing, keep_all
 from ltos_pyg.nn.functional import softmax_by_sender
 from ltos_pyg.seeding import generator
-
-SEARCH_GRAPHS = 16  # a step of phi looks at so many graphs of the batch at most
 
 
 class LToS(SharingQ):
@@ -44,7 +43,7 @@ class LToS(SharingQ):
     start. With the search, the constant is the best one found so far, and :math:`\phi` falls back to it where its
     critics disagree.
 
-    **Exploration of weights.** In a part of the episodes (``wide_end``, all of them at the start) the weights are wide
+    **Exploration of weights.** In a part of the episodes (``wide_start`` falling to ``wide_end``) the weights are wide
     noise around the constant, in the others small noise around :math:`\phi`; see
     :class:`~ltos_pyg.algos.ltos.JointNoise`. So Q learns what to do under any weights.
 
@@ -120,7 +119,7 @@ class LToS(SharingQ):
         if not explore:
             return self.sharing_under(graph, self.sharing_mode)
         c, edge_index = self.config, graph.edge_index
-        wide_now = linear_schedule(1.0, c.wide_end, c.wide_fraction, self.progress)
+        wide_now = linear_schedule(c.wide_start, c.wide_end, c.wide_fraction, self.progress)
         noise, wide = self.held.current(graph.batch, graph.num_graphs, wide_now, self.shares_rng)
         near = noise.on(self.logits(self.phi, self.inputs(graph)), edge_index, c.noise_local)
         far = noise.on(constant_logits(edge_index, graph.num_nodes, self.constant_own), edge_index)
@@ -156,20 +155,19 @@ class LToS(SharingQ):
     def update_phi(self, batch: LowLevelBatch) -> dict[str, Tensor]:
         """One step of the high level on the low level's batch."""
         graph = batch.t.graph
-        num_graphs = min(graph.num_graphs, SEARCH_GRAPHS)
-        seen = first_graphs(batch.now, graph.ptr, num_graphs)
+        num_graphs = min(graph.num_graphs, self.config.phi_graphs)
+        seen = first_graphs(batch.seen, graph.ptr, num_graphs)
         nodes = seen[0].size(0)
         mask = graph.action_mask[:nodes] if 'action_mask' in graph else None
         logits = self.logits(self.phi, seen)
         sharing = softmax_by_sender(*logits, seen[1])
+        metrics: dict[str, Tensor] = {}
         self.network.requires_grad_(False)
         with self.autocast():
             if self.search is None:
-                loss, metrics = shaped_gradient_loss(seen, mask, sharing, self.network), {}
+                loss = shaped_gradient_loss(seen, mask, sharing, self.network)
             else:
-                loss, metrics = self.search.step_loss(
-                    seen, graph.batch[:nodes], num_graphs, mask, logits, self.network
-                )
+                loss, metrics = self.search.step_loss(seen, graph.batch[:nodes], num_graphs, mask, logits, self.network)
         self.step_optimizer(self.phi_optimizer, loss)
         self.network.requires_grad_(True)
         soft_update(self.target_phi, self.phi, self.config.phi_tau)

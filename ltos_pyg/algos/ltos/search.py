@@ -156,16 +156,16 @@ class JointSearch:
         losses = []
         for c, (critic, target) in enumerate(zip(self.critics, self.targets, strict=True)):
             mine = which == c
-            node, seen = part_of(batch.now, t.graph.batch, mine)
+            node, seen = part_of(batch.seen, t.graph.batch, mine)
             value = critic(*seen, t.action[node])
             y = t.reward[node]
-            if bool((t.discount > 0).any()):  # one-step games have nothing to look ahead to
+            if batch.ahead is not None:
                 with torch.no_grad():
-                    node_next, seen_next = part_of(batch.then, t.successor.batch, mine)
+                    node_next, seen_next = part_of(batch.ahead.seen, t.successor.batch, mine)
                     next_value = t.reward.new_zeros(t.successor.num_nodes)
-                    next_value[node_next] = target(*seen_next, batch.action_next[node_next])
+                    next_value[node_next] = target(*seen_next, batch.ahead.action[node_next])
                     y = td_target(y, t.discount[node], follow(next_value, t.successor_node[node]))
-            losses.append(td_loss(value, y, None if self.config.gamma == 0 else self.config.huber))
+            losses.append(td_loss(value, y, self.config.huber))
         return torch.stack(losses).mean()
 
     def update_targets(self) -> None:

@@ -12,7 +12,7 @@ from torch_geometric.data import Batch
 from ltos_pyg.algos.dgn import DGN
 from ltos_pyg.algos.dqn import DQNConfig
 from ltos_pyg.algos.losses import masked
-from ltos_pyg.algos.ltos.critics import CRITICS, LowLevelBatch
+from ltos_pyg.algos.ltos.critics import CRITICS, Ahead, LowLevelBatch
 from ltos_pyg.data import Transition
 from ltos_pyg.nn import Sharing
 
@@ -59,12 +59,12 @@ class SharingQ(DGN):
         raise NotImplementedError
 
     def loss(self, t: Transition) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.no_grad():
-            then, sharing_next = self.inputs(t.successor), self.next_sharing(t)
-            chooser = self.network if self.config.double_q else self.target
-            with self.autocast():
-                q = chooser(*then, sharing_next)
-            action_next = masked(q, t.successor.get('action_mask')).argmax(-1)
-        self.batch = LowLevelBatch(t, self.inputs(t.graph), then, sharing_next, action_next)
+        ahead = None
+        if bool((t.discount > 0).any()):
+            with torch.no_grad(), self.autocast():
+                seen, sharing = self.inputs(t.successor), self.next_sharing(t)
+                q = (self.network if self.config.double_q else self.target)(*seen, sharing)
+                ahead = Ahead(seen, sharing, masked(q, t.successor.get('action_mask')).argmax(-1))
+        self.batch = LowLevelBatch(t, self.inputs(t.graph), ahead)
         with self.autocast():
             return self.network.loss(self.target, self.batch, self.config)
