@@ -64,7 +64,8 @@ def factorial(best_constant: str, learned: int = 10, others: int = 5) -> tuple[R
     """{node, edge} x {keep all, uniform, best constant, random, frozen, learned}, and the usual sums."""
     rows = []
     for critic, algo in (('node', 'ltos'), ('edge', 'ltos_edge')):
-        for name, kept in (('keep all', '1'), ('uniform', 'uniform'), ('constant', best_constant), ('random', 'random')):
+        constants = {'keep all': '1', 'uniform': 'uniform', 'constant': best_constant, 'random': 'random'}
+        for name, kept in constants.items():
             rows.append(Row(f'{critic}, {name}', 'fixed_ltos', ('--critic', critic, '--kept', kept), others))
         rows.append(Row(f'{critic}, frozen', algo, ('--phi-starts', '1'), others))
         rows.append(Row(f'{critic}, learned', algo, (), learned))
@@ -112,7 +113,9 @@ STUDIES = (
     ),
     Study('prisoner', 'Prisoner', 'prisoner', (), 'return', factorial('0.4', learned=5)),
     Study('jungle', 'Jungle, 20 agents, k = 3', 'jungle', (), 'reward', rows_that_decide(5, 5, 10)),
-    Study('jungle-radius', 'Jungle, neighbours within 9 cells', 'jungle', ('--graph', 'radius'), 'reward', edge_rows(3)),
+    Study(
+        'jungle-radius', 'Jungle, neighbours within 9 cells', 'jungle', ('--graph', 'radius'), 'reward', edge_rows(3),
+    ),
     Study(
         'jungle-gains', 'Jungle, half of the agents gain 6 from an attack', 'jungle',
         ('--graph', 'radius', '--attack-gain-high', '6'), 'reward', edge_rows(3),
@@ -170,7 +173,8 @@ def copy_results(out: Path, target: Path) -> int:
 def study_table(study: Study, results: Path) -> str:
     """One table in Markdown: a line a row, from the final evaluations of the runs."""
     swaps = ('constant', 'uniform', 'keep', 'random')
-    header = ['trained with', 'seeds', study.metric, 'each', 'kept', 'sd states', 'sd nodes', *(f'play {s}' for s in swaps)]
+    measures = {'kept': 'kept', 'sd states': 'kept_std_states', 'sd nodes': 'kept_std_nodes'}
+    header = ['trained with', 'seeds', study.metric, 'each', *measures, *(f'play {swap}' for swap in swaps)]
     lines = [header, ['---'] * len(header)]
     for row in study.rows:
         ends = [
@@ -181,10 +185,10 @@ def study_table(study: Study, results: Path) -> str:
         if not ends:
             continue
         value = np.array([end['policy'][study.metric]['mean'] for end in ends])
-        measures = [_mean(ends, 'policy', name) for name in ('kept', 'kept_std_states', 'kept_std_nodes')]
+        shares = [_mean(ends, 'policy', name) for name in measures.values()]
         swapped = [_mean(ends, mode, study.metric) for mode in swaps]
         each = ' '.join(_number(v) for v in value)
-        lines.append([row.label, str(len(ends)), _with_interval(value), each, *measures, *swapped])
+        lines.append([row.label, str(len(ends)), _with_interval(value), each, *shares, *swapped])
     table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
     return f'### {study.title}\n\n`ltos train {" ".join([study.scenario, *study.options])}`\n\n{table}\n'
 

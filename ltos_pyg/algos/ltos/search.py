@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ltos_pyg.algos.ltos.config import LToSConfig
 
 SHARES = (None, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)  # constants that are compared; None: uniform
+FIRST_SHARE = 0.4  # the one that training starts from
 
 
 class JointActionCritic(nn.Module):
@@ -75,8 +76,9 @@ class BestConstant(nn.Module):
         D_c(r) \leftarrow D_c(r) + \alpha_n \Big(\frac1N \sum_i \big[G_{c,i}(o, \mathbf{a}_r) -
         G_{c,i}(o, \mathbf{a}_{uniform})\big] - D_c(r)\Big), \qquad \alpha_n = \max(1/n, 0.05).
 
-    The best one is :math:`\arg\max_r \min_c (D_c(r) - \mathrm{SE}_c(r))` with :math:`D(uniform) = 0`: uniform sharing
-    is left only for a share that both critics find better by more than a standard error.
+    with :math:`D_c(uniform) = 0`. It starts with ``FIRST_SHARE`` and changes to
+    :math:`\arg\max_r \min_c (D_c(r) - D_c(best) - \mathrm{SE}_c(r))` only where that is above 0: both critics find
+    the new share better, by more than a standard error. Shares that lead to the same actions never displace it.
     """
 
     best: Tensor
@@ -86,7 +88,7 @@ class BestConstant(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer('best', torch.zeros((), dtype=torch.int64))  # number of the share in SHARES
+        self.register_buffer('best', torch.tensor(SHARES.index(FIRST_SHARE)))  # number of the share in SHARES
         self.register_buffer('value', torch.zeros(2, len(SHARES)))
         self.register_buffer('square', torch.zeros(2, len(SHARES)))
         self.register_buffer('visits', torch.zeros(len(SHARES), dtype=torch.int64))
@@ -108,9 +110,12 @@ class BestConstant(nn.Module):
         self.value[:, which] += alpha * (difference - self.value[:, which])
         self.square[:, which] += alpha * (difference.square() - self.square[:, which])
         if int(self.visits[1:].min()) >= 3:
-            effective = torch.as_tensor(min(n, 39))  # of an average with alpha = 0.05
-            error = ((self.square - self.value.square()).clamp(min=0) / effective).sqrt()
-            self.best.copy_((self.value - error).amin(0).argmax())
+            variance = (self.square - self.value.square()).clamp(min=0) / min(n, 39)  # 39: of alpha = 0.05
+            best = int(self.best)
+            error = (variance + variance[:, best : best + 1]).sqrt()
+            margin = (self.value - self.value[:, best : best + 1] - error).amin(0)
+            if float(margin.max()) > 0:
+                self.best.copy_(margin.argmax())
 
 
 class JointSearch:
