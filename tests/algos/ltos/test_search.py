@@ -15,6 +15,7 @@ from torch_geometric.data import Batch
 
 from ltos_pyg.algos.losses import td_loss
 from ltos_pyg.algos.ltos.search import (
+    FIRST_SHARE,
     SHARES,
     BestConstant,
     JointActionCritic,
@@ -182,12 +183,12 @@ def test_each_critic_learns_unshaped_returns_from_its_own_half_of_the_frames(var
 # --- the best constant -----------------------------------------------------------------------------------------------
 
 
-def compared(*differences: list[tuple[float, float]]) -> BestConstant:
-    """What is thought of the constants after the differences given of the first few, and none of the others."""
+def after(differences: dict[int, list[tuple[float, float]]], best: int = 0) -> BestConstant:
+    """The constants, of which one was the best, after what two critics found some of them to gain, and others none."""
     constant = BestConstant()
-    for which in range(1, len(SHARES)):
-        mine = differences[which - 1] if which <= len(differences) else [(0.0, 0.0)] * 3
-        for pair in mine:
+    constant.best.fill_(best)
+    for which in sorted(range(1, len(SHARES)), key=lambda which: which in differences):
+        for pair in differences.get(which, [(0.0, 0.0)] * 3):
             constant.compare(which, torch.tensor(pair))
     return constant
 
@@ -214,15 +215,17 @@ def test_differences_are_averaged_plainly_at_first_and_then_with_a_weight_of_a_t
 
 
 def test_the_first_constant_stays_until_all_were_compared_three_times():
-    constant, first = BestConstant(), BestConstant().own
+    constant = BestConstant()
     for k in range(3 * 9 - 1):
-        constant.compare(constant.due(), torch.ones(2))
-        assert constant.own == first, k
-    constant.compare(constant.due(), torch.full((2,), 2.0))
+        assert constant.own == FIRST_SHARE, k
+        constant.compare(constant.due(), torch.tensor([5.0, 5.0]) if constant.due() == 9 else torch.zeros(2))
+    constant.compare(constant.due(), torch.tensor([5.0, 5.0]))
     assert constant.own == SHARES[9]
-    for _ in range(9):
-        constant.compare(constant.due(), torch.full((2,), -9.0))
-    assert constant.own is None  # uniform
+
+
+def test_constants_that_lead_to_the_same_actions_never_displace_each_other():
+    for best in range(len(SHARES)):
+        assert after({}, best).own == SHARES[best]
 
 
 @pytest.mark.parametrize(
@@ -234,24 +237,39 @@ def test_the_first_constant_stays_until_all_were_compared_three_times():
     ],
 )
 def test_uniform_sharing_is_left_only_if_both_critics_gain_more_than_a_standard_error(second, left):
-    constant = compared([], [(2.0, value) for value in second])
-    assert constant.visits.tolist()[1] == 0
-    for _ in range(3):
-        constant.compare(1, torch.zeros(2))
-    assert constant.own == (SHARES[2] if left else None)
+    assert after({2: [(2.0, value) for value in second]}).own == (SHARES[2] if left else None)
+
+
+@pytest.mark.parametrize(
+    ('new', 'left'),
+    [
+        ([0.5, 0.5, 0.5], True),  # .3 with a standard error of .19, which is that of the best so far
+        ([0.35, 0.35, 0.35], False),  # .15
+        ([0.2, 0.6, 1.0], True),  # .4 with .27, of both
+        ([0.0, 0.4, 0.8], False),  # .2
+    ],
+)
+def test_a_constant_must_be_better_than_the_best_one_so_far(new, left):
+    constant = after({5: [(-0.2, -0.2), (0.2, 0.2), (0.6, 0.6)], 3: [(value, value) for value in new]}, best=5)
+    assert constant.own == (SHARES[3] if left else SHARES[5])
 
 
 def test_of_several_better_constants_the_one_is_taken_that_is_better_for_certain():
-    constant = compared([(0.3, 0.3)] * 3, [(9.0, 0.2)] * 3, [(2.0, 2.0), (0.0, 0.0), (-1.0, -1.0)], [(0.4, 0.35)] * 3)
+    one_critic_alone, uncertain = [(9.0, 0.2)] * 3, [(2.0, 2.0), (0.0, 0.0), (-1.0, -1.0)]
+    constant = after({1: [(0.3, 0.3)] * 3, 2: one_critic_alone, 3: uncertain, 4: [(0.4, 0.35)] * 3})
     assert constant.own == SHARES[4]
-    for _ in range(60):  # what pays changes
+
+
+def test_uniform_sharing_comes_back_when_the_best_constant_pays_no_more():
+    constant = after({4: [(0.4, 0.4)] * 3})
+    for _ in range(60):
         for which in range(1, len(SHARES)):
             constant.compare(which, torch.full((2,), -1.0))
     assert constant.own is None
 
 
 def test_the_best_constant_is_saved():
-    constant, again = compared([(0.3, 0.3)] * 3), BestConstant()
+    constant, again = after({1: [(0.3, 0.3)] * 3}), BestConstant()
     again.load_state_dict(constant.state_dict())
     assert again.own == constant.own == SHARES[1]
     assert again.due() == constant.due()
@@ -444,4 +462,4 @@ def test_where_the_critics_contradict_each_other_the_weights_go_back_to_the_cons
 def test_the_best_constant_is_found_by_and_by():
     algo = hunters('ltos search')
     play(algo, 30)
-    assert algo.constant_own is None  # uniform sharing hunts too, so no constant is better
+    assert algo.constant_own is None or algo.constant_own < 2 / 3  # one under which they hunt
