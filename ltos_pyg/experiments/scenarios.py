@@ -141,7 +141,7 @@ SCENARIOS: dict[str, Scenario] = {
         env_config=JungleConfig,
         make=_jungle,
         headline='reward',
-        train={'eval_every': 20_000, 'eval_episodes': 20, 'final_episodes': 200},
+        train={'eval_every': 20_000, 'eval_episodes': 20, 'final_episodes': 100},
         algorithm={
             'total_steps': 120_000,
             'gamma': 0.9,
@@ -171,10 +171,17 @@ SCENARIOS: dict[str, Scenario] = {
         env_config=DilemmasConfig,
         make=_dilemmas,
         headline='optimality',
-        train={'num_envs': 16, 'eval_every': 5_000, 'checkpoint_every': 20_000, 'log_every': 1_000},
+        train={
+            'num_envs': 16,
+            'eval_every': 4_000,
+            'eval_episodes': 50,
+            'final_episodes': 200,
+            'checkpoint_every': 12_000,
+            'log_every': 1_000,
+        },
         algorithm=SMALL
         | {
-            'total_steps': 40_000,
+            'total_steps': 24_000,
             'hidden_channels': 64,
             'encoder_channels': (64,),
             'gamma': 0.0,  # one-step games
@@ -208,6 +215,8 @@ SCENARIOS: dict[str, Scenario] = {
             'epsilon_end': 0.05,
         },
         presets={
+            ('ltos', 'default'): {'total_steps': 12_000},  # it needs no more; the others get 20,000
+            ('ltos_edge', 'default'): {'total_steps': 12_000},
             ('ltos', 'paper'): PAPER_LTOS,
             ('qmix', 'default'): {'steps_per_update': 4.0},  # with fewer, a mixing weight often dies, see deviations.md
             ('fixed_ltos', 'default'): {'kept': 0.4},  # at one half, cooperation and a way out of it are worth the same

@@ -96,7 +96,7 @@ def edge_rows(seeds: int) -> tuple[Row, ...]:
 
 STUDIES = (
     Study(
-        'groups', 'Game A: hunt, work, tempt', 'dilemmas', ('--graph', 'groups', '--total-steps', '20000'),
+        'groups', 'Game A: hunt, work, tempt', 'dilemmas', ('--graph', 'groups'),
         'optimality', factorial('0.1'),
     ),
     Study(
