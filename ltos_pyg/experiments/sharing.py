@@ -124,13 +124,18 @@ STUDIES = (
 )  # fmt: skip
 
 
-def train_missing(studies: Sequence[Study], out: Path, jobs: int, seeds: int | None) -> list[str]:
-    """Trains what has no result yet, ``jobs`` runs at once; returns the names of those that failed."""
+def train_missing(
+    studies: Sequence[Study], out: Path, jobs: int, seeds: int | None = None, rows: str = ''
+) -> list[str]:
+    """Trains what has no result yet, ``jobs`` runs at once; returns the names of those that failed.
+
+    ``seeds`` is a limit on the seeds of each row, and ``rows`` a part of the names of the rows that are wanted.
+    """
     wanted = [(study, row, seed, name) for study in studies for row, seed, name in study.runs()]
     todo = [
         (study, row, seed, name)
         for study, row, seed, name in sorted(wanted, key=lambda run: run[2])
-        if not (out / name / 'final.json').is_file() and (seeds is None or seed < seeds)
+        if not (out / name / 'final.json').is_file() and (seeds is None or seed < seeds) and rows in row.label
     ]
     failed = []
     environment = os.environ | {'OMP_NUM_THREADS': '1'}
@@ -216,6 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--only', nargs='+', choices=[study.name for study in STUDIES], help='tables (default: all)')
     parser.add_argument('--jobs', type=int, default=1, help='runs at once, one core each')
     parser.add_argument('--seeds', type=int, help='at most so many seeds a row')
+    parser.add_argument('--rows', default='', help='only rows with this in their name, e.g. learned')
     parser.add_argument('--out', type=Path, default=Path('runs/sharing'), help='where run folders are')
     args = parser.parse_args(argv)
     studies = [study for study in STUDIES if args.only is None or study.name in args.only]
@@ -224,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for row, seed, name in study.runs():
                 print(name, '<-', ' '.join(study.command(row, seed, args.out / name)[3:]))
     elif args.what == 'run':
-        return 1 if train_missing(studies, args.out, args.jobs, args.seeds) else 0
+        return 1 if train_missing(studies, args.out, args.jobs, args.seeds, args.rows) else 0
     elif args.what == 'copy':
         print(f'copied {copy_results(args.out, RESULTS)} runs to {RESULTS}')
     else:
