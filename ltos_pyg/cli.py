@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         '--episodes',
         type=int,
-        help='default: 100, or as many as closed the training if fewer. LToS also plays at most 50 of them under each '
+        help='default: 100, or as many as closed the training if fewer. LToS also plays at most 20 of them under each '
         'other way to share',
     )
     evaluate.add_argument('--seed', type=int, default=2_000_000, help='seed of the episodes')

@@ -19,7 +19,7 @@ from ltos_pyg.seeding import seed_stream
 MEASURES = ('kept', 'kept_std_nodes', 'kept_std_states', 'uneven')  # of sharing weights
 OWN_METRICS = ('return', 'reward', 'length', *MEASURES)  # an env's `info` and `outcome` cannot redefine these
 SWITCHED = 'switched_'  # the start of a metric's name: actions that the weights of another mode would change
-SWAP_EPISODES = 50  # the weights of other modes are played in so many episodes at most
+SWAP_EPISODES = 20  # the weights of other modes are played in so many episodes at most
 SWITCH_EVERY = 10  # from this step of an episode on, `switched_*` looks at every tenth step only
 
 

@@ -28,7 +28,7 @@ class LToSConfig(SharingQConfig):
     noise_own: float = 0.5  # the part of each agent's own share
     noise_received: float = 1.0  # the part of what each agent receives
     noise_local: float = 0.25  # scale of the noise around phi; wide exploration has scale 1
-    hold_steps: int = 10  # steps that exploring weights are held
+    hold_steps: int | None = None  # steps that exploring weights are held; None: n_step, what one return sums
     wide_start: float = 0.5  # part of the episodes that explore widely, at the start
     wide_end: float = 0.1
     wide_fraction: float = 0.5  # part of training over which it falls
@@ -40,9 +40,11 @@ class LToSConfig(SharingQConfig):
         for name in ('phi_starts', 'phi_tau', 'wide_start', 'wide_end', 'wide_fraction'):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"'{name}' must lie in [0, 1] (got {getattr(self, name)})")
-        for name in ('phi_every', 'phi_graphs', 'phi_channels', 'search_channels', 'hops', 'hold_steps'):
+        for name in ('phi_every', 'phi_graphs', 'phi_channels', 'search_channels', 'hops'):
             if getattr(self, name) < 1:
                 raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
+        if self.hold_steps is not None and self.hold_steps < 1:
+            raise ValueError(f"'hold_steps' must be at least 1, or None for n_step (got {self.hold_steps})")
         if self.candidates < 2:
             raise ValueError(f"'candidates' must be at least 2, or there is nothing to compare (got {self.candidates})")
         if not self.phi_lr > 0:

@@ -69,7 +69,7 @@ class LToS(SharingQ):
         self.shares_rng = generator(seed, 'shares', torch.device(device))
         super().__init__(spec, config, seed, device)
         noise = JointNoise(config.noise_joint, config.noise_own, config.noise_received)
-        self.held = HeldNoise(noise, config.hold_steps)
+        self.held = HeldNoise(noise, config.hold_steps or config.n_step)
 
     def build_more(self) -> None:
         c, spec = self.config, self.spec
