@@ -181,7 +181,7 @@ SCENARIOS: dict[str, Scenario] = {
         },
         algorithm=SMALL
         | {
-            'total_steps': 24_000,
+            'total_steps': 40_000,
             'hidden_channels': 64,
             'encoder_channels': (64,),
             'gamma': 0.0,  # one-step games

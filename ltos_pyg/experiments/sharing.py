@@ -96,7 +96,7 @@ def edge_rows(seeds: int) -> tuple[Row, ...]:
 
 STUDIES = (
     Study(
-        'groups', 'Game A: hunt, work, tempt', 'dilemmas', ('--graph', 'groups'),
+        'groups', 'Game A: hunt, work, tempt', 'dilemmas', ('--graph', 'groups', '--total-steps', '24000'),
         'optimality', factorial('0.1'),
     ),
     Study(

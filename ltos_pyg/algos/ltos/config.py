@@ -24,12 +24,12 @@ class LToSConfig(SharingQConfig):
     candidates: int = 16  # joint weights that a step of the search compares, half of them wide
     sharpness: float = 2.0  # of the search: beta
     hops: int = 2  # a node's candidates are judged by the return of the nodes within so many hops
-    noise_joint: float = 3.0  # of exploration, on logits: the part that all agents of a graph share
+    noise_joint: float = 4.0  # of exploration, on logits: the part that all agents of a graph share
     noise_own: float = 0.5  # the part of each agent's own share
     noise_received: float = 1.0  # the part of what each agent receives
     noise_local: float = 0.25  # scale of the noise around phi; wide exploration has scale 1
     hold_steps: int | None = None  # steps that exploring weights are held; None: n_step, what one return sums
-    wide_start: float = 0.5  # part of the episodes that explore widely, at the start
+    wide_start: float = 1.0  # part of the episodes that explore widely, at the start
     wide_end: float = 0.1
     wide_fraction: float = 0.5  # part of training over which it falls
 

@@ -15,7 +15,7 @@ from ltos_pyg.algos.losses import mean
 from ltos_pyg.algos.ltos.config import LToSConfig
 from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen
 from ltos_pyg.algos.ltos.fixed import random_sharing
-from ltos_pyg.algos.ltos.search import JointSearch, first_graphs, shaped_gradient_loss
+from ltos_pyg.algos.ltos.search import FIRST_SHARE, JointSearch, first_graphs, shaped_gradient_loss
 from ltos_pyg.algos.ltos.sharing_q import SharingQ
 from ltos_pyg.algos.ltos.weights import HeldNoise, JointNoise, Logits, constant_logits
 from ltos_pyg.data import Transition
@@ -44,7 +44,7 @@ class LToS(SharingQ):
     critics disagree.
 
     **Exploration of weights.** In a part of the episodes (``wide_start`` falling to ``wide_end``) the weights are wide
-    noise around the constant, in the others small noise around :math:`\phi`; see
+    noise around a fixed own share, in the others small noise around :math:`\phi`; see
     :class:`~ltos_pyg.algos.ltos.JointNoise`. So Q learns what to do under any weights.
 
     :attr:`sharing_mode` swaps the weights of :meth:`act` without exploration: ``'phi'``, ``'constant'`` (what
@@ -122,7 +122,7 @@ class LToS(SharingQ):
         wide_now = linear_schedule(c.wide_start, c.wide_end, c.wide_fraction, self.progress)
         noise, wide = self.held.current(graph.batch, graph.num_graphs, wide_now, self.shares_rng)
         near = noise.on(self.logits(self.phi, self.inputs(graph)), edge_index, c.noise_local)
-        far = noise.on(constant_logits(edge_index, graph.num_nodes, self.constant_own), edge_index)
+        far = noise.on(constant_logits(edge_index, graph.num_nodes, FIRST_SHARE), edge_index)
         node = wide[graph.batch]
         edge = torch.where(node[edge_index[0]], far.edge, near.edge)
         return softmax_by_sender(edge, torch.where(node, far.own, near.own), edge_index)

@@ -122,7 +122,7 @@ class JointSearch:
     r"""Moves :math:`\phi` towards joint weights whose *induced joint actions* are worth more, in unshaped reward.
 
     Weights touch the world only through the actions that they lead to. For each state, K joint candidates of logits
-    :math:`L_k` are drawn, half of them widely around the best constant and half closely around :math:`\phi`. All
+    :math:`L_k` are drawn, half of them widely (around own share ``FIRST_SHARE``) and half closely around :math:`\phi`. All
     agents respond at once, :math:`\mathbf{a}_k = \arg\max_a Q(o, a; \mathrm{softmax}(L_k))`, and two critics of the
     unshaped return, each learned from its own half of the frames, judge the joint actions:
 
@@ -193,10 +193,11 @@ class JointSearch:
         x, edge_index, _ = seen
         N, K = x.size(0), c.candidates
         base = constant_logits(edge_index, N, self.constant.own)
+        centre = constant_logits(edge_index, N, FIRST_SHARE)
         detached = Logits(*(part.detach() for part in logits))
         with torch.no_grad():
             due = self.constant.due()
-            draws = [self._candidate(k, base, detached, edge_index, graph_of_node, num_graphs) for k in range(K)]
+            draws = [self._candidate(k, centre, detached, edge_index, graph_of_node, num_graphs) for k in range(K)]
             constants = [constant_logits(edge_index, N, own) for own in (None, SHARES[due])]
             value = self._judge(seen, mask, [*draws, *constants], q_values)  # (2, K + 2, N)
             self.constant.compare(due, (value[:, K + 1] - value[:, K]).sum(-1) / max(N, 1))
@@ -206,11 +207,11 @@ class JointSearch:
         return move / max(N, 1), metrics
 
     def _candidate(
-        self, k: int, base: Logits, phi: Logits, edge_index: Tensor, graph_of_node: Tensor, num_graphs: int
+        self, k: int, centre: Logits, phi: Logits, edge_index: Tensor, graph_of_node: Tensor, num_graphs: int
     ) -> Logits:
         noise = self.noise.draw(graph_of_node, num_graphs, self.rng)
         wide = k < self.config.candidates // 2
-        return noise.on(base, edge_index) if wide else noise.on(phi, edge_index, self.config.noise_local)
+        return noise.on(centre, edge_index) if wide else noise.on(phi, edge_index, self.config.noise_local)
 
     def _judge(
         self, seen: Seen, mask: Tensor | None, candidates: list[Logits], q_values: Callable[..., Tensor]
