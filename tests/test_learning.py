@@ -14,7 +14,6 @@ from ltos_pyg.algos import ALGORITHMS
 from ltos_pyg.cli import main
 from ltos_pyg.data import Snapshot
 from ltos_pyg.graph_env import SingleGraphEnv, SingleStep, VectorGraphEnv, fully_connected
-from ltos_pyg.nn import keep_all
 from ltos_pyg.training.evaluate import Stat, evaluate
 
 OPTIONS: dict[str, Any] = {
@@ -33,11 +32,11 @@ OPTIONS: dict[str, Any] = {
     'num_layers': 1,
     'heads': 2,
 }
-HIGH: dict[str, Any] = {'phi_channels': 8, 'phi_every': 1, 'phi_lr': 1e-2}
+HIGH: dict[str, Any] = {'phi_channels': 8, 'search_channels': 16, 'candidates': 8, 'phi_every': 4, 'phi_lr': 1e-2}
 
 
 class Guess(SingleGraphEnv):
-    """Two agents with a sign each; 1 for who names its own."""
+    """Two agents with a sign each; an agent that names its own gains 1."""
 
     num_features, num_actions, max_nodes, symmetric = 3, 3, 2, True
     whose = 'own'
@@ -52,7 +51,7 @@ class Guess(SingleGraphEnv):
 
 
 class GuessTheOther(Guess):
-    """1 for who names the sign of the other: it must be told."""
+    """An agent that names the sign of the other gains 1: that takes a message."""
 
     whose = 'other'
 
@@ -98,7 +97,7 @@ class PayOnAndOn(Pay):
 def learn(algo: str, game: type[SingleGraphEnv], steps: int, **options: Any) -> Any:
     env = VectorGraphEnv(game, 16)
     maker, config = ALGORITHMS[algo]
-    high = HIGH if algo == 'ltos' else {}
+    high = HIGH if algo.startswith('ltos') else {}
     learner: Any = maker(env.spec, config(**{**OPTIONS, **high, 'total_steps': steps, **options}))
     graph = env.reset(0)
     while learner.env_steps < steps:
@@ -119,13 +118,16 @@ def play(learner: Any, game: type[SingleGraphEnv]) -> dict[str, Stat]:
 
 
 @pytest.mark.parametrize('algo', ['dqn', 'fixed_ltos'])
-def test_what_an_agent_sees_itself_is_learnt_without_being_told(algo):
+def test_what_an_agent_sees_itself_is_learnt_without_messages(algo):
     assert play(learn(algo, Guess, 1_200), Guess)['return'].mean > 0.99
 
 
-@pytest.mark.parametrize(('algo', 'low', 'high'), [('dqn', 0.2, 0.5), ('dgn', 0.97, 1), ('ltos', 0.97, 1)])
-def test_what_a_neighbour_sees_is_learnt_by_those_who_hear_it(algo, low, high):
-    assert low <= play(learn(algo, GuessTheOther, 2_400), GuessTheOther)['return'].mean <= high
+@pytest.mark.parametrize(
+    ('algo', 'steps', 'low', 'high'),
+    [('dqn', 2_400, 0.2, 0.5), ('dgn', 2_400, 0.97, 1), ('ltos', 3_600, 0.97, 1), ('ltos_edge', 3_600, 0.97, 1)],
+)
+def test_what_a_neighbour_sees_is_learnt_from_its_messages(algo, steps, low, high):
+    assert low <= play(learn(algo, GuessTheOther, steps), GuessTheOther)['return'].mean <= high
 
 
 @pytest.mark.parametrize(
@@ -135,6 +137,7 @@ def test_what_a_neighbour_sees_is_learnt_by_those_who_hear_it(algo, low, high):
         ('dqn', 1, PayOnAndOn, (2.0, 2.0)),
         ('dqn', 3, PayOnAndOn, (2.0, 2.0)),
         ('ltos', 3, PayOnAndOn, (2.0, 2.0)),
+        ('ltos_edge', 3, PayOnAndOn, (2.0, 2.0)),
     ],
 )
 def test_the_end_of_the_task_has_no_value_and_the_end_of_the_clock_has(algo, n_step, game, values):
@@ -142,7 +145,12 @@ def test_the_end_of_the_task_has_no_value_and_the_end_of_the_clock_has(algo, n_s
     graph = VectorGraphEnv(game, 1).reset(0)
     for clock, value in enumerate(values):
         graph.x = torch.eye(2)[clock].repeat(2, 1)
-        q = learner.q_values(learner.network, graph, keep_all(graph.edge_index, 2))
+        sharing = learner.act(graph).sharing  # the same for both, so it does not change what they get
+        if algo == 'ltos_edge':  # what is each agent's own; its pair values say that no action matters to the other
+            q, pair = learner.network.values(*learner.inputs(graph), sharing)
+            torch.testing.assert_close(pair, torch.zeros(2, 2), atol=0.25, rtol=0)
+        else:
+            q = learner.q_values(learner.network, graph, sharing)
         torch.testing.assert_close(q, torch.full((2, 2), value), atol=0.25, rtol=0)
 
 
@@ -150,8 +158,14 @@ def test_the_end_of_the_task_has_no_value_and_the_end_of_the_clock_has(algo, n_s
     ('algo', 'options', 'gain'),
     [
         ('dgn', {}, 0.0),
-        ('fixed_ltos', {'own': 0.7}, 0.4),
-        ('ltos', {'initial_own': 0.95}, 0.4),  # help pays who helps where (1 - own) * 1 > own * 0.2: not yet
+        ('dgn', {'reward': 'neighbourhood'}, 0.4),
+        ('dgn', {'reward': 'team'}, 0.4),
+        ('fixed_ltos', {'kept': 0.95}, 0.0),  # it pays where (1 - kept) * 1 > kept * 0.2
+        ('fixed_ltos', {'kept': 0.7}, 0.4),
+        ('fixed_ltos', {'kept': 0.95, 'critic': 'edge'}, 0.0),
+        ('fixed_ltos', {'kept': 0.7, 'critic': 'edge'}, 0.4),
+        ('ltos', {}, 0.4),
+        ('ltos_edge', {}, 0.4),
     ],
 )
 def test_an_agent_helps_where_it_gets_a_share_of_what_that_brings(algo, options, gain):

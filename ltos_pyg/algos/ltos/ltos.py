@@ -40,15 +40,14 @@ class LToS(SharingQ):
        paper's) climbs :math:`\sum_i \max_a Q_i(o, a; \phi(o))` with Q frozen.
 
     The logits of the weights are those of a constant share plus what :math:`\phi` adds to them, which is zero at the
-    start. With the search, the constant is the best one found so far, and :math:`\phi` falls back to it where its
-    critics disagree.
+    start. With the search, :math:`\phi` is pulled to the best constant found so far where its critics disagree.
 
     **Exploration of weights.** In a part of the episodes (``wide_start`` falling to ``wide_end``) the weights are wide
     noise around a fixed own share, in the others small noise around :math:`\phi`; see
     :class:`~ltos_pyg.algos.ltos.JointNoise`. So Q learns what to do under any weights.
 
-    :attr:`sharing_mode` swaps the weights of :meth:`act` without exploration: ``'phi'``, ``'constant'`` (what
-    :math:`\phi` starts from), ``'uniform'``, ``'keep'`` (every agent keeps all) or ``'random'`` (uniform on the
+    :attr:`sharing_mode` swaps the weights of :meth:`act` without exploration: ``'phi'``, ``'constant'`` (the best
+    one found), ``'uniform'``, ``'keep'`` (every agent keeps all) or ``'random'`` (uniform on the
     simplex, anew at each step).
 
     Args:
@@ -83,17 +82,22 @@ class LToS(SharingQ):
     # the weights -------------------------------------------------------------------------------------------------
 
     @property
-    def constant_own(self) -> float | None:
+    def first_own(self) -> float | None:
         """The own share that phi starts from, ``None`` for uniform."""
+        return self.config.initial_own if self.search is None else FIRST_SHARE
+
+    @property
+    def constant_own(self) -> float | None:
+        """The best constant own share so far, ``None`` for uniform; with the paper's objective the first one."""
         return self.config.initial_own if self.search is None else self.search.constant.own
 
     def logits(self, phi: SharingPolicy, seen: Seen) -> Logits:
-        """The weights before the softmax: those of the constant, plus what phi adds."""
+        """The weights before the softmax: those of the first share, plus what phi adds."""
         x, edge_index, edge_attr = seen
         with self.autocast():
             edge, own = phi.logits(x, edge_index, edge_attr)
-        base = constant_logits(edge_index, x.size(0), self.constant_own)
-        return Logits(base.edge + edge, base.own + own)
+        first = constant_logits(edge_index, x.size(0), self.first_own)
+        return Logits(first.edge + edge, first.own + own)
 
     def sharing(self, phi: SharingPolicy, graph: Batch) -> Sharing:
         """The weights that a high level decides on."""

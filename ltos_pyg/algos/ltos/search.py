@@ -122,9 +122,9 @@ class JointSearch:
     r"""Moves :math:`\phi` towards joint weights whose *induced joint actions* are worth more, in unshaped reward.
 
     Weights touch the world only through the actions that they lead to. For each state, K joint candidates of logits
-    :math:`L_k` are drawn, half of them widely (around own share ``FIRST_SHARE``) and half closely around :math:`\phi`. All
+    :math:`L_k` are drawn, half of them widely around own share ``FIRST_SHARE``, half closely around :math:`\phi`. All
     agents respond at once, :math:`\mathbf{a}_k = \arg\max_a Q(o, a; \mathrm{softmax}(L_k))`, and two critics of the
-    unshaped return, each learned from its own half of the frames, judge the joint actions:
+    unshaped return, each learned from its own half of the frames, score the joint actions:
 
     .. math::
         F_{cki} &= \sum_{j \in C(i)} G_{cj}(o, \mathbf{a}_k) \text{ less its mean over } k, \qquad
@@ -199,7 +199,7 @@ class JointSearch:
             due = self.constant.due()
             draws = [self._candidate(k, centre, detached, edge_index, graph_of_node, num_graphs) for k in range(K)]
             constants = [constant_logits(edge_index, N, own) for own in (None, SHARES[due])]
-            value = self._judge(seen, mask, [*draws, *constants], q_values)  # (2, K + 2, N)
+            value = self._score(seen, mask, [*draws, *constants], q_values)  # (2, K + 2, N)
             self.constant.compare(due, (value[:, K + 1] - value[:, K]).sum(-1) / max(N, 1))
             target_own, target_edge, trust = self._target(value[:, :K], draws, detached, base, edge_index, N)
         move = 0.5 * ((logits.own - target_own).square().sum() + (logits.edge - target_edge).square().sum())
@@ -213,10 +213,10 @@ class JointSearch:
         wide = k < self.config.candidates // 2
         return noise.on(centre, edge_index) if wide else noise.on(phi, edge_index, self.config.noise_local)
 
-    def _judge(
+    def _score(
         self, seen: Seen, mask: Tensor | None, candidates: list[Logits], q_values: Callable[..., Tensor]
     ) -> Tensor:
-        """What the two critics expect of each node after the joint response to each candidate, (2, K, N)."""
+        """The two critics' returns of each node after the joint response to each candidate, (2, K, N)."""
         K, N = len(candidates), seen[0].size(0)
         x, edge_index, edge_attr = repeated(seen, K)
         stacked = Logits(*(torch.cat(parts) for parts in zip(*candidates, strict=True)))

@@ -381,7 +381,7 @@ def test_the_response_to_a_candidate_is_everyones_best_legal_action_at_once(monk
     critic = algo.search.critics[0]
     monkeypatch.setattr(algo.search, 'critics', [lambda *args: actions.append(args[-1]) or critic(*args)])
     candidates = [constant_logits(t.graph.edge_index, t.graph.num_nodes, own) for own in (None, 0.9, 0.1)]
-    value = algo.search._judge(seen, mask, candidates, algo.network)
+    value = algo.search._score(seen, mask, candidates, algo.network)
     assert value.shape == (1, 3, t.graph.num_nodes)
     for action, logits in zip(actions[0], candidates, strict=True):
         sharing = sender_softmax(*logits, t.graph.edge_index)
