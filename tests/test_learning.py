@@ -1,4 +1,4 @@
-"""What is learnt: games with a known optimum, and the prisoner's dilemma of the paper (slow)."""
+"""What is learnt: games with a known optimum, and (slow) the paper's prisoner and the one-step dilemmas."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor
 from ltos_pyg.algos import ALGORITHMS
 from ltos_pyg.cli import main
 from ltos_pyg.data import Snapshot
+from ltos_pyg.envs import DilemmasConfig
+from ltos_pyg.envs.dilemmas_theory import best_constant, games
 from ltos_pyg.graph_env import SingleGraphEnv, SingleStep, VectorGraphEnv, fully_connected
 from ltos_pyg.training.evaluate import Stat, evaluate
 
@@ -173,17 +175,39 @@ def test_an_agent_helps_where_it_gets_a_share_of_what_that_brings(algo, options,
     assert stats['return'].mean == pytest.approx(gain)
 
 
-# --- the paper's dilemma ---------------------------------------------------------------------------------------------
+# --- dilemmas --------------------------------------------------------------------------------------------------------
+
+
+def trained_by_command(folder: Path, *args: str) -> dict[str, Any]:
+    """The final evaluation of a run, by mode."""
+    assert main(['train', *args, '--no-media', '--out', str(folder)]) == 0
+    return json.loads((folder / 'final.json').read_text())['eval']
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('algo', 'seed', 'low', 'high'),
-    [('ltos', 0, 0.95, 0.97), ('ltos', 1, 0.95, 0.97), ('dqn', 0, 0.46, 0.52), ('dgn', 0, 0.46, 0.52)],
+    [
+        ('ltos', 0, 0.95, 0.97),
+        ('ltos', 1, 0.95, 0.97),
+        ('ltos_edge', 0, 0.95, 0.97),
+        ('ltos_edge', 1, 0.95, 0.97),
+        ('dqn', 0, 0.46, 0.52),
+        ('dgn', 0, 0.46, 0.52),
+    ],
 )
 def test_the_prisoners_cooperate_with_ltos_alone(tmp_path: Path, algo, seed, low, high):
-    folder = tmp_path / 'run'
-    args = ['train', 'prisoner', '--algo', algo, '--seed', str(seed), '--no-media', '--out', str(folder)]
-    assert main(args) == 0
-    result = json.loads((folder / 'final.json').read_text())['eval']['policy']['return']
-    assert low <= result['mean'] <= high + 1e-6
+    result = trained_by_command(tmp_path / 'run', 'prisoner', '--algo', algo, '--seed', str(seed))
+    assert low <= result['policy']['return']['mean'] <= high + 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('algo', 'graph'), [('ltos_edge', 'groups'), ('ltos', 'groups'), ('ltos_edge', 'double_star')])
+def test_weights_that_follow_the_state_pass_every_constant(tmp_path: Path, algo, graph):
+    config = DilemmasConfig(graph=graph)
+    of_constant = best_constant(games(config)[0])[1] / config.optimum
+    result = trained_by_command(tmp_path / 'run', 'dilemmas', '--graph', graph, '--algo', algo)
+    assert of_constant < 0.6
+    assert result['policy']['optimality']['mean'] > 0.9
+    if graph == 'double_star':  # no constant is better in the very same low level either
+        assert result['constant']['optimality']['mean'] < of_constant + 0.05

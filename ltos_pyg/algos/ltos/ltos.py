@@ -43,7 +43,7 @@ class LToS(SharingQ):
     start. With the search, :math:`\phi` is pulled to the best constant found so far where its critics disagree.
 
     **Exploration of weights.** In a part of the episodes (``wide_start`` falling to ``wide_end``) the weights are wide
-    noise around a fixed own share, in the others small noise around :math:`\phi`; see
+    noise around the first share, in the others small noise around :math:`\phi`; see
     :class:`~ltos_pyg.algos.ltos.JointNoise`. So Q learns what to do under any weights.
 
     :attr:`sharing_mode` swaps the weights of :meth:`act` without exploration: ``'phi'``, ``'constant'`` (the best
@@ -126,7 +126,7 @@ class LToS(SharingQ):
         wide_now = linear_schedule(c.wide_start, c.wide_end, c.wide_fraction, self.progress)
         noise, wide = self.held.current(graph.batch, graph.num_graphs, wide_now, self.shares_rng)
         near = noise.on(self.logits(self.phi, self.inputs(graph)), edge_index, c.noise_local)
-        far = noise.on(constant_logits(edge_index, graph.num_nodes, FIRST_SHARE), edge_index)
+        far = noise.on(constant_logits(edge_index, graph.num_nodes, self.first_own), edge_index)
         node = wide[graph.batch]
         edge = torch.where(node[edge_index[0]], far.edge, near.edge)
         return softmax_by_sender(edge, torch.where(node, far.own, near.own), edge_index)

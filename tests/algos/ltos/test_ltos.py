@@ -24,7 +24,7 @@ from algos_zoo import (
 )
 from torch.testing import assert_close
 
-from ltos_pyg.algos.ltos.search import SHARES
+from ltos_pyg.algos.ltos.search import FIRST_SHARE, SHARES
 from ltos_pyg.envs import JungleEnv
 from ltos_pyg.nn import Sharing, check_sharing, constant_sharing, keep_all, sender_softmax
 
@@ -185,16 +185,17 @@ def test_logits_are_those_of_the_constant_plus_what_phi_adds(variant):
 
 @every_search
 @pytest.mark.parametrize('own', [None, 0.02, 0.7])
-def test_phi_is_what_is_added_to_whatever_constant_is_best_now(variant, own):
+def test_a_new_best_constant_does_not_shift_what_phi_learned(variant, own):
     algo, graph = make(variant, jungle()), jungle().reset(0)
+    first = constant_sharing(graph.edge_index, graph.num_nodes, FIRST_SHARE)
+    assert_close(algo.act(graph).sharing, first)
     algo.search.constant.best.fill_(SHARES.index(own))
-    expected = constant_sharing(graph.edge_index, graph.num_nodes, own)
-    assert_close(algo.act(graph).sharing, expected)
+    assert_close(algo.act(graph).sharing, first)
+    assert_close(algo.sharing_under(graph, 'constant'), constant_sharing(graph.edge_index, graph.num_nodes, own))
     with torch.no_grad():
         algo.target_phi.head.self_logit.bias += 1.0
-    odds = lambda kept: torch.logit(kept)
     shifted = algo.act(graph).sharing.kept
-    assert_close(odds(shifted) - odds(expected.kept), torch.ones(graph.num_nodes), atol=1e-3, rtol=1e-3)
+    assert_close(shifted.logit() - first.kept.logit(), torch.ones(graph.num_nodes), atol=1e-3, rtol=1e-3)
 
 
 @every_ltos

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -421,6 +422,8 @@ def hunters(variant: str, **options: Any) -> Any:
     if algo.search is not None:
         algo.search.critics = nn.ModuleList([StagHunt(), StagHunt()])
         algo.search.constant.best.fill_(SHARES.index(0.7))
+        with torch.no_grad():
+            algo.phi.head.self_logit.bias += math.log(0.7 / 0.3) - math.log(FIRST_SHARE / (1 - FIRST_SHARE))
     return algo
 
 
