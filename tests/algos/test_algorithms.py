@@ -402,7 +402,7 @@ def test_features_of_any_dtype_are_taken():
         ('ltos', {'candidates': 1}, r"'candidates' must be at least 2, or there is nothing to compare \(got 1\)"),
         ('ltos', {'sharpness': -1.0}, r"'sharpness' must be at least 0 \(got -1.0\)"),
         ('ltos', {'hops': 0}, r"'hops' must be at least 1 \(got 0\)"),
-        ('ltos', {'hold_steps': 0}, r"'hold_steps' must be at least 1 \(got 0\)"),
+        ('ltos', {'hold_steps': 0}, r"'hold_steps' must be at least 1, or None for n_step \(got 0\)"),
         ('ltos', {'wide_end': 1.5}, r"'wide_end' must lie in \[0, 1\] \(got 1.5\)"),
         ('ltos', {'noise_own': float('nan')}, r"'noise_own' must be at least 0 \(got nan\)"),
         ('ltos_edge', {'initial_own': 1.0}, r"'initial_own' must lie strictly between 0 and 1, .* \(got 1.0\)"),
