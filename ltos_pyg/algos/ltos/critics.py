@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.data import Batch
 
 from ltos_pyg.algos.dqn import DQNConfig
 from ltos_pyg.algos.losses import follow, gap_to_best, masked, mean, td_loss, td_target
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
-from ltos_pyg.nn import DGN, DGNTrunk, EdgeQHead, Sharing
+from ltos_pyg.nn import DGN, DGNTrunk, EdgeQHead, Sharing, share_value
 
 Seen = tuple[Tensor, Tensor, Tensor | None]  # x, edge_index, edge_attr, as networks see them
 
@@ -30,6 +31,17 @@ class LowLevelBatch(NamedTuple):
     t: Transition
     seen: Seen  # of t.graph
     ahead: Ahead | None  # None where no agent has a future: the discounts are all 0, as in one-step games
+    apart: Tensor  # (2, P) more pairs that the edge critic learns the values of, see random_pairs
+
+
+def random_pairs(graph: Batch, rng: torch.Generator) -> Tensor:
+    """Pairs of different agents of one graph, (2, P): about as many as edges, at least one an agent, all owners alike."""
+    N = graph.num_nodes
+    owner = torch.arange(max(graph.num_edges, N), device=graph.ptr.device) % max(N, 1)
+    first, size = (part[graph.batch[owner]] for part in (graph.ptr[:-1], graph.ptr.diff()))
+    chance = torch.rand(len(owner), generator=rng, device=owner.device)
+    other = first + (chance * size).long().minimum(size - 1)
+    return torch.stack([owner, other])[:, other != owner]
 
 
 def find_edges(edge_index: Tensor, pairs: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
@@ -43,14 +55,26 @@ def find_edges(edge_index: Tensor, pairs: Tensor, num_nodes: int) -> tuple[Tenso
     return order[at], key[at] == wanted
 
 
+def features_of(pairs: Tensor, seen: Seen) -> Tensor | None:
+    """Edge features (P, D) of pairs (2, P): zeros where no edge joins them, ``None`` where edges have none."""
+    x, edge_index, edge_attr = seen
+    if edge_attr is None:
+        return None
+    if edge_index.size(1) == 0:
+        return edge_attr.new_zeros(pairs.size(1), edge_attr.size(1))
+    at, joined = find_edges(edge_index, pairs, x.size(0))
+    return torch.where(joined.unsqueeze(-1), edge_attr[at], 0.0)
+
+
 class NodeCritic(DGN):
     r"""The paper's critic: :math:`Q_i(o, a; w)`, the discounted *shaped* reward of node :math:`i`.
 
     .. math::
         Q_i(o, a_i; w) \to R^w_i + \gamma^n Q^-_i(o', a'_i; \phi'(o')), \qquad
-        r^w_i = w_{ii} r_i + \sum_{j \to i} w_{ji} r_j
+        R^w_i = w_{ii} R_i + \sum_{j \to i} w_{ji} R_j
 
-    The weights are inputs of the network (see :class:`~ltos_pyg.nn.DGNTrunk`), unless ``sees_weights`` is false: where
+    with the n-step returns :math:`R` of own rewards, shared by the weights :math:`w` that are the input: so the target
+    depends on no weights that the network does not see. The weights are inputs of the network (see :class:`~ltos_pyg.nn.DGNTrunk`), unless ``sees_weights`` is false: where
     they never change there is nothing to see.
 
     Shapes:
@@ -70,7 +94,9 @@ class NodeCritic(DGN):
 
     def loss(self, target: NodeCritic, batch: LowLevelBatch, config: DQNConfig) -> tuple[Tensor, dict[str, Tensor]]:
         """The temporal-difference loss of one batch, and what to log of it."""
-        t, y = batch.t, batch.t.shaped
+        t = batch.t
+        assert t.sharing is not None
+        y = share_value(t.reward, t.graph.edge_index, t.sharing)
         if batch.ahead is not None:
             with torch.no_grad():
                 next_q = taken(target(*batch.ahead.seen, batch.ahead.sharing), batch.ahead.action)
@@ -96,7 +122,10 @@ class EdgeCritic(nn.Module):
 
     Each reward is learned once, unmixed, and i's action is told apart from the rest of j's return. The network also
     sees the weights (others react to them), so :math:`Q_i` is linear in :math:`w` only as far as nobody else reacts.
-    Where j and i are no longer neighbours at :math:`o'`, the last term is 0: i's actions no longer count for j.
+
+    Neighbours part while the effect of an action goes on, so where the graph moves, :math:`U_{ji}` is learned for
+    random pairs of a graph too, with zeros for edge features where no edge joins them: values that a pair falls back
+    to are trained ones.
 
     Shapes: as :class:`NodeCritic`.
     """
@@ -121,15 +150,16 @@ class EdgeCritic(nn.Module):
 
     def loss(self, target: EdgeCritic, batch: LowLevelBatch, config: DQNConfig) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the losses of own and of pair values, and what to log of them."""
-        t = batch.t
-        owner, actor = t.graph.edge_index
+        t, edge_index = batch.t, batch.t.graph.edge_index
         assert t.sharing is not None
-        own, pair = self.values(*batch.seen, t.sharing)
+        pairs = torch.cat([edge_index, batch.apart], dim=1)
+        own, pair = self._pair_values(batch.seen, t.sharing, pairs)
+        owner, actor = pairs
         own_taken, pair_taken = taken(own, t.action), taken(pair, t.action[actor])
         with torch.no_grad():
-            q = EdgeQHead.combine(own, pair, t.graph.edge_index, t.sharing)
+            q = EdgeQHead.combine(own, pair[: edge_index.size(1)], edge_index, t.sharing)
             best = masked(q, t.graph.get('action_mask')).argmax(-1)
-            own_next, pair_next = self._next_values(target, batch)
+            own_next, pair_next = self._next_values(target, batch, pairs)
             own_target = td_target(t.reward, t.discount, own_next) - config.action_gap * gap_to_best(
                 own, best, t.action
             )
@@ -142,19 +172,20 @@ class EdgeCritic(nn.Module):
         metrics = {'loss': own_loss.detach(), 'pair_loss': pair_loss.detach(), 'q': mean(own_taken.detach())}
         return own_loss + pair_loss, metrics
 
-    def _next_values(self, target: EdgeCritic, batch: LowLevelBatch) -> tuple[Tensor, Tensor]:
-        """Values n steps on: of each node that acted (N,), and of each edge (E,), 0 where it is no longer there."""
+    def _pair_values(self, seen: Seen, sharing: Sharing, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """:math:`U_{ii}` (N, A), and :math:`U_{ji}` (P, A) of any pairs (2, P)."""
+        h = self.trunk(*seen, sharing if self.trunk.sharing else None)
+        own, pair = self.head(h, pairs, features_of(pairs, seen))
+        return own, pair
+
+    def _next_values(self, target: EdgeCritic, batch: LowLevelBatch, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """Values n steps on: of each node that acted (N,), and of each pair (P,)."""
         t, ahead = batch.t, batch.ahead
         if ahead is None:
-            return torch.zeros_like(t.reward), t.reward.new_zeros(t.graph.edge_index.size(1))
-        own, pair = target.values(*ahead.seen, ahead.sharing)
-        own_next = follow(taken(own, ahead.action), t.successor_node)
-        edges = t.successor.edge_index
-        at, still = find_edges(edges, t.successor_node[t.graph.edge_index], t.successor.num_nodes)
-        if edges.size(1) == 0:
-            return own_next, t.reward.new_zeros(at.shape)
-        pair_next = taken(pair, ahead.action[edges[1]]).index_select(0, at)
-        return own_next, torch.where(still, pair_next, 0.0)
+            return torch.zeros_like(t.reward), t.reward.new_zeros(pairs.size(1))
+        then = t.successor_node[pairs]
+        own, pair = target._pair_values(ahead.seen, ahead.sharing, then)
+        return follow(taken(own, ahead.action), t.successor_node), taken(pair, ahead.action[then[1]])
 
 
 CRITICS: dict[str, type[NodeCritic] | type[EdgeCritic]] = {'node': NodeCritic, 'edge': EdgeCritic}

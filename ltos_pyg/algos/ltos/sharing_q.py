@@ -12,9 +12,11 @@ from torch_geometric.data import Batch
 from ltos_pyg.algos.dgn import DGN
 from ltos_pyg.algos.dqn import DQNConfig
 from ltos_pyg.algos.losses import masked
-from ltos_pyg.algos.ltos.critics import CRITICS, Ahead, LowLevelBatch
+from ltos_pyg.algos.ltos.critics import CRITICS, Ahead, LowLevelBatch, find_edges, random_pairs
 from ltos_pyg.data import Transition
+from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import Sharing
+from ltos_pyg.seeding import generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,12 @@ class SharingQ(DGN):
     target: Any
     averaged: Any
 
+    def __init__(
+        self, spec: GraphEnvSpec, config: SharingQConfig, seed: int = 0, device: str | torch.device = 'cpu'
+    ) -> None:
+        super().__init__(spec, config, seed, device)
+        self.pairs_rng = generator(seed, 'pairs', self.device)
+
     def build_network(self) -> nn.Module:
         return CRITICS[self.critic](self.spec, self.config, self.config.pair_channels, self.sees_weights)
 
@@ -58,6 +66,15 @@ class SharingQ(DGN):
         """The weights at the successors of a batch."""
         raise NotImplementedError
 
+    def pairs_apart(self, t: Transition) -> Tensor:
+        """Random pairs (2, P) for the edge critic, where neighbours of the batch part; else none."""
+        if self.critic == 'edge':
+            there = (t.discount > 0)[t.graph.edge_index].all(0)
+            then = t.successor_node[t.graph.edge_index[:, there]]
+            if not find_edges(t.successor.edge_index, then, t.successor.num_nodes)[1].all():
+                return random_pairs(t.graph, self.pairs_rng)
+        return t.graph.edge_index[:, :0]
+
     def loss(self, t: Transition) -> tuple[Tensor, dict[str, Tensor]]:
         ahead = None
         if bool((t.discount > 0).any()):
@@ -65,6 +82,9 @@ class SharingQ(DGN):
                 seen, sharing = self.inputs(t.successor), self.next_sharing(t)
                 q = (self.network if self.config.double_q else self.target)(*seen, sharing)
                 ahead = Ahead(seen, sharing, masked(q, t.successor.get('action_mask')).argmax(-1))
-        self.batch = LowLevelBatch(t, self.inputs(t.graph), ahead)
+        self.batch = LowLevelBatch(t, self.inputs(t.graph), ahead, self.pairs_apart(t))
         with self.autocast():
             return self.network.loss(self.target, self.batch, self.config)
+
+    def generators(self) -> dict[str, torch.Generator]:
+        return super().generators() | {'pairs': self.pairs_rng}
