@@ -40,6 +40,7 @@ setup(
         'numpy>=1.26',
         'gymnasium>=1.0',
         'numba>=0.60',
+        'psutil>=5.9',
         'tqdm>=4.66',
         'tyro>=0.9',
     ],

@@ -541,7 +541,7 @@ BAD = {
     'edge_attr missing': r"'step.graph.edge_attr' must fit the spec .* got none",
     'edge_attr nan': r"'step.graph.edge_attr' must be finite",
     'mask missing': r"'step.graph.action_mask' must fit the spec .* got none",
-    'ids missing': r"'step.graph' needs 'node_id' \(N,\), who is who",
+    'ids missing': r"'step.graph' needs 'node_id' \(N,\), which identifies the agents",
     'ids length': r"'step.graph.node_id' needs one row per node: expected 10 rows",
     'ids twice': r"'step.graph.node_id' must hold each id once per graph, .* \(got \[0, 0, 0, 0, 0\] in graph 0\)",
     'ids too large': r"'step.graph.node_id' must hold each id once per graph, in \[0, 2\^31\)",
