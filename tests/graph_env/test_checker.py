@@ -198,7 +198,7 @@ broken('fields', r'reset: expected no `action_mask`, got one\. Emit', 'mask')(
     with_graph(lambda g: None, has_action_mask=False)
 )
 broken('fields', 'reset: expected a tensor `edge_attr`, got none', 'none')(with_graph(without('edge_attr')))
-broken('who is who', r'reset: expected a tensor `node_id`, got none\. Where nodes come and go')(
+broken('node identity', r'reset: expected a tensor `node_id`, got none\. Where nodes come and go')(
     with_graph(without('node_id'), fixed_nodes=False)
 )
 broken('nodes by graph', r'reset: expected `ptr` and `batch` that split the 9 rows of x .* got ptr \[0, 3, 6, 9\]')(
@@ -371,7 +371,7 @@ class Grows(Drift):
         return super().step(action)
 
 
-@broken('global chance', r'step 1: expected the global generators left alone, got those of torch used or seeded')
+@broken('global randomness', r'step 1: expected the global generators left alone, got those of torch used or seeded')
 class GlobalTorch(Drift):
     def step(self, action: Tensor) -> GraphStep:
         torch.rand(1)
@@ -379,7 +379,7 @@ class GlobalTorch(Drift):
 
 
 @broken(
-    'global chance', r'reset: expected the global generators left alone, got those of numpy used or seeded', 'numpy'
+    'global randomness', r'reset: expected the global generators left alone, got those of numpy used or seeded', 'numpy'
 )
 class GlobalNumpy(Drift):
     def reset(self, seed: int | None = None) -> Batch:
@@ -408,7 +408,7 @@ class IgnoresSeed(Drift):
         return super().reset()
 
 
-@broken('new object', r'reset: expected the same episodes .* got other .*graph\.x\. Let chance hang on the seed alone')
+@broken('new object', r'reset: expected the same episodes .* got other .*graph\.x\. Draw everything from the seed')
 class ByObject(Drift):
     made = 0
 
@@ -422,7 +422,8 @@ class ByObject(Drift):
 
 
 @broken(
-    'beside a twin', r'step 1: expected the same episodes from the same seed and actions, got other .* on the object'
+    'concurrent instance',
+    r'step 1: expected the same episodes from the same seed and actions, got other .* on the object',
 )
 class SharedGenerator(Drift):
     shared = torch.Generator()
@@ -433,7 +434,9 @@ class SharedGenerator(Drift):
 
 
 @broken(
-    'beside a twin', r'play: expected the same episodes as alone, got ValueError: one action per node\. Keep', 'raises'
+    'concurrent instance',
+    r'play: expected the same episodes as alone, got ValueError: one action per node\. Keep',
+    'raises',
 )
 class OneAtATime(Drift):
     playing: list[GraphEnv] = []
