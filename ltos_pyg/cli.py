@@ -277,8 +277,17 @@ def _watch(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _bench(args: argparse.Namespace, rest: list[str]) -> int:
-    from ltos_pyg.experiments.bench import run_benchmarks
+    import ltos_pyg
     from ltos_pyg.experiments.tables import format_bench
+
+    root = Path(ltos_pyg.__file__).resolve().parents[1]
+    if not (root / 'benchmarks' / '__init__.py').is_file():
+        raise ValueError(
+            f"'ltos bench' needs a checkout of the repository, for the installed package has no benchmarks (looked for "
+            f"'benchmarks' in '{root}'). Clone it, run pip install -e . there, and try again."
+        )
+    sys.path.insert(0, str(root))
+    from benchmarks import run_benchmarks
 
     rows = run_benchmarks(args.names)
     print(json.dumps(rows, indent=2) if args.json else format_bench(rows))

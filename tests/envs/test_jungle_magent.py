@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.magent import MAgentJungle
 from ltos_pyg.envs import GreedyAttacker, JungleEnv, PeacefulEater, RandomPolicy
-from ltos_pyg.experiments.bench.magent import MAgentJungle
 
 pytest.importorskip('magent2')
 

@@ -1,4 +1,4 @@
-"""Speed, measured beside a peer in the same run: ``ltos bench``."""
+"""Speed, measured beside a peer in the same run: ``ltos bench``, from a checkout of the repository."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run_benchmarks(names: Sequence[str] = ()) -> list[Row]:
         raise ValueError(f"unknown benchmark '{unknown[0]}'. Choose from: {', '.join(BENCHMARKS)}")
     rows: list[Row] = []
     for name in names or BENCHMARKS:
-        module = import_module(f'ltos_pyg.experiments.bench.{name}')
+        module = import_module(f'benchmarks.{name}')
         run: Callable[[], list[Row]] = getattr(module, BENCHMARKS[name])
         rows += run()
     return rows
