@@ -61,12 +61,15 @@ def _has_numba() -> bool:
 
 
 def can_use_kernel(qkv: Tensor, edge_index: Tensor) -> bool:
-    """Whether the compiled kernel serves here: float32 on the CPU, enough edges, and nobody traces or transforms."""
+    """Whether the compiled kernel serves here: float32 on the CPU, enough edges, and no tracing or transforming.
+
+    Tracing is asked about first: under ``torch.export`` the comparison of the number of edges would freeze it.
+    """
     return (
-        qkv.device.type == 'cpu'
+        not torch.compiler.is_compiling()
+        and qkv.device.type == 'cpu'
         and qkv.dtype == torch.float32
         and edge_index.size(1) >= MIN_EDGES
-        and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()  # torch.func, as autograd.Function itself asks
         and _has_numba()
     )

@@ -131,7 +131,7 @@ class DGNTrunk(nn.Module):
         """The encoder, with the features of the weights joining its first layer."""
         assert self.lin_sharing is not None
         first, *rest = self.encoder.lins
-        h = (first(x) + self.lin_sharing(of_node)).relu()
+        h = (first(x) + self.lin_sharing(of_node.to(self.lin_sharing.weight.dtype))).relu()
         for lin in rest:
             h = lin(h).relu()
         return h

@@ -19,6 +19,24 @@ def _may_look_at_values(tensor: Tensor) -> bool:
     return tensor.device.type == 'cpu' and not torch.compiler.is_compiling()
 
 
+def check_in_channels(in_channels: object) -> None:
+    """Raises a ``ValueError`` for PyG's pair of sizes, ``(-1, -1)``: the layers here work on one set of nodes."""
+    if isinstance(in_channels, tuple | list):
+        raise ValueError(
+            f"'in_channels' must be one int, for this layer works on one set of nodes (got {in_channels}). Make a "
+            f'graph of two sets one graph first, e.g. by HeteroData.to_homogeneous().'
+        )
+
+
+def check_node_features(x: object) -> None:
+    """Raises a ``ValueError`` for PyG's pair of features, ``(x_src, x_dst)``."""
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f"'x' must be one tensor (N, F), for this layer works on one set of nodes (got a {type(x).__name__}). Make "
+            f'a graph of two sets one graph first, e.g. by HeteroData.to_homogeneous().'
+        )
+
+
 def check_rows(name: str, tensor: Tensor, rows: int, what: str) -> None:
     """Raises a ``ValueError`` unless ``tensor`` has one row per node, edge or graph."""
     if tensor.dim() == 0 or tensor.size(0) != rows:

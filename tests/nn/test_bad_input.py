@@ -10,6 +10,7 @@ from ltos_pyg.nn import (
     DGNTrunk,
     EdgePolicyHead,
     EdgeQHead,
+    IntentionConv,
     LToSConv,
     Sharing,
     check_sharing,
@@ -144,6 +145,20 @@ CALLS = {
     'DGNConv: heads': (lambda: DGNConv(5, 6, heads=4), r"'heads' must divide 'out_channels' \(got 4 heads, 6 channels"),
     'DGNConv: no heads': (lambda: DGNConv(5, 6, heads=0), r"'heads' must divide 'out_channels' \(got 0 heads"),
     'LToSConv: no heads': (lambda: LToSConv(5, 6, heads=0), r"'heads' must divide 'out_channels' \(got 0 heads"),
+    **{
+        f'{conv.__name__}: two sets of nodes': (
+            lambda conv=conv: conv(5, 8)((X, X), EDGES),
+            r"'x' must be one tensor \(N, F\), for this layer works on one set of nodes \(got a tuple\)\. Make a",
+        )
+        for conv in (LToSConv, DGNConv, IntentionConv)
+    },
+    **{
+        f'{conv.__name__}: two sizes': (
+            lambda conv=conv: conv((-1, -1), 8),
+            r"'in_channels' must be one int.*\(got \(-1, -1\)\)\. Make a graph of two sets one graph first",
+        )
+        for conv in (LToSConv, DGNConv, IntentionConv)
+    },
     'head: initial share 1': (lambda: EdgePolicyHead(5, initial_own=1.0), r"'initial_own' must lie strictly between 0"),
     'head: initial share 0': (lambda: EdgePolicyHead(5, initial_own=0.0), r'strictly between 0 and 1 \(got 0\.0\)'),
     'trunk: sharing missing': (

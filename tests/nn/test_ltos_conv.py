@@ -9,8 +9,9 @@ from torch.testing import assert_close
 from torch_geometric.data import Data
 from torch_geometric.explain import Explainer, GNNExplainer
 from torch_geometric.nn import GCNConv, Sequential, to_hetero
+from torch_geometric.utils import k_hop_subgraph
 
-from ltos_pyg.nn import LToSConv, check_sharing, constant_sharing, keep_all, share_value
+from ltos_pyg.nn import LToSConv, Sharing, check_sharing, constant_sharing, keep_all, share_value
 from ltos_pyg.testing import random_snapshot
 
 VARIANTS = [(1, None), (3, None), (1, 2), (3, 2)]
@@ -155,3 +156,15 @@ def test_goes_through_to_hetero_and_explainers():
 
 def test_repr():
     assert repr(LToSConv(5, 6, heads=3)) == 'LToSConv(5, 6, heads=3)'
+
+
+def test_neighbour_sampling_needs_the_weights_of_the_whole_graph():
+    graph, target = random_snapshot(12, 40, 4), 3
+    conv = LToSConv(4, 6)
+    whole = conv(graph.x, graph.edge_index)[target]
+    share = conv.share(graph.x, graph.edge_index)
+    node, sub_index, mapping, edge_mask = k_hop_subgraph(target, 1, graph.edge_index, relabel_nodes=True)
+    alone = conv(graph.x[node], sub_index)[mapping].squeeze(0)
+    assert (alone - whole).abs().max() > 1e-3  # its in-neighbours have lost out-edges
+    sampled = Sharing(share.given[edge_mask], share.kept[node])
+    assert_close(conv(graph.x[node], sub_index, share=sampled)[mapping].squeeze(0), whole)

@@ -9,11 +9,13 @@ from nn_zoo import CASES, PORTED
 from torch.testing import assert_close
 from torch_geometric.edge_index import EdgeIndex
 
-from ltos_pyg.nn import LToSConv, check_sharing
+from ltos_pyg.nn import DGNConv, IntentionConv, LToSConv, check_sharing
+from ltos_pyg.nn.kernels import MIN_EDGES
 from ltos_pyg.testing import random_snapshot
 
 INDUCTOR = 'LToSConv-heads-edges', 'EdgePolicyHead-edges', 'DGN-sharing'  # each takes some seconds
 TRACED, OTHERS = (6, 14), [(9, 20), (3, 2), (20, 200)]
+MANY_EDGES = (40, MIN_EDGES + 10)  # where eager mode takes the compiled kernel
 
 
 def tensors(out):
@@ -28,7 +30,8 @@ def compiled(module, backend):
 @pytest.mark.parametrize('case', PORTED, ids=str)
 def test_export_agrees_on_sizes_it_was_not_traced_on(case, device):
     module = case.module().to(device).eval()
-    inputs = [tuple(t.to(device) for t in case.inputs(*size)) for size in (TRACED, *OTHERS)]
+    sizes = (TRACED, *OTHERS, MANY_EDGES)
+    inputs = [tuple(t.to(device) for t in case.inputs(*size)) for size in sizes]
     dynamic = torch.export.Dim.DYNAMIC
     shapes = ({0: dynamic}, {1: dynamic}, {0: dynamic})[: len(inputs[0])]
     twin = torch.export.export(module, inputs[0], dynamic_shapes=shapes).module()
@@ -74,6 +77,26 @@ def test_autocast_is_close_to_float32_with_finite_gradients(case, path, device):
     for one, other in zip(half, exact, strict=True):
         assert (one.float() - other).abs().mean() < 0.03 * other.abs().mean()
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in module.parameters())
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize('case', CASES, ids=str)
+def test_layers_in_half_precision_are_close_to_float32(case, dtype, device):
+    exact = case.module().to(device)
+    module, args = copy.deepcopy(exact).to(dtype), tuple(t.to(device) for t in case.inputs(40, 300))
+    half = tensors(module(*(t.to(dtype) if t.is_floating_point() else t for t in args)))
+    sum(out.float().square().mean() for out in half).backward()
+    for one, other in zip(half, tensors(exact(*args)), strict=True):
+        assert (one.float() - other).abs().mean() < 0.05 * other.abs().mean()
+    assert all(p.grad.dtype == dtype and p.grad.isfinite().all() for p in module.parameters())
+
+
+@pytest.mark.parametrize('conv', [LToSConv, DGNConv, IntentionConv])
+def test_a_conv_in_half_precision_feeds_the_next_one(conv):
+    graph = random_snapshot(6, 14, 4)
+    first, second = conv(4, 8).bfloat16(), conv(8, 8).bfloat16()
+    out = second(first(graph.x.bfloat16(), graph.edge_index), graph.edge_index)
+    assert out.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize('name', ['LToSConv-heads-edges', 'EdgePolicyHead', 'QHead', 'DGN-sharing', 'SharingPolicy'])

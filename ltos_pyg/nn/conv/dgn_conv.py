@@ -8,7 +8,7 @@ from torch_geometric.nn import Linear, MessagePassing
 
 from ltos_pyg.nn.functional import at_least_float32
 from ltos_pyg.nn.kernels import can_use_kernel, neighbour_attention
-from ltos_pyg.nn.validation import check_edge_index, check_rows
+from ltos_pyg.nn.validation import check_edge_index, check_in_channels, check_node_features, check_rows
 
 
 class DGNConv(MessagePassing):
@@ -59,6 +59,7 @@ class DGNConv(MessagePassing):
     def __init__(
         self, in_channels: int, out_channels: int, heads: int = 8, edge_dim: int | None = None, bias: bool = True
     ) -> None:
+        check_in_channels(in_channels)
         super().__init__(aggr='add', node_dim=0)
         if heads < 1 or out_channels % heads != 0:
             raise ValueError(f"'heads' must divide 'out_channels' (got {heads} heads, {out_channels} channels)")
@@ -81,13 +82,14 @@ class DGNConv(MessagePassing):
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """Runs the layer; see the class for shapes."""
+        check_node_features(x)
         check_edge_index(edge_index, x.size(0))
         H, C = self.heads, self.out_channels // self.heads
         qkv = at_least_float32(self.lin_qkv(x)).view(-1, 3, H, C)
         edge_attr, edge_key, edge_value = self._edge_terms(qkv, edge_index, edge_attr)
         attend = neighbour_attention if can_use_kernel(qkv, edge_index) and not self._is_watched() else self._attend
         out = attend(qkv, edge_attr, edge_key, edge_value, edge_index)
-        return self.lin_out(out.reshape(-1, self.out_channels)).relu()
+        return self.lin_out(out.reshape(-1, self.out_channels).to(self.lin_out.weight.dtype)).relu()
 
     def _edge_terms(self, qkv: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Edge features (E, D) and their maps to keys and to values (D, H, C); D = 0 if the layer has none."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.nn import Linear, MessagePassing
 
-from ltos_pyg.nn.validation import check_edge_index, check_rows
+from ltos_pyg.nn.validation import check_edge_index, check_in_channels, check_node_features, check_rows
 
 
 class IntentionConv(MessagePassing):
@@ -48,6 +48,7 @@ class IntentionConv(MessagePassing):
     ) -> None:
         if rounds < 1:
             raise ValueError(f"'rounds' must be at least 1 (got {rounds})")
+        check_in_channels(in_channels)
         super().__init__(aggr=aggr, node_dim=0)
         self.in_channels, self.out_channels, self.rounds, self.edge_dim = in_channels, out_channels, rounds, edge_dim
         self.activation = activation
@@ -67,6 +68,7 @@ class IntentionConv(MessagePassing):
         self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, start: Tensor | None = None
     ) -> Tensor:
         """Runs the rounds; see the class for shapes."""
+        check_node_features(x)
         check_edge_index(edge_index, x.size(0))
         own = self.lin_self(x)
         edge = self._edges(edge_attr, edge_index, own)

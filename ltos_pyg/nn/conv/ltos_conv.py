@@ -6,7 +6,7 @@ from torch_geometric.nn import Linear, MessagePassing
 from torch_geometric.nn.inits import glorot, zeros
 
 from ltos_pyg.nn.functional import Sharing, at_least_float32, softmax_by_sender
-from ltos_pyg.nn.validation import check_edge_index, check_rows
+from ltos_pyg.nn.validation import check_edge_index, check_in_channels, check_node_features, check_rows
 
 
 class LToSConv(MessagePassing):
@@ -39,10 +39,20 @@ class LToSConv(MessagePassing):
     Shapes:
         - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)` without self-loops, edge features
           :math:`(E, D)` *(if edge_dim)*
-        - **output:** node features :math:`(N, F^{\prime})`, float32 also under autocast; :meth:`share` gives weights
-          :math:`(E, H)` and :math:`(N, H)`, or :math:`(E,)` and :math:`(N,)` with one head
+        - **output:** node features :math:`(N, F^{\prime})` in the dtype of the parameters, so float32 under autocast;
+          :meth:`share` gives weights :math:`(E, H)` and :math:`(N, H)`, or :math:`(E,)` and :math:`(N,)` with one
+          head, in float32 at least
 
     A node without out-edges keeps everything; :math:`N = 0` and :math:`E = 0` are ordinary.
+
+    Neighbour sampling changes the weights: a sampled subgraph lacks out-edges of its outer nodes, so the softmax over
+    what is left gives more to each of the others. Compute the weights on the whole graph, and take those of the sampled
+    edges and nodes along::
+
+        share = conv.share(x, edge_index)
+        node, sub_index, mapping, edge_mask = k_hop_subgraph(target, 1, edge_index, relabel_nodes=True)
+        sampled = Sharing(share.given[edge_mask], share.kept[node])
+        out = conv(x[node], sub_index, share=sampled)[mapping]  # what the whole graph gives
 
     TorchScript (deprecated by PyTorch) is not supported; ``torch.compile`` and ``torch.export`` are.
 
@@ -60,6 +70,7 @@ class LToSConv(MessagePassing):
         negative_slope: float = 0.2,
         bias: bool = True,
     ) -> None:
+        check_in_channels(in_channels)
         super().__init__(aggr='add', node_dim=0)
         if heads < 1 or out_channels % heads != 0:
             raise ValueError(f"'heads' must divide 'out_channels' (got {heads} heads, {out_channels} channels)")
@@ -98,6 +109,7 @@ class LToSConv(MessagePassing):
             share (Sharing, optional): Weights to use in place of the learned ones, as :meth:`share` gives them, or one
                 weight per edge and node for all heads.
         """
+        check_node_features(x)
         check_edge_index(edge_index, x.size(0))
         value = self._value(x)
         if share is None:
@@ -108,10 +120,12 @@ class LToSConv(MessagePassing):
         # propagate_type: (value: Tensor, given: Tensor)
         out = self.propagate(edge_index, value=value, given=share.given, size=(x.size(0), x.size(0)))
         out = (out + share.kept.unsqueeze(-1) * value).view(-1, self.out_channels)
-        return out if self.bias is None else out + self.bias
+        out = out if self.bias is None else out + self.bias
+        return out.to(self.lin.weight.dtype)
 
     def share(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Sharing:
         """The learned weights themselves."""
+        check_node_features(x)
         check_edge_index(edge_index, x.size(0))
         share = self._share(self._value(x), edge_index, edge_attr)
         return Sharing(share.given.squeeze(-1), share.kept.squeeze(-1)) if self.heads == 1 else share
@@ -143,7 +157,7 @@ class LToSConv(MessagePassing):
                     f"'edge_attr' must have shape (E, edge_dim={self.edge_dim}) (got {tuple(edge_attr.shape)})"
                 )
             check_rows('edge_attr', edge_attr, edge_index.size(1), 'edge')
-            edge_logit = self.lin_edge(edge_attr.to(value.dtype)).to(value.dtype)
+            edge_logit = self.lin_edge(edge_attr.to(self.lin_edge.weight.dtype)).to(value.dtype)
         sender = (value * self.att_sender).sum(-1)
         receiver = (value * self.att_receiver).sum(-1)
         # edge_updater_type: (sender: Tensor, receiver: Tensor, edge_logit: Tensor)
