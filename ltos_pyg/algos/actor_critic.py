@@ -15,6 +15,7 @@ from ltos_pyg.algos.losses import discounted_returns, masked
 from ltos_pyg.algos.on_policy import Memory, OnPolicy, OnPolicyConfig, View
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import AgentLayout, AgentLinear, AgentLSTMCell, gather_slots, spatial_discount, spatial_weights
+from ltos_pyg.ranges import check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +32,11 @@ class ActorCriticConfig(OnPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.hidden_channels < 1:
-            raise ValueError(f"'hidden_channels' must be at least 1 (got {self.hidden_channels})")
-        if not 0 <= self.lr_end <= 1:
-            raise ValueError(f"'lr_end' must lie in [0, 1] (got {self.lr_end})")
-        if self.alpha is not None and not 0 <= self.alpha <= 1:
-            raise ValueError(f"'alpha' must lie in [0, 1], or be None for the whole graph (got {self.alpha})")
-        for name in ('lr', 'max_grad_norm'):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"'{name}' must be above 0 (got {getattr(self, name)})")
-        for name in ('entropy', 'value_coef'):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"'{name}' must be at least 0 (got {getattr(self, name)})")
+        check_range(self, 'hidden_channels', least=1)
+        check_range(self, 'lr_end', least=0, most=1)
+        check_range(self, 'alpha', least=0, most=1, none=', or be None for the whole graph')
+        check_range(self, 'lr', 'max_grad_norm', above=0)
+        check_range(self, 'entropy', 'value_coef', least=0)
 
 
 class RecurrentActorCritic(nn.Module):

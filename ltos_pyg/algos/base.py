@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import UninitializedParameter
 from torch_geometric.data import Batch
 
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
 from ltos_pyg.nn import Sharing
+from ltos_pyg.seeding import generator
+
+BYTES_PER_PARAMETER = 4 * 6  # float32: weights, target, running average, gradient, and two moments of Adam
 
 
 class Decision(NamedTuple):
@@ -89,6 +97,41 @@ class Inputs(nn.Module):
         if edge_attr is not None:
             edge_attr = (edge_attr if self.edge_scale is None else edge_attr * self.edge_scale).float()
         return x, graph.edge_index, edge_attr
+
+
+@contextmanager
+def new_weights(seed: int) -> Iterator[None]:
+    """Within it, networks are built: their initial weights are drawn from the seed's stream ``'weights'``.
+
+    Raises:
+        ValueError: Before a network takes more memory than the machine has free.
+    """
+    free, count = psutil.virtual_memory().available, 0
+
+    def note(module: nn.Module, name: str, parameter: Any) -> None:
+        nonlocal count
+        count += 0 if parameter is None or isinstance(parameter, UninitializedParameter) else parameter.numel()
+        if BYTES_PER_PARAMETER * count > free:
+            raise ValueError(
+                f'the networks are too large: to train {count:,} parameters, and there are more, takes '
+                f'{BYTES_PER_PARAMETER * count / 2**30:,.1f} GiB; the machine has {free / 2**30:,.1f} GiB free. Lower '
+                f"'hidden_channels', 'encoder_channels' and the like."
+            )
+
+    hook = register_module_parameter_registration_hook(note)
+    try:
+        with torch.random.fork_rng(devices=[]):  # PyTorch draws initial weights from its global generator only
+            torch.manual_seed(generator(seed, 'weights').initial_seed())
+            yield
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise ValueError(
+            f'the networks are too large: {str(error).split(": ", 1)[-1]}, and the machine has {free / 2**30:,.1f} GiB '
+            f"free. Lower 'hidden_channels', 'encoder_channels' and the like."
+        ) from error
+    finally:
+        hook.remove()
 
 
 def soft_update(target: nn.Module, online: nn.Module, tau: float) -> None:

@@ -18,6 +18,7 @@ from ltos_pyg.algos.losses import masked
 from ltos_pyg.algos.team import joint_mask
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
 from ltos_pyg.nn.validation import check_finite
+from ltos_pyg.ranges import check_range
 from ltos_pyg.seeding import generator
 
 Array = NDArray[np.float64]
@@ -37,14 +38,9 @@ class CocoQConfig:
     max_states: int = 100_000  # rows of the table; a game with more is not for a table
 
     def __post_init__(self) -> None:
-        for name in ('total_steps', 'max_states'):
-            if getattr(self, name) < 1:
-                raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
-        for name in ('gamma', 'rate_power', 'epsilon_start', 'epsilon_end', 'epsilon_fraction'):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"'{name}' must lie in [0, 1] (got {getattr(self, name)})")
-        if not self.play_temperature >= 0:
-            raise ValueError(f"'play_temperature' must be at least 0 (got {self.play_temperature})")
+        check_range(self, 'total_steps', 'max_states', least=1)
+        check_range(self, 'gamma', 'rate_power', 'epsilon_start', 'epsilon_end', 'epsilon_fraction', least=0, most=1)
+        check_range(self, 'play_temperature', least=0)
 
 
 def zero_sum_value(payoff: Array) -> float:

@@ -15,6 +15,7 @@ from ltos_pyg.algos.on_policy import View
 from ltos_pyg.graph_env import GraphStep
 from ltos_pyg.nn import AgentLinear, consensus_matrix, mix
 from ltos_pyg.nn.networked import CONSENSUS_RULES
+from ltos_pyg.ranges import check_range
 
 CRITICS = ('joint', 'recurrent')
 
@@ -33,8 +34,7 @@ class ConseNetConfig(ActorCriticConfig):
         for name, allowed in (('critic', CRITICS), ('consensus', CONSENSUS_RULES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"'{name}' must be one of {allowed} (got {getattr(self, name)!r})")
-        if not self.critic_lr > 0:
-            raise ValueError(f"'critic_lr' must be above 0 (got {self.critic_lr})")
+        check_range(self, 'critic_lr', above=0)
 
 
 class JointCritic(nn.Module):

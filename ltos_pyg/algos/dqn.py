@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from ltos_pyg.algos.base import Algorithm, Decision, Inputs, guarded_step, soft_update
+from ltos_pyg.algos.base import Algorithm, Decision, Inputs, guarded_step, new_weights, soft_update
 from ltos_pyg.algos.exploration import epsilon_greedy, linear_schedule, softmax_choice
 from ltos_pyg.algos.losses import double_q_value, follow, gap_to_best, masked, mean, td_loss, td_target
 from ltos_pyg.data import GraphReplay, Transition
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep, Symmetries
 from ltos_pyg.nn import DGN, Sharing
+from ltos_pyg.ranges import check_range
 from ltos_pyg.seeding import generator
 
 REWARDS = ('own', 'neighbourhood', 'team')
@@ -57,28 +58,18 @@ class DQNConfig:
     def __post_init__(self) -> None:
         if self.precision not in ('float32', 'bf16'):
             raise ValueError(f"'precision' must be 'float32' or 'bf16' (got {self.precision!r})")
-        for name in ('total_steps', 'n_step', 'batch_size', 'replay_size', 'hidden_channels', 'heads'):
-            if getattr(self, name) < 1:
-                raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
-        for name in ('learning_starts', 'num_layers'):
-            if getattr(self, name) < 0:
-                raise ValueError(f"'{name}' must be at least 0 (got {getattr(self, name)})")
+        check_range(self, 'total_steps', 'n_step', 'batch_size', 'replay_size', 'hidden_channels', 'heads', least=1)
+        check_range(self, 'learning_starts', 'num_layers', least=0)
         if self.learning_starts >= self.total_steps:
             raise ValueError(
                 f"'learning_starts' must lie below 'total_steps', or nothing is learned (got {self.learning_starts} of "
                 f'{self.total_steps}). Train for longer, or start to learn earlier.'
             )
-        if any(channels < 1 for channels in self.encoder_channels):
-            raise ValueError(f"'encoder_channels' must be at least 1 each (got {self.encoder_channels})")
+        check_range(self, 'encoder_channels', least=1)
         chances = ('epsilon_start', 'epsilon_end', 'epsilon_fraction', 'greedy_fraction')
-        for name in ('gamma', 'tau', 'average', 'lr_end', 'action_gap', *chances):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"'{name}' must lie in [0, 1] (got {getattr(self, name)})")
-        for name in ('lr', 'steps_per_update', 'max_grad_norm'):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"'{name}' must be above 0 (got {getattr(self, name)})")
-        if not self.play_temperature >= 0:
-            raise ValueError(f"'play_temperature' must be at least 0 (got {self.play_temperature})")
+        check_range(self, 'gamma', 'tau', 'average', 'lr_end', 'action_gap', *chances, least=0, most=1)
+        check_range(self, 'lr', 'steps_per_update', 'max_grad_norm', above=0)
+        check_range(self, 'play_temperature', least=0)
         if self.huber is not None and not self.huber > 0:
             raise ValueError(f"'huber' must be above 0, or None for the mean square (got {self.huber})")
 
@@ -137,8 +128,7 @@ class DQN(Algorithm):
         self.env_steps = self.updates = 0
         self.inputs = Inputs(spec).to(self.device)
         self.symmetries = Symmetries(spec.symmetries).to(self.device) if spec.symmetries else None
-        with torch.random.fork_rng(devices=[]):  # PyTorch draws initial weights from its global generator only
-            torch.manual_seed(generator(seed, 'weights').initial_seed())
+        with new_weights(seed):
             self.network = self.build_network().to(self.device)
             self.build_more()
         self.target = copy.deepcopy(self.network).requires_grad_(False)

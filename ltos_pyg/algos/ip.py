@@ -19,6 +19,7 @@ from ltos_pyg.algos.losses import masked, mean, soft_value, td_loss, td_target
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import IntentionConv, Sharing
+from ltos_pyg.ranges import check_range
 from ltos_pyg.seeding import generator
 
 
@@ -53,25 +54,16 @@ class IPConfig:
         for name, allowed in (('precision', ('float32', 'bf16')), ('aggr', ('add', 'mean'))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"'{name}' must be one of {allowed} (got {getattr(self, name)!r})")
-        for name in ('total_steps', 'n_step', 'batch_size', 'replay_size', 'hidden_channels', 'rounds'):
-            if getattr(self, name) < 1:
-                raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
+        check_range(self, 'total_steps', 'n_step', 'batch_size', 'replay_size', 'hidden_channels', 'rounds', least=1)
         if not 0 <= self.learning_starts < self.total_steps:
             raise ValueError(
                 f"'learning_starts' must lie in [0, total_steps={self.total_steps}), or nothing is learned (got "
                 f'{self.learning_starts}). Train for longer, or start to learn earlier.'
             )
-        if any(channels < 1 for channels in self.encoder_channels):
-            raise ValueError(f"'encoder_channels' must be at least 1 each (got {self.encoder_channels})")
-        for name in ('gamma', 'tau', 'average', 'lr_end'):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"'{name}' must lie in [0, 1] (got {getattr(self, name)})")
-        for name in ('lr', 'steps_per_update', 'max_grad_norm', 'gumbel'):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"'{name}' must be above 0 (got {getattr(self, name)})")
-        for name in ('beta', 'play_temperature'):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"'{name}' must be at least 0 (got {getattr(self, name)})")
+        check_range(self, 'encoder_channels', least=1)
+        check_range(self, 'gamma', 'tau', 'average', 'lr_end', least=0, most=1)
+        check_range(self, 'lr', 'steps_per_update', 'max_grad_norm', 'gumbel', above=0)
+        check_range(self, 'beta', 'play_temperature', least=0)
 
 
 class IntentionPolicy(nn.Module):

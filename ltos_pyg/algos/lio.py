@@ -17,6 +17,7 @@ from ltos_pyg.algos.losses import discounted_returns, masked
 from ltos_pyg.algos.on_policy import Memory, OnPolicy, OnPolicyConfig, View
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import AgentMLP, gather_slots
+from ltos_pyg.ranges import check_range
 
 Weights = dict[str, Tensor]
 
@@ -40,18 +41,10 @@ class LIOConfig(OnPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ('lr_actor', 'lr_reward', 'lr_value', 'max_grad_norm'):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"'{name}' must be above 0 (got {getattr(self, name)})")
-        for name in ('reward_max', 'pay_cost', 'entropy'):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"'{name}' must be at least 0 (got {getattr(self, name)})")
-        for name in ('epsilon_start', 'epsilon_end', 'epsilon_fraction'):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"'{name}' must lie in [0, 1] (got {getattr(self, name)})")
-        for name in ('policy_channels', 'incentive_channels'):
-            if any(channels < 1 for channels in getattr(self, name)):
-                raise ValueError(f"'{name}' must be at least 1 each (got {getattr(self, name)})")
+        check_range(self, 'lr_actor', 'lr_reward', 'lr_value', 'max_grad_norm', above=0)
+        check_range(self, 'reward_max', 'pay_cost', 'entropy', least=0)
+        check_range(self, 'epsilon_start', 'epsilon_end', 'epsilon_fraction', least=0, most=1)
+        check_range(self, 'policy_channels', 'incentive_channels', least=1)
 
 
 class LIONetwork(nn.Module):

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch_geometric.data import Batch
 
-from ltos_pyg.algos.base import Algorithm, Decision, Inputs
+from ltos_pyg.algos.base import Algorithm, Decision, Inputs, new_weights
 from ltos_pyg.algos.exploration import softmax_choice
 from ltos_pyg.data import Rollout
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
 from ltos_pyg.nn import AgentLayout
 from ltos_pyg.nn.validation import check_finite
+from ltos_pyg.ranges import check_range
 from ltos_pyg.seeding import generator
 
 
@@ -33,18 +34,12 @@ class OnPolicyConfig:
     play_temperature: float = 0.0  # without exploration: 0: the likeliest action; 1: draw from the policy
 
     def __post_init__(self) -> None:
-        for name in ('total_steps', 'rollout_steps'):
-            if getattr(self, name) < 1:
-                raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
-        for name, least in (('max_agents', 1), ('slots', 0)):
-            if getattr(self, name) is not None and getattr(self, name) < least:
-                raise ValueError(f"'{name}' must be at least {least}, or None (got {getattr(self, name)})")
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"'gamma' must lie in [0, 1] (got {self.gamma})")
-        if not self.reward_norm > 0:
-            raise ValueError(f"'reward_norm' must be above 0 (got {self.reward_norm})")
-        if not self.play_temperature >= 0:
-            raise ValueError(f"'play_temperature' must be at least 0 (got {self.play_temperature})")
+        check_range(self, 'total_steps', 'rollout_steps', least=1)
+        check_range(self, 'max_agents', least=1, none=', or None')
+        check_range(self, 'slots', least=0, none=', or None')
+        check_range(self, 'gamma', least=0, most=1)
+        check_range(self, 'reward_norm', above=0)
+        check_range(self, 'play_temperature', least=0)
 
 
 class View(NamedTuple):
@@ -86,8 +81,7 @@ class OnPolicy(Algorithm):
         self.num_agents = config.max_agents or spec.max_nodes
         self.slots = self.num_agents - 1 if config.slots is None else config.slots
         self.inputs = Inputs(spec).to(self.device)
-        with torch.random.fork_rng(devices=[]):  # PyTorch draws initial weights from its global generator only
-            torch.manual_seed(generator(seed, 'weights').initial_seed())
+        with new_weights(seed):
             self.network = self.build_network().to(self.device)
         self.explore_rng = generator(seed, 'explore', self.device)
         self.play_rng = generator(seed, 'play', self.device)

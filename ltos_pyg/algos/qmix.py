@@ -17,6 +17,7 @@ from ltos_pyg.algos.team import TeamReward, check_team_reward, side_by_side, slo
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import DGN, QMixer, Sharing
+from ltos_pyg.ranges import check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +34,7 @@ class QMIXConfig(DQNConfig):
         check_team_reward(self.team_reward)
         if self.mixing not in ('slots', 'shared'):
             raise ValueError(f"'mixing' must be 'slots' or 'shared' (got {self.mixing!r})")
-        for name in ('mixer_channels', 'hyper_channels'):
-            if getattr(self, name) < 1:
-                raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
+        check_range(self, 'mixer_channels', 'hyper_channels', least=1)
 
 
 class QMIXNetwork(nn.Module):

@@ -38,6 +38,16 @@ class GraphStep:
         return self.terminated | self.truncated
 
 
+def check_step(step: object, env: object) -> GraphStep:
+    """The step that an environment returned; raises a ``ValueError`` if it is none."""
+    if not isinstance(step, GraphStep):
+        raise ValueError(
+            f'{type(env).__name__}.step() must return a GraphStep (got {type(step).__name__}). Does it end in a '
+            f'return? ltos_pyg.graph_env.check_env holds an environment to the whole contract.'
+        )
+    return step
+
+
 class GraphEnv(ABC):
     """``num_envs`` episodes of one game, stepped together; a finished episode restarts within the step.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ltos_pyg.graph_env.symmetry import Symmetry
+from ltos_pyg.ranges import check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +36,9 @@ class GraphEnvSpec:
     symmetries: tuple[Symmetry, ...] = ()  # views worth the same, the identity first; (): none are known
 
     def __post_init__(self) -> None:
-        for name in ('num_envs', 'num_features', 'num_actions', 'max_nodes'):
-            if getattr(self, name) < 1:
-                raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
-        for name in ('edge_dim', 'horizon'):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"'{name}' must be at least 1, or None for none (got {getattr(self, name)})")
-        if self.max_edges < 0:
-            raise ValueError(f"'max_edges' must be at least 0 (got {self.max_edges})")
+        check_range(self, 'num_envs', 'num_features', 'num_actions', 'max_nodes', least=1)
+        check_range(self, 'edge_dim', 'horizon', least=1, none=', or None for none')
+        check_range(self, 'max_edges', least=0)
         for name, length in (('feature_scale', self.num_features), ('edge_scale', self.edge_dim)):
             scale = getattr(self, name)
             if scale is not None and len(scale) != length:

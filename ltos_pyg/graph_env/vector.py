@@ -192,6 +192,11 @@ class VectorGraphEnv(GraphEnv):
 
     def _clocked(self, i: int, step: SingleStep) -> SingleStep:
         """The step with the horizon applied; terminated and truncated are never both true."""
+        if not isinstance(step, SingleStep):
+            raise ValueError(
+                f'{type(self.envs[i]).__name__}.step() must return a SingleStep (got {type(step).__name__}). Does it '
+                f'end in a return?'
+            )
         self._elapsed[i] += 1
         terminated, late = bool(step.terminated), self._elapsed[i] == self.spec.horizon
         return step._replace(terminated=terminated, truncated=(bool(step.truncated) or late) and not terminated)

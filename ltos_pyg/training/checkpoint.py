@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import secrets
 import shutil
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 FORMAT = 1  # raised whenever the layout of the file changes
 
-_MAGIC = b'ltos_pyg:sha256:'  # the trailer is this and the digest of everything before it
-_TRAILER = len(_MAGIC) + hashlib.sha256().digest_size
-_CHUNK = 1 << 20  # bytes
 _NAME = re.compile(r'step_(\d+)\.pt')
 _NO_ROOM = {
     errno.ENOSPC: 'the disk is full',
@@ -90,8 +87,8 @@ def _explain(error: OSError, path: Path) -> str:
 class CheckpointStore:
     """The checkpoints of one run, ``step_{step:09d}.pt`` in one folder, of which the newest ``keep`` are kept.
 
-    A file is written by :func:`torch.save` and ends in a SHA-256 of itself (:func:`torch.load` and ``unzip`` ignore
-    it), so that any truncation or flipped bit is seen before anything is loaded.
+    A file is what :func:`torch.save` writes: a zip archive with a checksum (CRC-32) of each part. They are verified
+    before anything is loaded, so that a truncated file, or a flipped bit in what is stored, is seen.
 
     Args:
         folder: Where the files lie; created on the first save.
@@ -134,7 +131,7 @@ class CheckpointStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {'format': FORMAT, 'fingerprint': self.fingerprint, 'step': step, 'state': state}
         try:
-            path = atomic_write(self.path(step), lambda file: _save_with_digest(content, file))
+            path = atomic_write(self.path(step), lambda file: _save(content, file))
         except OSError as error:
             raise OSError(
                 error.errno, f'{error.strerror} Earlier checkpoints are kept: steps {self.steps()}.'
@@ -157,16 +154,18 @@ class CheckpointStore:
             older: Whether it may be of a version that did not have all the fields yet.
 
         Raises:
-            ValueError: If every file is damaged, or the newest sound one is of another format or fingerprint. The
-                message lists each field that differs.
+            ValueError: If every file is damaged, or the newest sound one is no checkpoint, or of another format or
+                fingerprint. The message lists each field that differs.
         """
         steps = self.steps()
         for step in reversed(steps):
             path = self.path(step)
-            damage = _damage(path)
-            if damage is None:
-                return _load(path, expect, older)
-            warnings.warn(f"checkpoint '{path}' is damaged ({damage}) and passed over", stacklevel=2)
+            try:
+                content = _read(path)
+            except _Damaged as damage:
+                warnings.warn(f"checkpoint '{path}' is damaged ({damage}) and passed over", stacklevel=2)
+            else:
+                return _state_of(path, content, expect, older)
         if steps:
             raise ValueError(
                 f"no checkpoint in '{self.folder}' can be loaded: expected a sound file, got {len(steps)} damaged "
@@ -191,49 +190,49 @@ def _steps_in(folder: Path) -> Iterator[int]:
             yield int(match[1])
 
 
-class _Hashing:
-    """A binary file that is only written to, and hashes what passes."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.digest = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def _save_with_digest(content: dict[str, Any], file: BinaryIO) -> None:
-    hashing = _Hashing(file)
+def _save(content: dict[str, Any], file: BinaryIO) -> None:
     try:
-        torch.save(content, cast(BinaryIO, hashing))
+        torch.save(content, file)
     except RuntimeError as error:  # torch's writer fails once more while it closes, which hides the cause
         if error.__context__ is None:
             raise
         raise error.__context__ from None
-    file.write(_MAGIC + hashing.digest.digest())
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with the bytes of a checkpoint file; ``None`` if they are those that were written."""
-    size = path.stat().st_size - _TRAILER
-    digest = hashlib.sha256()
+    """What is wrong with the bytes of a checkpoint file, by the checksums of the archive; ``None`` if nothing is."""
     with path.open('rb') as file:
-        left = size
-        while left > 0 and (chunk := file.read(min(_CHUNK, left))):
-            digest.update(chunk)
-            left -= len(chunk)
-        trailer = file.read()
-    if size <= 0 or not trailer.startswith(_MAGIC):
-        return f'its end is missing after {size + _TRAILER:,} bytes'
-    return None if trailer == _MAGIC + digest.digest() else 'its checksum does not match'
+        try:
+            with zipfile.ZipFile(file) as archive:
+                bad = archive.testzip()
+        except Exception as error:  # flipped bits lead zipfile to errors of many kinds
+            return f'no whole archive in {path.stat().st_size:,} bytes: {" ".join(str(error).split())}'
+    return None if bad is None else f"the checksum of '{bad}' does not match"
 
 
-def _load(path: Path, expect: Mapping[str, Any] | None, older: bool) -> tuple[int, dict[str, Any]]:
-    content = torch.load(path, map_location='cpu', weights_only=True)
+def _read(path: Path) -> Any:
+    """The content of a checkpoint file; a :class:`_Damaged` error says what is wrong with its bytes."""
+    damage = _damage(path)
+    if damage is not None:
+        raise _Damaged(damage)
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # of the archive's directory, or of what was pickled
+        raise _Damaged(f'{type(error).__name__}: {" ".join(str(error).split())[:200]}') from error
+
+
+class _Damaged(Exception):
+    pass
+
+
+def _state_of(path: Path, content: Any, expect: Mapping[str, Any] | None, older: bool) -> tuple[int, dict[str, Any]]:
+    fields = ('format', 'fingerprint', 'step', 'state')
+    if not isinstance(content, dict) or not all(name in content for name in fields):
+        got = f'a dict with {sorted(map(str, content))[:5]}' if isinstance(content, dict) else type(content).__name__
+        raise ValueError(
+            f"checkpoint '{path}' was not written by a run: expected a dict with {', '.join(fields)}, got {got}. "
+            f'Remove it, or restore the right file.'
+        )
     if content['format'] != FORMAT:
         raise ValueError(
             f"checkpoint '{path}' has another format: expected format {FORMAT}, got {content['format']}. Load it with "
@@ -247,6 +246,20 @@ def _load(path: Path, expect: Mapping[str, Any] | None, older: bool) -> tuple[in
                 f'that it was saved with, or start a new run in another folder.'
             )
     return content['step'], content['state']
+
+
+@contextlib.contextmanager
+def state_must_fit() -> Iterator[None]:
+    """Within it, a saved state is taken over; raises a ``ValueError`` if it is one of something else."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        found = ' '.join(str(error).split())[:200]
+        raise ValueError(
+            f'the checkpoint does not fit this run: it holds the state of other networks, or of another version '
+            f"({type(error).__name__}: {found}). Use the version that wrote it, see 'git_commit' in config.json, or "
+            f'start a new run.'
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
+
+from ltos_pyg.ranges import check_range
+
+MAX_THREADS = 1024  # some thousands crash the process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +31,16 @@ class TrainConfig:
     media: bool = True  # leave a curve and a GIF in the run folder at the end (extra 'plot')
 
     def __post_init__(self) -> None:
-        for name in (
-            'num_envs', 'threads', 'log_every', 'eval_every', 'eval_episodes', 'final_episodes', 'checkpoint_every'
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
+        check_range(self, 'num_envs', 'threads', 'log_every', 'eval_every', 'checkpoint_every', least=1)
+        check_range(self, 'eval_episodes', 'final_episodes', least=1)
+        if self.threads > MAX_THREADS:
+            raise ValueError(
+                f"'threads' must be at most {MAX_THREADS} (got {self.threads}). More than the {os.cpu_count()} cores "
+                f'of this machine never help.'
+            )
         if self.seed < 0 or self.seed >= 2**32:
             raise ValueError(f"'seed' must lie in [0, 2**32) (got {self.seed})")
-        if self.eval_seed < 0:
-            raise ValueError(f"'eval_seed' must be at least 0 (got {self.eval_seed})")
+        check_range(self, 'eval_seed', least=0)
         if self.seed in (self.eval_seed, self.eval_seed + 1):
             raise ValueError(
                 f"'seed' must differ from those of the evaluations, {self.eval_seed} and {self.eval_seed + 1} "

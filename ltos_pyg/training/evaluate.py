@@ -12,7 +12,9 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from ltos_pyg.algos import Algorithm, Decision
+from ltos_pyg.algos.base import first_nonfinite
 from ltos_pyg.graph_env import GraphEnv
+from ltos_pyg.graph_env.base import check_step
 from ltos_pyg.nn import Sharing
 from ltos_pyg.seeding import seed_stream
 
@@ -211,6 +213,18 @@ def _play_seeded(algorithm: Algorithm, seed: int) -> Iterator[None]:
         rng.set_state(before)
 
 
+def check_weights(algorithm: Algorithm) -> None:
+    """Raises a ``ValueError`` that names the first weight of the algorithm's networks that is NaN or infinite."""
+    modules = algorithm.modules() if hasattr(algorithm, 'modules') else {}
+    named = modules.items() if isinstance(modules, dict) else ()
+    bad = first_nonfinite({f'{m}.{n}': weight for m, module in named for n, weight in module.state_dict().items()})
+    if bad is not None:
+        raise ValueError(
+            f"'{bad}' of the policy holds NaN or infinite numbers, so what it does means nothing. Go back to an "
+            f'earlier checkpoint, or train again with a lower learning rate.'
+        )
+
+
 @torch.no_grad()
 def evaluate(
     algorithm: Algorithm, env: GraphEnv, seed: int, max_steps: int = 100_000, switches: bool = False
@@ -232,6 +246,7 @@ def evaluate(
         ``kept_std_states`` of :class:`KeptByNode`, one number for all episodes, so its standard deviation is given
         as 0; and with ``switches`` a ``switched_<mode>`` for every other mode.
     """
+    check_weights(algorithm)
     num_graphs = env.spec.num_envs
     graph = env.reset(seed)
     algorithm.start_play()
@@ -246,7 +261,7 @@ def evaluate(
                 switched.step(graph, decision, pending)
             if decision.sharing is not None:
                 by_node.step(graph, decision.sharing, pending)
-            step = env.step(decision.action)
+            step = check_step(env.step(decision.action), env)
             algorithm.note_play(step)
             tally.step(graph, step.reward, step.info, decision.sharing)
             ended = step.ended.cpu() & pending

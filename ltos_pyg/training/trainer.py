@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from ltos_pyg.algos import Algorithm
 from ltos_pyg.graph_env import GraphEnv
+from ltos_pyg.graph_env.base import check_step
 from ltos_pyg.seeding import seed_stream
-from ltos_pyg.training.checkpoint import CheckpointStore
+from ltos_pyg.training.checkpoint import CheckpointStore, state_must_fit
 from ltos_pyg.training.config import TrainConfig
 from ltos_pyg.training.evaluate import EpisodeTally, Stat, evaluate
 from ltos_pyg.training.logging import MetricsLogger
@@ -81,7 +82,7 @@ class Trainer:
         t0 = time.perf_counter()
         decision = algo.act(self.graph, explore=True)
         t1 = time.perf_counter()
-        step = self.env.step(decision.action)
+        step = check_step(self.env.step(decision.action), self.env)
         t2 = time.perf_counter()
         algo.observe(self.graph, decision, step)
         self.tally.step(self.graph, step.reward, step.info, decision.sharing)
@@ -121,8 +122,9 @@ class Trainer:
         }
         self.store.save(self.algorithm.env_steps, state)
 
+    @state_must_fit()
     def load(self, state: dict[str, Any]) -> None:
-        """Goes on from a checkpoint."""
+        """Goes on from a checkpoint; raises a ``ValueError`` if it is one of something else."""
         self.algorithm.load_state_dict(state['algorithm'])
         if state['env'] is not None:
             self.graph = self.env.load_state_dict(state['env'])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ltos_pyg.algos.ltos.sharing_q import SharingQConfig
+from ltos_pyg.ranges import check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,20 +38,12 @@ class LToSConfig(SharingQConfig):
         super().__post_init__()
         if self.objective not in ('search', 'gradient'):
             raise ValueError(f"'objective' must be 'search' or 'gradient' (got {self.objective!r})")
-        for name in ('phi_starts', 'phi_tau', 'wide_start', 'wide_end', 'wide_fraction'):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"'{name}' must lie in [0, 1] (got {getattr(self, name)})")
-        for name in ('phi_every', 'phi_graphs', 'phi_channels', 'search_channels', 'hops'):
-            if getattr(self, name) < 1:
-                raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
-        if self.hold_steps is not None and self.hold_steps < 1:
-            raise ValueError(f"'hold_steps' must be at least 1, or None for n_step (got {self.hold_steps})")
+        check_range(self, 'phi_starts', 'phi_tau', 'wide_start', 'wide_end', 'wide_fraction', least=0, most=1)
+        check_range(self, 'phi_every', 'phi_graphs', 'phi_channels', 'search_channels', 'hops', least=1)
+        check_range(self, 'hold_steps', least=1, none=', or None for n_step')
         if self.candidates < 2:
             raise ValueError(f"'candidates' must be at least 2, or there is nothing to compare (got {self.candidates})")
-        if not self.phi_lr > 0:
-            raise ValueError(f"'phi_lr' must be above 0 (got {self.phi_lr})")
-        for name in ('sharpness', 'noise_joint', 'noise_own', 'noise_received', 'noise_local'):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"'{name}' must be at least 0 (got {getattr(self, name)})")
+        check_range(self, 'phi_lr', above=0)
+        check_range(self, 'sharpness', 'noise_joint', 'noise_own', 'noise_received', 'noise_local', least=0)
         if self.initial_own is not None and not 0 < self.initial_own < 1:
             raise ValueError(f"'initial_own' must lie strictly between 0 and 1, or be None (got {self.initial_own})")

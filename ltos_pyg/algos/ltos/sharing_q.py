@@ -16,6 +16,7 @@ from ltos_pyg.algos.ltos.critics import CRITICS, Ahead, LowLevelBatch, find_edge
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import Sharing
+from ltos_pyg.ranges import check_range
 from ltos_pyg.seeding import generator
 
 
@@ -27,8 +28,7 @@ class SharingQConfig(DQNConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.pair_channels < 1:
-            raise ValueError(f"'pair_channels' must be at least 1 (got {self.pair_channels})")
+        check_range(self, 'pair_channels', least=1)
 
 
 class SharingQ(DGN):

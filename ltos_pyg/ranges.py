@@ -1,0 +1,43 @@
+"""Ranges of options: one check, one form of message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def check_range(
+    options: object,
+    *names: str,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    none: str | None = None,
+) -> None:
+    """Raises a ``ValueError`` for the first of the named options that is out of range, or NaN.
+
+    Args:
+        options: The dataclass whose attributes they are. Of a tuple, each entry must be in range.
+        names: The options.
+        least: The smallest value that is allowed.
+        above: A value that is too small, where there is no smallest one.
+        most: The largest value that is allowed.
+        none: How the message goes on where ``None`` is allowed too, e.g. ``', or None for all'``.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is None and none is not None:
+            continue
+        each = isinstance(value, tuple)
+        if all(_is_in_range(entry, least, above, most) for entry in (value if each else (value,))):
+            continue
+        if least is not None and most is not None:
+            wanted = f'lie in [{least}, {most}]'
+        else:
+            wanted = f'be above {above}' if least is None else f'be at least {least}'
+        raise ValueError(f"'{name}' must {wanted}{' each' if each else ''}{none or ''} (got {value})")
+
+
+def _is_in_range(value: Any, least: float | None, above: float | None, most: float | None) -> bool:
+    return bool(
+        (least is None or value >= least) and (above is None or value > above) and (most is None or value <= most)
+    )
