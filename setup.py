@@ -31,7 +31,10 @@ setup(
     long_description_content_type='text/markdown',
     license='MIT',
     python_requires='>=3.10',
-    packages=[*find_packages(include=['ltos_pyg*']), 'ltos_pyg.envs', 'ltos_pyg.envs.traffic'],
+    packages=[
+        *find_packages(include=['ltos_pyg*']),
+        *(f'ltos_pyg.{name}' for name in find_packages(include=['envs*'])),
+    ],
     package_dir={'ltos_pyg.envs': 'envs'},
     package_data={'ltos_pyg': ['py.typed'], 'ltos_pyg.envs': ['py.typed']},
     install_requires=[

@@ -14,9 +14,9 @@ from typing import Any
 
 from ltos_pyg.envs.traffic.controllers import drive, make_controller
 from ltos_pyg.envs.traffic.engine import TrafficEngine, make_engine
-from ltos_pyg.envs.traffic.flow import Flow, load_flow
-from ltos_pyg.envs.traffic.generate import write_scenario
-from ltos_pyg.envs.traffic.network import RoadNetwork, load_network
+from ltos_pyg.envs.traffic.files.flow import Flow, load_flow
+from ltos_pyg.envs.traffic.files.generate import write_scenario
+from ltos_pyg.envs.traffic.files.network import RoadNetwork, load_network
 from ltos_pyg.envs.traffic.signals import Ints, play_decision, signal_choices
 
 ROUNDS = 5
@@ -48,7 +48,7 @@ def _single(network: RoadNetwork, flow: Flow) -> tuple[Ints, list[dict[str, Any]
     controller = make_controller('max-pressure', network, choices)
     engines: dict[str, TrafficEngine] = {'native': make_engine(network, flow)}
     if find_spec('cityflow') is not None:
-        from ltos_pyg.envs.traffic.cityflow_engine import CityFlowEngine
+        from ltos_pyg.envs.traffic.engine.cityflow import CityFlowEngine
 
         engines['cityflow'] = CityFlowEngine(network, flow, record=False)
     took: dict[str, list[float]] = {name: [] for name in engines}

@@ -10,13 +10,13 @@ if __name__ == 'envs':  # reached by its folder name from a checkout: hand over 
     for name in [n for n in sys.modules if n == 'ltos_pyg.envs' or n.startswith('ltos_pyg.envs.')]:
         sys.modules[name.removeprefix('ltos_pyg.')] = sys.modules[name]
 else:
-    from ltos_pyg.envs.dilemmas import DilemmasConfig, DilemmasEnv
-    from ltos_pyg.envs.jungle import JungleEnv
-    from ltos_pyg.envs.jungle_rules import JungleConfig
-    from ltos_pyg.envs.prisoner import PrisonerEnv
-    from ltos_pyg.envs.registration import register_envs
-    from ltos_pyg.envs.scripted import GreedyAttacker, PeacefulEater, RandomPolicy
-    from ltos_pyg.envs.traffic import TrafficConfig, TrafficEnv
+    from .dilemmas import DilemmasConfig, DilemmasEnv
+    from .jungle import JungleEnv
+    from .jungle_rules import JungleConfig
+    from .prisoner import PrisonerEnv
+    from .registration import register_envs
+    from .scripted import GreedyAttacker, PeacefulEater, RandomPolicy
+    from .traffic import TrafficConfig, TrafficEnv
 
     register_envs()
 

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from ltos_pyg.data import batch_snapshots
-from ltos_pyg.envs.checks import check_action, check_count
-from ltos_pyg.envs.dilemmas_rules import DilemmasConfig, make_rules
-from ltos_pyg.envs.streams import first_streams
 from ltos_pyg.graph_env import GraphEnv, GraphEnvSpec, GraphStep
+
+from .checks import check_action, check_count
+from .dilemmas_rules import DilemmasConfig, make_rules
+from .streams import first_streams
 
 __all__ = ['DilemmasConfig', 'DilemmasEnv']
 

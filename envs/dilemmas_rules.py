@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ltos_pyg.envs.checks import check_count
-from ltos_pyg.envs.streams import draw, draw_rows
+from .checks import check_count
+from .streams import draw, draw_rows
 
 GRAPHS = ('groups', 'double_star', 'offers')
 TOPOLOGIES = ('ring', 'star', 'tree', 'ba')

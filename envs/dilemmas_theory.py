@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ltos_pyg.envs.dilemmas_rules import (
+from .dilemmas_rules import (
     BAD,
     GOOD,
     HUNT_ALL,
@@ -37,7 +37,7 @@ from ltos_pyg.envs.dilemmas_rules import (
     both_ways,
     draw_pairs,
 )
-from ltos_pyg.envs.streams import first_streams
+from .streams import first_streams
 
 Matrix = NDArray[np.float64]
 

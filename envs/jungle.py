@@ -10,9 +10,11 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from ltos_pyg.data import batch_snapshots
-from ltos_pyg.envs.checks import check_action, check_count
-from ltos_pyg.envs.jungle_numba import NumbaJungle
-from ltos_pyg.envs.jungle_rules import (
+from ltos_pyg.graph_env import GraphEnv, GraphEnvSpec, GraphStep
+
+from .checks import check_action, check_count
+from .jungle_numba import NumbaJungle
+from .jungle_rules import (
     NUM_ACTIONS,
     Graph,
     JungleConfig,
@@ -21,9 +23,8 @@ from ltos_pyg.envs.jungle_rules import (
     check_cells,
     check_high,
 )
-from ltos_pyg.envs.jungle_torch import TorchJungle
-from ltos_pyg.envs.streams import first_streams
-from ltos_pyg.graph_env import GraphEnv, GraphEnvSpec, GraphStep
+from .jungle_torch import TorchJungle
+from .streams import first_streams
 
 
 class JungleEnv(GraphEnv):

@@ -15,8 +15,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from ltos_pyg.envs import jungle_rules
-from ltos_pyg.envs.jungle_rules import FIRST_ATTACK, JungleConfig, Sight
+from . import jungle_rules
+from .jungle_rules import FIRST_ATTACK, JungleConfig, Sight
 
 Array = npt.NDArray[Any]
 FAR = np.int32(2**31 - 1)  # the key of no neighbour

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ltos_pyg.envs.checks import check_count
 from ltos_pyg.graph_env.symmetry import Symmetry
+
+from .checks import check_count
 
 LARGEST_SIZE = 127  # cells are signed bytes in `x` and `edge_attr`
 LARGEST_GAIN = float(np.finfo(np.float32).max)

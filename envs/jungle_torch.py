@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltos_pyg.envs.jungle_rules import DX, DY, FIRST_ATTACK, JungleConfig, Sight
-from ltos_pyg.envs.streams import draw
+from .jungle_rules import DX, DY, FIRST_ATTACK, JungleConfig, Sight
+from .streams import draw
 
 
 class TorchJungle:

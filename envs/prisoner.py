@@ -10,9 +10,10 @@ from torch.nn.functional import one_hot
 from torch_geometric.data import Batch
 
 from ltos_pyg.data import batch_snapshots
-from ltos_pyg.envs.checks import check_action, check_count
-from ltos_pyg.envs.streams import draw, first_streams
 from ltos_pyg.graph_env import GraphEnv, GraphEnvSpec, GraphStep
+
+from .checks import check_action, check_count
+from .streams import draw, first_streams
 
 
 class PrisonerEnv(GraphEnv):

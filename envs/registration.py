@@ -28,23 +28,26 @@ def register_envs() -> None:
 
 def make_dilemmas(**options: Any) -> GymnasiumEnv:
     """One :class:`~ltos_pyg.envs.DilemmasEnv` episode at a time; takes its options."""
-    from ltos_pyg.envs.dilemmas import DilemmasEnv
     from ltos_pyg.graph_env.adapters.gymnasium import GymnasiumEnv
+
+    from .dilemmas import DilemmasEnv
 
     return GymnasiumEnv(DilemmasEnv(**options))
 
 
 def make_jungle(**options: Any) -> GymnasiumEnv:
     """One :class:`~ltos_pyg.envs.JungleEnv` episode at a time; takes its options."""
-    from ltos_pyg.envs.jungle import JungleEnv
     from ltos_pyg.graph_env.adapters.gymnasium import GymnasiumEnv
+
+    from .jungle import JungleEnv
 
     return GymnasiumEnv(JungleEnv(**options))
 
 
 def make_prisoner(**options: Any) -> GymnasiumEnv:
     """One :class:`~ltos_pyg.envs.PrisonerEnv` episode at a time; takes its options."""
-    from ltos_pyg.envs.prisoner import PrisonerEnv
     from ltos_pyg.graph_env.adapters.gymnasium import GymnasiumEnv
+
+    from .prisoner import PrisonerEnv
 
     return GymnasiumEnv(PrisonerEnv(**options))

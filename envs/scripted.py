@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from ltos_pyg.envs.jungle_rules import FIRST_ATTACK, NUM_ACTIONS
+from .jungle_rules import FIRST_ATTACK, NUM_ACTIONS
 
 UP, LEFT, RIGHT, DOWN = 0, 1, 2, 3  # the four sides, in the order of the attacks
 MOVES = (0, 1, 3, 4)  # the action that goes to each side

@@ -61,7 +61,7 @@ def add_traffic_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _generate(args: argparse.Namespace, rest: list[str]) -> int:
-    from ltos_pyg.envs.traffic.generate import write_scenario
+    from ltos_pyg.envs.traffic.files.generate import write_scenario
 
     options = {'block_length': args.block_length, 'seed': args.seed, 'scale': args.scale, 'turn': args.turn}
     for path in write_scenario(args.out, args.rows, args.cols, **options):
@@ -146,7 +146,7 @@ def _write_viewer_files(args: argparse.Namespace) -> list[Path]:
     from contextlib import closing
 
     from ltos_pyg.envs.traffic import load_flow, load_network
-    from ltos_pyg.envs.traffic.cityflow_engine import VIEWER_REPLAY, VIEWER_ROADNET, CityFlowEngine
+    from ltos_pyg.envs.traffic.engine.cityflow import VIEWER_REPLAY, VIEWER_ROADNET, CityFlowEngine
     from ltos_pyg.envs.traffic.trace import load_phases
 
     network = load_network(args.roadnet)

@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ltos_pyg.envs.checks import check_count
-from ltos_pyg.envs.traffic.engine import TrafficEngine
-from ltos_pyg.envs.traffic.network import RoadNetwork
-from ltos_pyg.envs.traffic.signals import Ints, SignalChoices, check_timing, play_decision
+from ..checks import check_count
+from .engine import TrafficEngine
+from .files.network import RoadNetwork
+from .signals import Ints, SignalChoices, check_timing, play_decision
 
 Floats = npt.NDArray[np.float64]
 Of = Literal['counts', 'queues']

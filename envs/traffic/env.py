@@ -12,14 +12,15 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from ltos_pyg.data import batch_snapshots
-from ltos_pyg.envs.checks import check_action, check_count
-from ltos_pyg.envs.traffic.engine import Backend, TrafficEngine, make_engine
-from ltos_pyg.envs.traffic.flow import Flow
-from ltos_pyg.envs.traffic.metrics import TrafficMetrics
-from ltos_pyg.envs.traffic.network import RoadNetwork
-from ltos_pyg.envs.traffic.signals import Ints, SignalChoices, check_timing, play_decision
-from ltos_pyg.envs.traffic.view import View
 from ltos_pyg.graph_env import GraphEnv, GraphEnvSpec, GraphStep
+
+from ..checks import check_action, check_count
+from .engine import Backend, TrafficEngine, make_engine
+from .files.flow import Flow
+from .files.network import RoadNetwork
+from .metrics import TrafficMetrics
+from .signals import Ints, SignalChoices, check_timing, play_decision
+from .view import View
 
 Task = tuple[RoadNetwork, Flow]
 

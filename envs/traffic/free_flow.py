@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ltos_pyg.envs.traffic.flow import Flow
-from ltos_pyg.envs.traffic.network import STRAIGHT, RoadNetwork
+from .files.flow import Flow
+from .files.network import STRAIGHT, RoadNetwork
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

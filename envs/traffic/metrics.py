@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ltos_pyg.envs.traffic.engine import TrafficEngine
-from ltos_pyg.envs.traffic.free_flow import FreeFlow, free_flow
-from ltos_pyg.envs.traffic.network import RoadNetwork
+from .engine import TrafficEngine
+from .files.network import RoadNetwork
+from .free_flow import FreeFlow, free_flow
 
 Floats = npt.NDArray[np.float64]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ltos_pyg.envs.checks import check_count
-from ltos_pyg.envs.traffic.engine import TrafficEngine
-from ltos_pyg.envs.traffic.network import RoadNetwork
+from ..checks import check_count
+from .engine import TrafficEngine
+from .files.network import RoadNetwork
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
-from ltos_pyg.envs.checks import check_count
-from ltos_pyg.envs.traffic.engine import Backend
-from ltos_pyg.envs.traffic.env import Task, TrafficEnv
-from ltos_pyg.envs.traffic.flow import OneRoad, load_flow
-from ltos_pyg.envs.traffic.generate import generate_flow, generate_grid
-from ltos_pyg.envs.traffic.network import RoadNetwork, load_network
+from ..checks import check_count
+from .engine import Backend
+from .env import Task, TrafficEnv
+from .files.flow import OneRoad, load_flow
+from .files.generate import generate_flow, generate_grid
+from .files.network import RoadNetwork, load_network
 
 
 @dataclass(frozen=True, kw_only=True)

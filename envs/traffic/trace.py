@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ltos_pyg.envs.traffic.engine import TrafficEngine, make_engine
-from ltos_pyg.envs.traffic.flow import OneRoad, load_flow
-from ltos_pyg.envs.traffic.network import RoadNetwork, load_network
+from .engine import TrafficEngine, make_engine
+from .files.flow import OneRoad, load_flow
+from .files.network import RoadNetwork, load_network
 
 Array = npt.NDArray[Any]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ltos_pyg.envs.traffic.network import RoadNetwork
-from ltos_pyg.envs.traffic.signals import Ints, SignalChoices, signal_choices
+from .files.network import RoadNetwork
+from .signals import Ints, SignalChoices, signal_choices
 
 Columns = npt.NDArray[np.int16]
 FARTHEST = np.iinfo(np.int16).max  # metres

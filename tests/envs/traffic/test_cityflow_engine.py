@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from traffic_files import GRID
 
-from ltos_pyg.envs.traffic.cityflow_engine import CityFlowEngine
 from ltos_pyg.envs.traffic.engine import TrafficEngine, make_engine
-from ltos_pyg.envs.traffic.flow import Flow, load_flow
-from ltos_pyg.envs.traffic.generate import write_scenario
-from ltos_pyg.envs.traffic.network import RoadNetwork, load_network
+from ltos_pyg.envs.traffic.engine.cityflow import CityFlowEngine
+from ltos_pyg.envs.traffic.files.flow import Flow, load_flow
+from ltos_pyg.envs.traffic.files.generate import write_scenario
+from ltos_pyg.envs.traffic.files.network import RoadNetwork, load_network
 
 pytest.importorskip('cityflow', reason="needs CityFlow's own module, which is built from source")
 
@@ -239,8 +239,8 @@ def test_an_engine_that_nobody_closed_does_not_hang_the_interpreter(small):
     network, flow = small
     code = f"""
 from ltos_pyg.envs.traffic.engine import make_engine
-from ltos_pyg.envs.traffic.flow import load_flow
-from ltos_pyg.envs.traffic.network import load_network
+from ltos_pyg.envs.traffic.files.flow import load_flow
+from ltos_pyg.envs.traffic.files.network import load_network
 network = load_network({str(network.source)!r})
 engine = make_engine(network, load_flow({str(flow.source)!r}, network), 4, backend='cityflow')
 engine.step(20)

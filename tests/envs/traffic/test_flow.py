@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from traffic_files import GRID, Json, Loaded, Write, entry, joined, junction, line_network, link, road
 
 from ltos_pyg.envs.traffic import load_flow, load_network
-from ltos_pyg.envs.traffic.routes import Router
-from ltos_pyg.envs.traffic.schedule import Schedule, departures
+from ltos_pyg.envs.traffic.engine.schedule import Schedule, departures
+from ltos_pyg.envs.traffic.files.routes import Router
 
 
 def test_grid(grid):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from traffic_files import GRID, Json
 
 from ltos_pyg.envs.traffic import load_flow, load_network
-from ltos_pyg.envs.traffic.native import NativeEngine
+from ltos_pyg.envs.traffic.engine.native import NativeEngine
 
 FEW = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=4000, deadline=None, suppress_health_check=list(HealthCheck))

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ltos_pyg.envs.traffic.generate import TABLE_2, VEHICLE_RANGES, generate_flow, generate_grid, write_scenario
-from ltos_pyg.envs.traffic.network import load_network
+from ltos_pyg.envs.traffic.files.generate import TABLE_2, VEHICLE_RANGES, generate_flow, generate_grid, write_scenario
+from ltos_pyg.envs.traffic.files.network import load_network
 
 DATA = os.environ.get('LTOS_ROADNETSZ', '')
 needs_data = pytest.mark.skipif(not DATA, reason='needs the 6x6 data set: set LTOS_ROADNETSZ to its folder')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ltos_pyg.envs.traffic.geometry import _sort_row
+from ltos_pyg.envs.traffic.files.geometry import _sort_row
 
 # What GCC's std::sort made of the numbers 0 .. n - 1, compared by (7 i) % 5 alone.
 SORTED = {

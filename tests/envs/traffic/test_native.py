@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from traffic_files import GRID, Json, Write, entry, joined, junction, line_network, link, phase, road
 
-from ltos_pyg.envs.traffic import make_engine, native
-from ltos_pyg.envs.traffic.native import NativeEngine
+from ltos_pyg.envs.traffic import make_engine
+from ltos_pyg.envs.traffic.engine import native
+from ltos_pyg.envs.traffic.engine.native import NativeEngine
 
 GREEN, RED = np.array([[1]]), np.array([[0]])
 

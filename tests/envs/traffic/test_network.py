@@ -11,7 +11,7 @@ import pytest
 from traffic_files import Json, data_folder, joined, junction, line_network, link, phase, road
 
 from ltos_pyg.envs.traffic import load_network
-from ltos_pyg.envs.traffic.network import LEFT, RIGHT, STRAIGHT, RoadNetwork
+from ltos_pyg.envs.traffic.files.network import LEFT, RIGHT, STRAIGHT, RoadNetwork
 
 
 @pytest.fixture

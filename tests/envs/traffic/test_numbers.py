@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ltos_pyg.envs.traffic.numbers import NumberReader, read_number
+from ltos_pyg.envs.traffic.files.numbers import NumberReader, read_number
 
 
 def digit_by_digit(whole: str, fraction: str, exponent: int) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import pairwise
 
-from ltos_pyg.envs.traffic.road_network import RoadNetwork
+from .road_network import RoadNetwork
 
 Route = tuple[int, ...]
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ltos_pyg.envs.traffic.geometry import crossings, curve, lane_lines, length_of
-from ltos_pyg.envs.traffic.reading import FARTHEST, Element, read_json, show
-from ltos_pyg.envs.traffic.road_network import LEFT, RIGHT, ROAD_LINK_TYPES, STRAIGHT, RoadNetwork
+from .geometry import crossings, curve, lane_lines, length_of
+from .reading import FARTHEST, Element, read_json, show
+from .road_network import LEFT, RIGHT, ROAD_LINK_TYPES, STRAIGHT, RoadNetwork
 
 __all__ = ['LEFT', 'RIGHT', 'STRAIGHT', 'RoadNetwork', 'load_network']
 

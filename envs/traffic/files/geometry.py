@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ltos_pyg.envs.traffic.jit import jit
+from ..jit import jit
 
 Array = npt.NDArray[Any]
 Point = tuple[float, float]

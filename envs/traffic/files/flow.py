@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ltos_pyg.envs.traffic.reading import Element, read_json
-from ltos_pyg.envs.traffic.road_network import RoadNetwork
-from ltos_pyg.envs.traffic.routes import Router
+from .reading import Element, read_json
+from .road_network import RoadNetwork
+from .routes import Router
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ltos_pyg.envs.traffic.flow import Flow
-from ltos_pyg.envs.traffic.network import RoadNetwork
+from ..files.flow import Flow
+from ..files.network import RoadNetwork
 
 Backend = Literal['native', 'cityflow']
 BACKENDS: tuple[Backend, ...] = ('native', 'cityflow')
@@ -135,11 +135,11 @@ def make_engine(
         ValueError: If the backend is unknown or an option out of range.
     """
     if backend == 'native':
-        from ltos_pyg.envs.traffic.native import NativeEngine
+        from .native import NativeEngine
 
         return NativeEngine(network, flow, num_envs, threads=threads, seed=seed)
     if backend == 'cityflow':
-        from ltos_pyg.envs.traffic.cityflow_engine import CityFlowEngine
+        from .cityflow import CityFlowEngine
 
         return CityFlowEngine(network, flow, num_envs, threads=threads, seed=seed)
     raise ValueError(f"'backend' must be one of {BACKENDS} (got {backend!r})")

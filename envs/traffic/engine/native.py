@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ltos_pyg.envs.checks import check_count
-from ltos_pyg.envs.traffic import native_kernel as kernel
-from ltos_pyg.envs.traffic.engine import Shown, TripTable, VehicleTable
-from ltos_pyg.envs.traffic.flow import Flow
-from ltos_pyg.envs.traffic.native_kernel import NONE, Scratch, State, World
-from ltos_pyg.envs.traffic.phases import check_phases
-from ltos_pyg.envs.traffic.road_network import RoadNetwork
-from ltos_pyg.envs.traffic.schedule import Schedule, way_lengths
+from ...checks import check_count
+from ..files.flow import Flow
+from ..files.road_network import RoadNetwork
+from . import native_kernel as kernel
+from .base import Shown, TripTable, VehicleTable
+from .native_kernel import NONE, Scratch, State, World
+from .phases import check_phases
+from .schedule import Schedule, way_lengths
 
 Array = npt.NDArray[Any]
 

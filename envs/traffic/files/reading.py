@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ltos_pyg.envs.traffic.numbers import NumberReader
+from .numbers import NumberReader
 
 MOST_BYTES = 512 * 2**20
 LONGEST_ID = 256

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ltos_pyg.envs.traffic.flow import Flow
-from ltos_pyg.envs.traffic.jit import jit
-from ltos_pyg.envs.traffic.road_network import RoadNetwork
-from ltos_pyg.envs.traffic.routes import Router
+from ..files.flow import Flow
+from ..files.road_network import RoadNetwork
+from ..files.routes import Router
+from ..jit import jit
 
 Array = npt.NDArray[Any]
 MOST_VEHICLES = 2_000_000

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ltos_pyg.envs.checks import check_count
-from ltos_pyg.envs.traffic.cityflow_notes import TripNotes, Way
-from ltos_pyg.envs.traffic.engine import Shown, TripTable, VehicleTable
-from ltos_pyg.envs.traffic.flow import Flow
-from ltos_pyg.envs.traffic.network import RoadNetwork
-from ltos_pyg.envs.traffic.phases import check_phases
-from ltos_pyg.envs.traffic.schedule import Schedule, way_lengths
+from ...checks import check_count
+from ..files.flow import Flow
+from ..files.network import RoadNetwork
+from .base import Shown, TripTable, VehicleTable
+from .cityflow_notes import TripNotes, Way
+from .phases import check_phases
+from .schedule import Schedule, way_lengths
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ltos_pyg.envs.checks import check_count
 from ltos_pyg.seeding import seed_stream
+
+from ...checks import check_count
 
 Json = dict[str, Any]
 Point = tuple[float, float]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ltos_pyg.envs.traffic.road_network import RoadNetwork
+from ..files.road_network import RoadNetwork
 
 
 def check_phases(phase: npt.NDArray[np.integer[Any]], network: RoadNetwork, num_envs: int) -> npt.NDArray[np.int64]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ltos_pyg.envs.traffic.jit import bare_jit
+from ..jit import bare_jit
 
 Array = npt.NDArray[Any]
 
