@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+LARGEST_WIDTH = 65_536  # channels of a hidden layer
+
 
 def check_range(
     options: object,
@@ -32,6 +34,8 @@ def check_range(
             continue
         if least is not None and most is not None:
             wanted = f'lie in [{least}, {most}]'
+        elif most is not None:
+            wanted = f'be at most {most}'
         else:
             wanted = f'be above {above}' if least is None else f'be at least {least}'
         raise ValueError(f"'{name}' must {wanted}{' each' if each else ''}{none or ''} (got {value})")

@@ -24,6 +24,8 @@ from ltos_pyg.ranges import check_range
         (1.1, {'least': 0, 'most': 1}, "'n' must lie in [0, 1] (got 1.1)"),
         (-0.1, {'least': 0, 'most': 1}, "'n' must lie in [0, 1] (got -0.1)"),
         (math.nan, {'least': 0, 'most': 1}, "'n' must lie in [0, 1] (got nan)"),
+        (2, {'most': 2}, None),
+        (3, {'most': 2}, "'n' must be at most 2 (got 3)"),
         ((), {'least': 1}, None),
         ((3, 1), {'least': 1}, None),
         ((3, 0), {'least': 1}, "'n' must be at least 1 each (got (3, 0))"),

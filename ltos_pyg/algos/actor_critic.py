@@ -15,7 +15,7 @@ from ltos_pyg.algos.losses import discounted_returns, masked
 from ltos_pyg.algos.on_policy import Memory, OnPolicy, OnPolicyConfig, View
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import AgentLayout, AgentLinear, AgentLSTMCell, gather_slots, spatial_discount, spatial_weights
-from ltos_pyg.ranges import check_range
+from ltos_pyg.ranges import LARGEST_WIDTH, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ class ActorCriticConfig(OnPolicyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, 'hidden_channels', least=1)
+        check_range(self, 'hidden_channels', most=LARGEST_WIDTH)
         check_range(self, 'lr_end', least=0, most=1)
         check_range(self, 'alpha', least=0, most=1, none=', or be None for the whole graph')
         check_range(self, 'lr', 'max_grad_norm', above=0)

@@ -16,7 +16,11 @@ from torch_geometric.data import Batch
 
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
 from ltos_pyg.nn import Sharing
+from ltos_pyg.nn.validation import check_edge_index, trust_edges
 from ltos_pyg.seeding import generator
+
+Seen = tuple[Tensor, Tensor, Tensor | None]  # what networks see: x (N, F) scaled, edge_index, edge_attr (E, D) scaled
+NEWEST = 2  # batches remembered: a graph and its successor
 
 BYTES_PER_PARAMETER = 4 * 6  # float32: weights, target, running average, gradient, and two moments of Adam
 
@@ -89,14 +93,44 @@ class Inputs(nn.Module):
         super().__init__()
         self.register_buffer('feature_scale', spec.scale('feature'), persistent=False)
         self.register_buffer('edge_scale', spec.scale('edge'), persistent=False)
+        self._seen: list[tuple[Batch, Seen]] | None = None  # the newest batches within `each_batch_once`
 
-    def forward(self, graph: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(self, graph: Batch) -> Seen:
         """Returns (x, edge_index, edge_attr)."""
+        for known, seen in self._seen or ():
+            if known is graph:
+                return seen
+        seen = self.scale(graph)
+        if self._seen is not None:
+            self._seen = [*self._seen[1 - NEWEST :], (graph, seen)]
+        return seen
+
+    def scale(self, graph: Batch) -> Seen:
+        """What :meth:`forward` returns, computed anew."""
         x = (graph.x if self.feature_scale is None else graph.x * self.feature_scale).float()
         edge_attr = graph.get('edge_attr')
         if edge_attr is not None:
             edge_attr = (edge_attr if self.edge_scale is None else edge_attr * self.edge_scale).float()
         return x, graph.edge_index, edge_attr
+
+    @contextmanager
+    def each_batch_once(self, *graphs: Batch) -> Iterator[None]:
+        """Within it, a batch is scaled once however often it is asked for, and its edges are trusted.
+
+        Args:
+            graphs: The batches to be seen; their edges are checked here.
+
+        Raises:
+            ValueError: If an ``edge_index`` does not fit its batch.
+        """
+        for graph in graphs:
+            check_edge_index(graph.edge_index, graph.num_nodes)
+        self._seen = []
+        try:
+            with trust_edges():
+                yield
+        finally:
+            self._seen = None
 
 
 @contextmanager

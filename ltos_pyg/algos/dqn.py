@@ -17,7 +17,7 @@ from ltos_pyg.algos.losses import double_q_value, follow, gap_to_best, masked, m
 from ltos_pyg.data import GraphReplay, Transition
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep, Symmetries
 from ltos_pyg.nn import DGN, Sharing
-from ltos_pyg.ranges import check_range
+from ltos_pyg.ranges import LARGEST_WIDTH, check_range
 from ltos_pyg.seeding import generator
 
 REWARDS = ('own', 'neighbourhood', 'team')
@@ -66,6 +66,7 @@ class DQNConfig:
                 f'{self.total_steps}). Train for longer, or start to learn earlier.'
             )
         check_range(self, 'encoder_channels', least=1)
+        check_range(self, 'hidden_channels', 'encoder_channels', most=LARGEST_WIDTH)
         chances = ('epsilon_start', 'epsilon_end', 'epsilon_fraction', 'greedy_fraction')
         check_range(self, 'gamma', 'tau', 'average', 'lr_end', 'action_gap', *chances, least=0, most=1)
         check_range(self, 'lr', 'steps_per_update', 'max_grad_norm', above=0)
@@ -192,12 +193,13 @@ class DQN(Algorithm):
     @torch.no_grad()
     def act(self, graph: Batch, explore: bool = False) -> Decision:
         graph = graph.to(self.device)
-        sharing = self.choose_sharing(graph, explore)
         mask = graph.get('action_mask')
-        if explore:
-            q = self.q_values(self.network, graph, sharing)
-            return Decision(epsilon_greedy(q, self.epsilon(graph), self.explore_rng, mask), sharing)
-        q = self.over_views(graph, lambda view: self.q_values(self.averaged, view, sharing))
+        with self.inputs.each_batch_once(graph):
+            sharing = self.choose_sharing(graph, explore)
+            if explore:
+                q = self.q_values(self.network, graph, sharing)
+                return Decision(epsilon_greedy(q, self.epsilon(graph), self.explore_rng, mask), sharing)
+            q = self.over_views(graph, lambda view: self.q_values(self.averaged, view, sharing))
         return Decision(softmax_choice(q, self.config.play_temperature, self.play_rng, mask), sharing)
 
     def over_views(self, graph: Batch, values: Callable[[Batch], Tensor]) -> Tensor:
@@ -249,11 +251,12 @@ class DQN(Algorithm):
         c = self.config
         t = self.replay.sample(c.batch_size, self.replay_rng, c.n_step, c.gamma).to(self.device)
         t = self.random_views(t)
-        loss, metrics = self.loss(t)
-        self.step_optimizer(self.optimizer, loss)
-        soft_update(self.target, self.network, c.tau)
-        self.update_average(self.averaged, self.network)
-        metrics |= self.update_more(t)
+        with self.inputs.each_batch_once(t.graph, t.successor):
+            loss, metrics = self.loss(t)
+            self.step_optimizer(self.optimizer, loss)
+            soft_update(self.target, self.network, c.tau)
+            self.update_average(self.averaged, self.network)
+            metrics |= self.update_more(t)
         self.updates += 1
         return {name: float(value) for name, value in metrics.items()}
 

@@ -19,7 +19,7 @@ from ltos_pyg.algos.losses import masked, mean, soft_value, td_loss, td_target
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import IntentionConv, Sharing
-from ltos_pyg.ranges import check_range
+from ltos_pyg.ranges import LARGEST_WIDTH, check_range
 from ltos_pyg.seeding import generator
 
 
@@ -61,6 +61,7 @@ class IPConfig:
                 f'{self.learning_starts}). Train for longer, or start to learn earlier.'
             )
         check_range(self, 'encoder_channels', least=1)
+        check_range(self, 'hidden_channels', 'encoder_channels', most=LARGEST_WIDTH)
         check_range(self, 'gamma', 'tau', 'average', 'lr_end', least=0, most=1)
         check_range(self, 'lr', 'steps_per_update', 'max_grad_norm', 'gumbel', above=0)
         check_range(self, 'beta', 'play_temperature', least=0)
@@ -159,7 +160,8 @@ class IP(DQN):
         if not explore:
             return super().act(graph)
         graph = graph.to(self.device)
-        logits = self.q_values(self.network, graph, None)
+        with self.inputs.each_batch_once(graph):
+            logits = self.q_values(self.network, graph, None)
         return Decision(softmax_choice(logits, 1.0, self.explore_rng, graph.get('action_mask')))
 
     def relaxed(self, log_policy: Tensor) -> Tensor:

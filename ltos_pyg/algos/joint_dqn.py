@@ -111,11 +111,12 @@ class JointDQN(DQN):
                 f'{graph.num_graphs}, got {graph.num_nodes} in all. Take qmix, which bears empty places.'
             )
         mask = self.mask(graph)
-        if explore:
-            q = self.q_values(self.network, graph, None)
-            rate = self.epsilon(graph)[:: self.num_agents]
-            return Decision(self.decode(epsilon_greedy(q, rate, self.explore_rng, mask)))
-        q = self.over_views(graph, lambda view: self.q_values(self.averaged, view, None))
+        with self.inputs.each_batch_once(graph):
+            if explore:
+                q = self.q_values(self.network, graph, None)
+                rate = self.epsilon(graph)[:: self.num_agents]
+                return Decision(self.decode(epsilon_greedy(q, rate, self.explore_rng, mask)))
+            q = self.over_views(graph, lambda view: self.q_values(self.averaged, view, None))
         return Decision(self.decode(softmax_choice(q, self.config.play_temperature, self.play_rng, mask)))
 
     def over_views(self, graph: Batch, values: Callable[[Batch], Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from ltos_pyg.algos.losses import discounted_returns, masked
 from ltos_pyg.algos.on_policy import Memory, OnPolicy, OnPolicyConfig, View
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import AgentMLP, gather_slots
-from ltos_pyg.ranges import check_range
+from ltos_pyg.ranges import LARGEST_WIDTH, check_range
 
 Weights = dict[str, Tensor]
 
@@ -45,6 +45,7 @@ class LIOConfig(OnPolicyConfig):
         check_range(self, 'reward_max', 'pay_cost', 'entropy', least=0)
         check_range(self, 'epsilon_start', 'epsilon_end', 'epsilon_fraction', least=0, most=1)
         check_range(self, 'policy_channels', 'incentive_channels', least=1)
+        check_range(self, 'policy_channels', 'incentive_channels', most=LARGEST_WIDTH)
 
 
 class LIONetwork(nn.Module):

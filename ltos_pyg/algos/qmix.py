@@ -17,7 +17,7 @@ from ltos_pyg.algos.team import TeamReward, check_team_reward, side_by_side, slo
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import DGN, QMixer, Sharing
-from ltos_pyg.ranges import check_range
+from ltos_pyg.ranges import LARGEST_WIDTH, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class QMIXConfig(DQNConfig):
         if self.mixing not in ('slots', 'shared'):
             raise ValueError(f"'mixing' must be 'slots' or 'shared' (got {self.mixing!r})")
         check_range(self, 'mixer_channels', 'hyper_channels', least=1)
+        check_range(self, 'mixer_channels', 'hyper_channels', most=LARGEST_WIDTH)
 
 
 class QMIXNetwork(nn.Module):

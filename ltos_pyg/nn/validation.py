@@ -6,6 +6,9 @@ Checks of shape and dtype always run. Checks of the numbers themselves run in ea
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +16,22 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from ltos_pyg.nn.functional import Sharing
+
+
+_edges_are_trusted: ContextVar[bool] = ContextVar('edges_are_trusted', default=False)
+
+
+@contextmanager
+def trust_edges() -> Iterator[None]:
+    """Within it, :func:`check_edge_index` looks at shapes and dtypes only.
+
+    For code that has checked the edges of a batch and runs many layers on it.
+    """
+    token = _edges_are_trusted.set(True)
+    try:
+        yield
+    finally:
+        _edges_are_trusted.reset(token)
 
 
 def _may_look_at_values(tensor: Tensor) -> bool:
@@ -55,7 +74,7 @@ def check_edge_index(edge_index: Tensor, num_nodes: int) -> None:
         )
     if edge_index.dtype != torch.int64:
         raise ValueError(f"'edge_index' must be torch.int64 (got {edge_index.dtype}). Convert it with .long().")
-    if not _may_look_at_values(edge_index) or edge_index.size(1) == 0:
+    if not _may_look_at_values(edge_index) or edge_index.size(1) == 0 or _edges_are_trusted.get():
         return
     low, high = edge_index.aminmax()
     if int(low) < 0 or int(high) >= num_nodes:

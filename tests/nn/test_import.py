@@ -44,6 +44,16 @@ def test_nn_needs_neither_gymnasium_nor_numba_nor_matplotlib():
     )
 
 
+def test_nn_loads_nothing_of_the_kind_that_pyg_does_not_load_itself():
+    run(
+        'import sys, torch_geometric.nn\n'
+        'before = set(sys.modules)\n'
+        'import ltos_pyg.nn\n'
+        'new = {name.split(".")[0] for name in set(sys.modules) - before}\n'
+        'assert not new & {"gymnasium", "numba", "matplotlib", "tyro", "tensorboard", "pettingzoo"}, new\n'
+    )
+
+
 def test_without_numba_large_graphs_run_in_plain_pytorch_and_say_so():
     code = 'import sys\nsys.modules["numba"] = None\nimport warnings\nwarnings.simplefilter("always")\n' + USE
     assert 'Numba is missing: DGNConv runs in plain PyTorch' in run(code).stderr

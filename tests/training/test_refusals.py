@@ -99,7 +99,9 @@ def test_networks_larger_than_the_memory_are_refused_before_they_are_made(monkey
         nn.Linear(10_000, 10_000, bias=False)
     env = PrisonerEnv(num_envs=2)
     with pytest.raises(ValueError, match=r"Lower 'hidden_channels', 'encoder_channels' and the like"):
-        DQN(env.spec, IndependentQConfig(hidden_channels=10_000_000, num_layers=0, replay_size=100))
+        DQN(env.spec, IndependentQConfig(hidden_channels=65_536, encoder_channels=(65_536,), replay_size=100))
+    with pytest.raises(ValueError, match=r"'hidden_channels' must be at most 65536 \(got 10000000\)"):
+        IndependentQConfig(hidden_channels=10_000_000)
     with new_weights(0):  # nothing of the refused ones is counted
         nn.Linear(1000, 1000)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ltos_pyg.algos.ltos.sharing_q import SharingQConfig
-from ltos_pyg.ranges import check_range
+from ltos_pyg.ranges import LARGEST_WIDTH, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ class LToSConfig(SharingQConfig):
             raise ValueError(f"'objective' must be 'search' or 'gradient' (got {self.objective!r})")
         check_range(self, 'phi_starts', 'phi_tau', 'wide_start', 'wide_end', 'wide_fraction', least=0, most=1)
         check_range(self, 'phi_every', 'phi_graphs', 'phi_channels', 'search_channels', 'hops', least=1)
+        check_range(self, 'phi_channels', 'search_channels', most=LARGEST_WIDTH)
         check_range(self, 'hold_steps', least=1, none=', or None for n_step')
         if self.candidates < 2:
             raise ValueError(f"'candidates' must be at least 2, or there is nothing to compare (got {self.candidates})")

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from ltos_pyg.algos.base import Seen as Seen
 from ltos_pyg.algos.dqn import DQNConfig
 from ltos_pyg.algos.losses import follow, gap_to_best, masked, mean, td_loss, td_target
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import DGN, DGNTrunk, EdgeQHead, Sharing, share_value
-
-Seen = tuple[Tensor, Tensor, Tensor | None]  # x, edge_index, edge_attr, as networks see them
 
 
 class Ahead(NamedTuple):

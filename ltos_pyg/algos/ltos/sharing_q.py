@@ -16,7 +16,7 @@ from ltos_pyg.algos.ltos.critics import CRITICS, Ahead, LowLevelBatch, find_edge
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import Sharing
-from ltos_pyg.ranges import check_range
+from ltos_pyg.ranges import LARGEST_WIDTH, check_range
 from ltos_pyg.seeding import generator
 
 
@@ -29,6 +29,7 @@ class SharingQConfig(DQNConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, 'pair_channels', least=1)
+        check_range(self, 'pair_channels', most=LARGEST_WIDTH)
 
 
 class SharingQ(DGN):
@@ -59,7 +60,8 @@ class SharingQ(DGN):
     def greedy_action(self, graph: Batch, sharing: Sharing) -> Tensor:
         """The best action of each node under given weights, (N,), as :meth:`act` chooses without a temperature."""
         graph = graph.to(self.device)
-        q = self.over_views(graph, lambda view: self.q_values(self.averaged, view, sharing))
+        with self.inputs.each_batch_once(graph):
+            q = self.over_views(graph, lambda view: self.q_values(self.averaged, view, sharing))
         return masked(q, graph.get('action_mask')).argmax(-1)
 
     def next_sharing(self, t: Transition) -> Sharing:
