@@ -48,7 +48,7 @@ def ready(variant: str, **options: Any) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize(
-    'variant', ['dgn', 'fixed_ltos edge', 'ltos search', 'ltos gradient', 'ltos_edge search', 'qmix']
+    'variant', ['dgn', 'fixed_ltos edge', 'ltos search', 'ltos gradient', 'ltos_edge search', 'dqn']
 )
 def test_a_batch_is_scaled_once_and_its_edges_are_checked_once(variant: str, scalings: list[Any]) -> None:
     algo, graph = ready(variant, **({'phi_every': 1} if variant.startswith('ltos') else {}))
