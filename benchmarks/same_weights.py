@@ -5,7 +5,7 @@
     python benchmarks/same_weights.py BASE --only jungle/ltos --steps 2000
 
 For a change that must not change results: it prints a table, and exits with 1 if any weight differs. Both sides train
-here, one after the other on one thread, since results differ between processors. Each side is driven through its own
+here, at the same time and each on one thread, since results differ between processors. Each is driven through its own
 command line, ``ltos train``, so that modules may move and options may get other names (see ``FLAGS``). Parameters may
 get other names, too: their values are then compared as a set, and the table says so.
 """
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,10 @@ def main() -> int:
         parser.error(f"unknown run '{unknown[0]}'. Choose from: {', '.join(RUNS)}")
     names = tuple(args.only or RUNS)
     start = time.perf_counter()
-    base, other = (weights_at(commit, names, args.steps, args.cache) for commit in (args.base, args.other))
+    with ThreadPoolExecutor(2) as side:  # each trains in a process of its own
+        base, other = side.map(
+            lambda commit: weights_at(commit, names, args.steps, args.cache), (args.base, args.other)
+        )
     verdicts = {name: compare(base[name], other[name]) for name in names}
     width = max(map(len, names))
     for name, (_, text) in verdicts.items():
