@@ -14,6 +14,7 @@ from ltos_pyg.algos.joint_dqn import JointDQN, JointDQNConfig
 from ltos_pyg.algos.lio import LIO, LIOConfig
 from ltos_pyg.algos.ltos import FixedLToS, FixedLToSConfig, LToS, LToSConfig, LToSEdge
 from ltos_pyg.algos.neurcomm import NeurComm
+from ltos_pyg.algos.off_policy import OffPolicy, OffPolicyConfig
 from ltos_pyg.algos.qmix import QMIX, QMIXConfig
 
 ALGORITHMS: dict[str, tuple[Callable[..., Algorithm], type[Any]]] = {
@@ -59,5 +60,7 @@ __all__ = [
     'LToSEdge',
     'NeurComm',
     'NonFiniteLossError',
+    'OffPolicy',
+    'OffPolicyConfig',
     'QMIXConfig',
 ]

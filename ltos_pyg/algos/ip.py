@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,58 +13,33 @@ from torch_geometric.nn import MLP, Linear
 from torch_geometric.utils import scatter
 
 from ltos_pyg.algos.base import Decision
-from ltos_pyg.algos.dqn import DQN
 from ltos_pyg.algos.exploration import softmax_choice
 from ltos_pyg.algos.losses import masked, mean, soft_value, td_loss, td_target
+from ltos_pyg.algos.off_policy import OffPolicy, OffPolicyConfig
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
-from ltos_pyg.nn import IntentionConv, Sharing
-from ltos_pyg.ranges import LARGEST_WIDTH, check_range
+from ltos_pyg.nn import IntentionConv
+from ltos_pyg.ranges import check_range
 from ltos_pyg.seeding import generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class IPConfig:
-    """Options of IP."""
+class IPConfig(OffPolicyConfig):
+    """Options of IP; the hidden size is that of an intention, too."""
 
-    total_steps: int = 500_000  # env steps (one graph, one step) over which the schedules run
-    gamma: float = 0.96  # discount per step
     n_step: int = 1  # rewards summed before the bootstrap; entropy counts at the last step only
-    batch_size: int = 32  # graphs per gradient step
-    lr: float = 5e-4  # Adam, at the start
-    lr_end: float = 0.03  # its last value, as a part of the first
-    tau: float = 0.01  # soft target update per gradient step
-    average: float = 0.999  # actions without exploration come from a running average of the weights; 0: the weights
     beta: float = 0.05  # what a nat of a policy's entropy is worth, in units of reward
     rounds: int = 2  # of telling intentions within a step
     aggr: Literal['add', 'mean'] = 'add'  # over neighbours; 'mean' does not grow with their number
     gumbel: float = 1.0  # temperature of the relaxation through which an action's gradient reaches its agent
-    max_grad_norm: float = 10.0
-    replay_size: int = 50_000  # graphs kept
-    learning_starts: int = 1_000  # env steps before the first gradient step
-    steps_per_update: float = 32.0  # env steps per gradient step
-    hidden_channels: int = 128  # of every layer, and of an intention
-    encoder_channels: tuple[int, ...] = (512,)
-    augment: bool = True  # train on random views, where the env declares symmetries
-    average_views: bool = False  # act without exploration on the mean log-policy over all views
-    play_temperature: float = 0.0  # without exploration: 0: the likeliest action; 1: draw from the policy
-    precision: Literal['float32', 'bf16'] = 'float32'  # bf16: the networks' matrix products under autocast
 
     def __post_init__(self) -> None:
-        for name, allowed in (('precision', ('float32', 'bf16')), ('aggr', ('add', 'mean'))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"'{name}' must be one of {allowed} (got {getattr(self, name)!r})")
-        check_range(self, 'total_steps', 'n_step', 'batch_size', 'replay_size', 'hidden_channels', 'rounds', least=1)
-        if not 0 <= self.learning_starts < self.total_steps:
-            raise ValueError(
-                f"'learning_starts' must lie in [0, total_steps={self.total_steps}), or nothing is learned (got "
-                f'{self.learning_starts}). Train for longer, or start to learn earlier.'
-            )
-        check_range(self, 'encoder_channels', least=1)
-        check_range(self, 'hidden_channels', 'encoder_channels', most=LARGEST_WIDTH)
-        check_range(self, 'gamma', 'tau', 'average', 'lr_end', least=0, most=1)
-        check_range(self, 'lr', 'steps_per_update', 'max_grad_norm', 'gumbel', above=0)
-        check_range(self, 'beta', 'play_temperature', least=0)
+        super().__post_init__()
+        if self.aggr not in ('add', 'mean'):
+            raise ValueError(f"'aggr' must be one of ('add', 'mean') (got {self.aggr!r})")
+        check_range(self, 'rounds', least=1)
+        check_range(self, 'gumbel', above=0)
+        check_range(self, 'beta', least=0)
 
 
 class IntentionPolicy(nn.Module):
@@ -114,7 +89,7 @@ class IPNetwork(nn.Module):
         self.v = NeighbourCritic(spec, config, 1, hears_actions=False)
 
 
-class IP(DQN):
+class IP(OffPolicy):
     r"""Soft actor-critic on a graph, with a policy that reaches its mean field by telling intentions around.
 
     .. math::
@@ -133,15 +108,15 @@ class IP(DQN):
     exactly, those of its neighbours are drawn afresh from the policy for :math:`J_V` and :math:`J_\pi` (never taken
     from the replay), with the straight-through Gumbel relaxation as the path of the gradient; critics see one hop
     through a sum of messages, so any number of neighbours will do; sizes, rounds and :math:`\beta`. Replay, soft
-    targets, running average and learning rates are those of :class:`~ltos_pyg.algos.DQN`.
+    targets, running average and learning rates are those of all off-policy methods here.
     """
 
-    config: IPConfig  # type: ignore[assignment]  # it reads only what both have
+    config: IPConfig
     network: IPNetwork
     target: IPNetwork
 
     def __init__(self, spec: GraphEnvSpec, config: IPConfig, seed: int = 0, device: str | torch.device = 'cpu') -> None:
-        super().__init__(spec, config, seed, device)  # type: ignore[arg-type]
+        super().__init__(spec, config, seed, device)
         self.relax_rng = generator(seed, 'relax', self.device)
 
     def build_network(self) -> nn.Module:
@@ -150,19 +125,20 @@ class IP(DQN):
     def generators(self) -> dict[str, torch.Generator]:
         return super().generators() | {'relax': self.relax_rng}
 
-    def q_values(self, network: Any, graph: Batch, sharing: Sharing | None) -> Tensor:
-        """Not values but the policy's logits: what acting without exploration takes the largest of."""
+    def log_policy(self, network: nn.Module, graph: Batch) -> Tensor:
+        """Log-probabilities of the actions of each node, (N, A), before an action mask."""
         with self.autocast():
-            return network.policy(*self.inputs(graph)).log_softmax(-1)
+            return network.policy(*self.inputs(graph)).log_softmax(-1)  # type: ignore[operator, union-attr]
 
     @torch.no_grad()
     def act(self, graph: Batch, explore: bool = False) -> Decision:
-        if not explore:
-            return super().act(graph)
         graph = graph.to(self.device)
+        mask = graph.get('action_mask')
         with self.inputs.each_batch_once(graph):
-            logits = self.q_values(self.network, graph, None)
-        return Decision(softmax_choice(logits, 1.0, self.explore_rng, graph.get('action_mask')))
+            if explore:
+                return Decision(softmax_choice(self.log_policy(self.network, graph), 1.0, self.explore_rng, mask))
+            logits = self.over_views(graph, lambda view: self.log_policy(self.averaged, view))
+        return Decision(softmax_choice(logits, self.config.play_temperature, self.play_rng, mask))
 
     def relaxed(self, log_policy: Tensor) -> Tensor:
         """One action of each node as a one-hot (N, A), drawn from the policy, with the gradient of a softmax."""

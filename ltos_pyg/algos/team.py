@@ -1,4 +1,4 @@
-"""What the centralised methods share: who sits where, all observations side by side, one reward for the team."""
+"""Rewards of neighbourhoods and teams; what the centralised methods share: slots, observations side by side."""
 
 from __future__ import annotations
 
@@ -12,6 +12,20 @@ from ltos_pyg.graph_env import GraphEnvSpec
 
 TeamReward = Literal['mean', 'sum']
 TEAM_REWARDS = ('mean', 'sum')
+REWARDS = ('own', 'neighbourhood', 'team')  # what a node of DQN and DGN may maximise
+
+
+def reward_of(kind: str, graph: Batch, reward: Tensor) -> Tensor:
+    r"""What each node maximises, (N,): its ``'own'`` reward, the sum :math:`r_i + \sum_{j \to i} r_j` over its
+    ``'neighbourhood'``, or the mean over its graph (``'team'``)."""
+    if kind == 'own':
+        return reward
+    if kind == 'neighbourhood':
+        sender, receiver = graph.edge_index.to(reward.device)
+        return reward.index_add(0, receiver, reward.index_select(0, sender))
+    batch = graph.batch.to(reward.device)
+    total = reward.new_zeros(graph.num_graphs).index_add(0, batch, reward)
+    return (total / graph.ptr.to(reward.device).diff().clamp(min=1)).index_select(0, batch)
 
 
 def slots(graph: Batch, spec: GraphEnvSpec) -> Tensor:

@@ -58,7 +58,7 @@ class GraphReplay:
     Args:
         spec: What the environment promises; storage takes its dtypes (int8 features stay int8).
         capacity: Frames kept; a frame is one graph at one step, and the end of an episode takes one more.
-        share: Whether sharing weights are stored and rewards shaped by them.
+        share: Whether sharing weights are stored.
         max_nodes: Node rows over all frames. Default ``capacity * spec.max_nodes``: every frame fits, whatever its
             size. Give less where graphs are far smaller than the bound on average; old frames then go earlier.
         max_edges: Edge rows over all frames, likewise.
@@ -238,10 +238,8 @@ class GraphReplay:
     def _gather(self, plan: Tensor, gamma: float) -> Transition:
         num_nodes = int(plan[3, -1])
         action, next_row = torch.empty((2, num_nodes), dtype=torch.int64)
-        reward, shaped, discount = torch.empty((3, num_nodes), dtype=torch.float32)
-        read_returns(
-            self._rings, plan.numpy(), gamma, *(out.numpy() for out in (action, reward, shaped, discount, next_row))
-        )
+        reward, discount = torch.empty((2, num_nodes), dtype=torch.float32)
+        read_returns(self._rings, plan.numpy(), gamma, *(out.numpy() for out in (action, reward, discount, next_row)))
         graph, sharing, _ = self._read(plan[0, :-1], plan[3], plan[4])
         successor, sharing_next, known = self._read(plan[1, :-1], plan[5], plan[6])
         return Transition(
@@ -249,7 +247,6 @@ class GraphReplay:
             action=action,
             sharing=sharing,
             reward=reward,
-            shaped=shaped,
             discount=discount,
             successor=successor,
             successor_node=next_row,

@@ -25,9 +25,7 @@ TOO_MANY_NODES, TOO_MANY_EDGES, BAD_EDGE, BAD_ID, BAD_ACTION, BAD_REWARD, BAD_SH
 FRAME = np.dtype(
     [('node_at', 'i8'), ('edge_at', 'i8'), ('link', 'i8'), ('nodes', 'i4'), ('edges', 'i4'), ('status', 'i8')]
 )
-NODE = np.dtype(
-    [('id', 'i4'), ('action', 'i4'), ('next_row', 'i4'), ('reward', 'f4'), ('shaped', 'f4'), ('kept', 'f4')]
-)
+NODE = np.dtype([('id', 'i4'), ('action', 'i4'), ('next_row', 'i4'), ('reward', 'f4'), ('kept', 'f4')])
 EDGE = {size: np.dtype([('sender', size), ('receiver', size), ('given', 'f4')]) for size in ('i2', 'i4')}
 
 
@@ -279,21 +277,12 @@ def write_next_rows(nodes: Array, at: int, ids: Array, new_ids: Array, table: Ar
 
 
 @njit(cache=True)
-def shape_reward(parts: Parts, played: Played) -> Array:
-    """`share_value`, in the same order of sums."""
-    shaped = played.kept * played.reward
-    for e in range(played.given.size):
-        shaped[parts.edge_index[1, e]] += played.given[e] * played.reward[parts.edge_index[0, e]]
-    return shaped
-
-
-@njit(cache=True)
-def write_played(rings: Rings, at: int, edge_at: int, parts: Parts, b: int, played: Played, shaped: Array) -> None:
+def write_played(rings: Rings, at: int, edge_at: int, parts: Parts, b: int, played: Played) -> None:
     share = played.kept.size > 0
     row = at % rings.node.size
     for i in range(parts.ptr[b], parts.ptr[b + 1]):
         node = rings.node[row]
-        node.action, node.reward, node.shaped = played.action[i], played.reward[i], shaped[i]
+        node.action, node.reward = played.action[i], played.reward[i]
         if share:
             node.kept = played.kept[i]
         row = next_slot(row, rings.node)
@@ -351,7 +340,6 @@ def commit_step(
             write_frame(rings, counters, last, b, widths)
     for b in range(num_graphs):
         write_frame(rings, counters, first, b, widths)
-    shaped = shape_reward(parts, played) if played.kept.size > 0 else played.reward
     for b in range(num_graphs):
         frame = rings.frame[(acted + b) % rings.frame.size]
         frame.status, frame.link = played.status[b], counters[FRAMES] - num_graphs + b
@@ -359,7 +347,7 @@ def commit_step(
         if frame.status != RUNNING:
             frame.link, after = end, last
             end += 1
-        write_played(rings, frame.node_at, frame.edge_at, parts, b, played, shaped)
+        write_played(rings, frame.node_at, frame.edge_at, parts, b, played)
         ids, new_ids = parts.node_id[parts.ptr[b] : parts.ptr[b + 1]], after.node_id[after.ptr[b] : after.ptr[b + 1]]
         write_next_rows(rings.node, frame.node_at, ids, new_ids, table)
         rings.acted[counters[ACTED] % rings.acted.size] = acted + b
@@ -470,7 +458,6 @@ def read_returns(
     gamma: float,
     action: Array,
     reward: Array,
-    shaped: Array,
     discount: Array,
     next_row: Array,
 ) -> None:
@@ -480,15 +467,14 @@ def read_returns(
         for i in range(plan[3, g], plan[3, g + 1]):
             frame, row = first, i - plan[3, g]
             action[i] = rings.node[(first.node_at + row) % rings.node.size].action
-            total, total_shaped, factor = 0.0, 0.0, 1.0
+            total, factor = 0.0, 1.0
             for _ in range(plan[2, g]):
                 node = rings.node[(frame.node_at + row) % rings.node.size]
                 total += factor * node.reward
-                total_shaped += factor * node.shaped
                 row = node.next_row
                 factor = 0.0 if row < 0 or frame.status == TERMINATED else factor * gamma
                 if row < 0:
                     break
                 frame = rings.frame[frame.link % rings.frame.size]
-            reward[i], shaped[i], discount[i] = total, total_shaped, factor
+            reward[i], discount[i] = total, factor
             next_row[i] = row + plan[5, g] if row >= 0 else 0

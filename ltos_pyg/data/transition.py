@@ -24,7 +24,6 @@ class Transition:
     action: Tensor  # (N,) int64
     sharing: Sharing | None  # the weights stored with the action: given (E,), kept (N,); None: the replay keeps none
     reward: Tensor  # (N,) float32: sum over k < m of gamma^k times the node's own reward, up to its last step
-    shaped: Tensor  # (N,) float32: the same of the shaped rewards, each step shaped with the weights stored at it
     discount: Tensor  # (N,) float32: gamma^m, and 0 where the task terminated or the agent is gone
     successor: Batch  # o_{t+m}
     successor_node: Tensor  # (N,) int64: row of the same agent in `successor`; 0 where it is gone (there discount is 0)
@@ -37,7 +36,7 @@ class Transition:
         return self.index.numel()
 
     def bootstrap(self, value: Tensor) -> Tensor:
-        r"""``discount`` times each agent's value in ``successor``: what a TD target adds to ``reward`` or ``shaped``.
+        r"""``discount`` times each agent's value in ``successor``: what a TD target adds to ``reward``.
 
         Right also where no agent is left in any successor and ``value`` (N',) is therefore empty.
         """

@@ -137,7 +137,9 @@ def train_missing(
     todo = [
         (study, row, seed, name)
         for study, row, seed, name in sorted(wanted, key=lambda run: run[2])
-        if not (out / name / 'final.json').is_file() and (seeds is None or seed < FIRST_SEED + seeds) and rows in row.label
+        if not (out / name / 'final.json').is_file()
+        and (seeds is None or seed < FIRST_SEED + seeds)
+        and rows in row.label
     ]
     failed = []
     environment = os.environ | {'OMP_NUM_THREADS': '1'}

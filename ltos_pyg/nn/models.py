@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MLP, Linear
 
+from ltos_pyg.nn.conv.by_name import Conv, make_conv
 from ltos_pyg.nn.conv.dgn_conv import DGNConv
 from ltos_pyg.nn.functional import Sharing
 from ltos_pyg.nn.heads import EdgePolicyHead, QHead
@@ -57,6 +59,8 @@ class DGNTrunk(nn.Module):
         encoder_channels (sequence of int): Sizes of the encoder's hidden layers.
         edge_dim (int, optional): Size of each edge feature, if there are any.
         sharing (bool): Whether the sharing weights are an input.
+        conv: The layer of messages, instead of the relation kernel: the class of any PyTorch Geometric layer that takes
+            ``(x, edge_index, edge_attr)``, its name, or ``'package.module:Name'``. A ReLU follows it.
 
     Shapes:
         - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)`, edge features :math:`(E, D)`
@@ -76,6 +80,7 @@ class DGNTrunk(nn.Module):
         encoder_channels: Sequence[int] = (512,),
         edge_dim: int | None = None,
         sharing: bool = False,
+        conv: Conv = DGNConv,
     ) -> None:
         super().__init__()
         self.out_channels = (num_layers + 1) * hidden_channels
@@ -84,9 +89,7 @@ class DGNTrunk(nn.Module):
         first = [*encoder_channels, hidden_channels][0]
         self.lin_sharing = Linear(4, first, bias=False) if sharing else None
         edge_dim = (edge_dim or 0) + (2 if sharing else 0)
-        self.convs = nn.ModuleList(
-            DGNConv(hidden_channels, hidden_channels, heads, edge_dim=edge_dim or None) for _ in range(num_layers)
-        )
+        self.convs = nn.ModuleList(make_conv(conv, hidden_channels, heads, edge_dim or None) for _ in range(num_layers))
         self._scale_sharing()
 
     def reset_parameters(self) -> None:
@@ -154,9 +157,9 @@ class DGN(nn.Module):
         - **output:** action values :math:`(N, A)`
     """
 
-    def __init__(self, in_channels: int, out_channels: int, **kwargs: int | bool | Sequence[int] | None) -> None:
+    def __init__(self, in_channels: int, out_channels: int, **kwargs: Any) -> None:
         super().__init__()
-        self.trunk = DGNTrunk(in_channels, **kwargs)  # type: ignore[arg-type]
+        self.trunk = DGNTrunk(in_channels, **kwargs)
         self.head = QHead(self.trunk.out_channels, out_channels)
 
     def reset_parameters(self) -> None:

@@ -37,7 +37,7 @@ from ltos_pyg.algos.losses import td_loss
 from ltos_pyg.data import Snapshot
 from ltos_pyg.envs import JungleEnv
 from ltos_pyg.graph_env import VectorGraphEnv, fully_connected
-from ltos_pyg.nn import check_sharing, constant_sharing, keep_all
+from ltos_pyg.nn import check_sharing, constant_sharing, keep_all, share_value
 
 every_variant = pytest.mark.parametrize('variant', VARIANTS)
 
@@ -182,7 +182,9 @@ def test_there_may_be_no_agent_left_to_bootstrap_from(variant):
     if 'edge' in variant:  # its own values learn from own rewards
         q, reward = algo.network.values(*algo.inputs(t.graph), t.sharing)[0], t.reward
     else:
-        q, reward = algo.q_values(algo.network, t.graph, t.sharing), t.shaped if variant in SHARING else t.reward
+        q, reward = algo.q_values(algo.network, t.graph, t.sharing), t.reward
+        if variant in SHARING:
+            reward = share_value(t.reward, t.graph.edge_index, t.sharing)
     taken = q.gather(1, t.action.unsqueeze(1)).squeeze(1)
     assert algo.loss(t)[1]['loss'].item() == pytest.approx(td_loss(taken, reward).item())
 

@@ -95,7 +95,7 @@ def reach(algo: Any, graph: Any, agent: int) -> list[int]:
     """Whose observation an agent's policy hangs on."""
     graph = graph.clone()
     graph.x = graph.x.clone().requires_grad_()
-    logits = algo.q_values(algo.network, graph, None)
+    logits = algo.log_policy(algo.network, graph)
     (grad,) = torch.autograd.grad(logits[agent].square().sum(), graph.x)
     return grad.abs().sum(-1).nonzero().flatten().tolist()
 
@@ -179,6 +179,6 @@ def test_an_agent_answers_for_the_neighbours_who_hear_it(game, low, high):
     Loop(algo, env).until(300)
     graph = env.reset(3)
     with torch.no_grad():
-        policy = algo.q_values(algo.network, graph, None).exp()
+        policy = algo.log_policy(algo.network, graph).exp()
     right = policy[1::2].gather(1, graph.x[1::2, :2].argmax(1, keepdim=True))
     assert low <= right.mean() <= high

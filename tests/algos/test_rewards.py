@@ -8,8 +8,7 @@ from algos_zoo import crowd, differing, jungle, trained, weights
 from torch.testing import assert_close
 from torch_geometric.data import Batch
 
-from ltos_pyg.algos.dqn import reward_of
-from ltos_pyg.algos.team import team_reward
+from ltos_pyg.algos.team import reward_of, team_reward
 from ltos_pyg.data import Snapshot
 from ltos_pyg.testing import random_snapshot
 

@@ -17,7 +17,7 @@ from torch_geometric.data import Batch
 
 from ltos_pyg.data import GraphReplay, Snapshot, Transition, batch_snapshots
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
-from ltos_pyg.nn import Sharing, sender_softmax, share_value
+from ltos_pyg.nn import Sharing, sender_softmax
 
 A, F, D = 5, 3, 2  # actions, features, columns of edge_attr
 
@@ -57,7 +57,6 @@ class Frame:
     action: Tensor | None = None
     sharing: Sharing | None = None
     reward: list[float] = field(default_factory=list)
-    shaped: list[float] = field(default_factory=list)
     terminated: bool = False
     truncated: bool = False
     successor: Frame | None = None
@@ -122,14 +121,13 @@ class World:
 
     def remember(self, batch: Batch, action: Tensor, sharing: Sharing, step: GraphStep) -> None:
         nodes, edges = ([g.num_nodes for g in self.graphs], [g.num_edges for g in self.graphs])
-        shaped = share_value(step.reward, batch.edge_index, sharing) if self.replay.share else step.reward
-        per_node = [t.split(nodes) for t in (action, sharing.kept, step.reward, shaped)]
+        per_node = [t.split(nodes) for t in (action, sharing.kept, step.reward)]
         given = sharing.given.split(edges)
         heads = [Frame(graph) for graph in step.graph.to_data_list()]
         for b, frame in enumerate(self.heads):
             frame.action = per_node[0][b]
             frame.sharing = Sharing(given[b], per_node[1][b])
-            frame.reward, frame.shaped = per_node[2][b].tolist(), per_node[3][b].tolist()
+            frame.reward = per_node[2][b].tolist()
             frame.terminated, frame.truncated = bool(step.terminated[b]), bool(step.truncated[b])
             frame.successor = heads[b]
             if frame.terminated or frame.truncated:
@@ -183,18 +181,17 @@ def assert_graph_equal(graph: Snapshot, expected: Snapshot) -> None:
 def assert_transition_right(t: Transition, world: World, n_step: int, gamma: float) -> None:
     """Every field of every graph against the oracle's slow sums."""
     nodes = t.graph.ptr.diff().tolist()
-    rows = [part.split(nodes) for part in (t.action, t.reward, t.shaped, t.discount, t.successor_node)]
+    rows = [part.split(nodes) for part in (t.action, t.reward, t.discount, t.successor_node)]
     for b, (graph, successor) in enumerate(zip(t.graph.to_data_list(), t.successor.to_data_list(), strict=True)):
         path = world.path(int(t.index[b]), n_step)
         assert path is not None, 'the future of this frame is not known yet'
         assert_graph_equal(graph, path[0].graph)
         assert_graph_equal(successor, path[-1].graph)
-        action, reward, shaped, discount, row = (part[b] for part in rows)
+        action, reward, discount, row = (part[b] for part in rows)
         assert torch.equal(action, path[0].action)
         expected = [follow(path, agent, gamma) for agent in graph.node_id.tolist()]
         assert_close(reward, torch.tensor([e[0] for e in expected]), rtol=1e-5, atol=1e-6)
-        assert_close(shaped, torch.tensor([e[1] for e in expected]), rtol=1e-5, atol=1e-6)
-        assert_close(discount, torch.tensor([e[2] for e in expected]))
+        assert_close(discount, torch.tensor([e[1] for e in expected]))
         last_ids = successor.node_id.tolist()
         for agent, at in zip(graph.node_id.tolist(), row.tolist(), strict=True):
             inside = at - int(t.successor.ptr[b])
@@ -210,17 +207,16 @@ def agent_stays(path: list[Frame], agent: int) -> bool:
     return all(agent in frame.graph.node_id.tolist() for frame in path)
 
 
-def follow(path: list[Frame], agent: int, gamma: float) -> tuple[float, float, float]:
-    """Reward, shaped reward and discount of one agent along a path, step by step."""
-    total = total_shaped = 0.0
+def follow(path: list[Frame], agent: int, gamma: float) -> tuple[float, float]:
+    """Reward and discount of one agent along a path, step by step."""
+    total = 0.0
     for k, frame in enumerate(path[:-1]):
         ids = frame.graph.node_id.tolist()
         if agent not in ids:
             break
         total += gamma**k * frame.reward[ids.index(agent)]
-        total_shaped += gamma**k * frame.shaped[ids.index(agent)]
     bootstraps = agent_stays(path, agent) and not path[-2].terminated
-    return total, total_shaped, gamma ** (len(path) - 1) if bootstraps else 0.0
+    return total, gamma ** (len(path) - 1) if bootstraps else 0.0
 
 
 def assert_sharing_right(t: Transition, world: World, n_step: int) -> None:
@@ -634,7 +630,7 @@ def test_a_saved_replay_goes_on_as_if_nothing_had_happened(**options: Any) -> No
         each.start_stream()
     a, b = (each.sample(16, n_step=3) for each in (replay, twin))
     assert torch.equal(a.index, b.index)
-    assert torch.equal(a.shaped, b.shaped)
+    assert torch.equal(a.reward, b.reward)
     for x, y in zip(a.graph.to_data_list(), b.graph.to_data_list(), strict=True):
         assert_graph_equal(x, y)
 

@@ -1,12 +1,24 @@
-"""Options of LToS."""
+"""Options of LToS, and those that fixed LToS has too."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from ltos_pyg.algos.ltos.sharing_q import SharingQConfig
+from ltos_pyg.algos.dqn import DQNConfig
 from ltos_pyg.ranges import LARGEST_WIDTH, check_range
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharingQConfig(DQNConfig):
+    """Options of every method that learns from shared rewards."""
+
+    pair_channels: int = 64  # hidden size of the edge critic's pair values
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, 'pair_channels', least=1)
+        check_range(self, 'pair_channels', most=LARGEST_WIDTH)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,11 @@ from torch_geometric.data import Batch
 from ltos_pyg.algos.base import Seen as Seen
 from ltos_pyg.algos.dqn import DQNConfig
 from ltos_pyg.algos.losses import follow, gap_to_best, masked, mean, td_loss, td_target
+from ltos_pyg.algos.ltos.config import SharingQConfig
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import DGN, DGNTrunk, EdgeQHead, Sharing, share_value
+from ltos_pyg.nn.conv.by_name import Conv
 
 
 class Ahead(NamedTuple):
@@ -34,7 +36,7 @@ class LowLevelBatch(NamedTuple):
 
 
 def random_pairs(graph: Batch, rng: torch.Generator) -> Tensor:
-    """Pairs of different agents of one graph, (2, P): about as many as edges, at least one an agent, all owners alike."""
+    """Pairs of different agents of one graph, (2, P): about as many as edges, all owners alike."""
     N = graph.num_nodes
     owner = torch.arange(max(graph.num_edges, N), device=graph.ptr.device) % max(N, 1)
     first, size = (part[graph.batch[owner]] for part in (graph.ptr[:-1], graph.ptr.diff()))
@@ -73,8 +75,8 @@ class NodeCritic(DGN):
         R^w_i = w_{ii} R_i + \sum_{j \to i} w_{ji} R_j
 
     with the n-step returns :math:`R` of own rewards, shared by the weights :math:`w` that are the input: so the target
-    depends on no weights that the network does not see. The weights are inputs of the network (see :class:`~ltos_pyg.nn.DGNTrunk`), unless ``sees_weights`` is false: where
-    they never change there is nothing to see.
+    depends on no weights that the network does not see. The weights are inputs of the network (see
+    :class:`~ltos_pyg.nn.DGNTrunk`), unless ``sees_weights`` is false: where they never change there is nothing to see.
 
     Shapes:
         - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)`, edge features :math:`(E, D)`, weights
@@ -82,9 +84,13 @@ class NodeCritic(DGN):
     """
 
     def __init__(
-        self, spec: GraphEnvSpec, config: DQNConfig, pair_channels: int = 64, sees_weights: bool = True
+        self,
+        spec: GraphEnvSpec,
+        config: SharingQConfig,
+        sees_weights: bool = True,
+        conv: Conv | None = None,
     ) -> None:
-        super().__init__(spec.num_features, spec.num_actions, **trunk_options(spec, config), sharing=sees_weights)
+        super().__init__(spec.num_features, spec.num_actions, **trunk_options(spec, config, conv), sharing=sees_weights)
 
     def forward(
         self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, sharing: Sharing | None = None
@@ -130,11 +136,15 @@ class EdgeCritic(nn.Module):
     """
 
     def __init__(
-        self, spec: GraphEnvSpec, config: DQNConfig, pair_channels: int = 64, sees_weights: bool = True
+        self,
+        spec: GraphEnvSpec,
+        config: SharingQConfig,
+        sees_weights: bool = True,
+        conv: Conv | None = None,
     ) -> None:
         super().__init__()
-        self.trunk = DGNTrunk(spec.num_features, **trunk_options(spec, config), sharing=sees_weights)
-        self.head = EdgeQHead(self.trunk.out_channels, spec.num_actions, pair_channels, spec.edge_dim)
+        self.trunk = DGNTrunk(spec.num_features, **trunk_options(spec, config, conv), sharing=sees_weights)
+        self.head = EdgeQHead(self.trunk.out_channels, spec.num_actions, config.pair_channels, spec.edge_dim)
 
     def values(
         self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, sharing: Sharing
@@ -190,7 +200,7 @@ class EdgeCritic(nn.Module):
 CRITICS: dict[str, type[NodeCritic] | type[EdgeCritic]] = {'node': NodeCritic, 'edge': EdgeCritic}
 
 
-def trunk_options(spec: GraphEnvSpec, config: DQNConfig) -> dict[str, Any]:
+def trunk_options(spec: GraphEnvSpec, config: DQNConfig, conv: Conv | None = None) -> dict[str, Any]:
     """Sizes of a :class:`~ltos_pyg.nn.DGNTrunk`."""
     return {
         'hidden_channels': config.hidden_channels,
@@ -198,6 +208,7 @@ def trunk_options(spec: GraphEnvSpec, config: DQNConfig) -> dict[str, Any]:
         'heads': config.heads,
         'encoder_channels': config.encoder_channels,
         'edge_dim': spec.edge_dim,
+        'conv': conv or config.conv,
     }
 
 

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch_geometric.data import Batch
 
-from ltos_pyg.algos.ltos.sharing_q import SharingQ, SharingQConfig
+from ltos_pyg.algos.ltos.config import SharingQConfig
+from ltos_pyg.algos.ltos.sharing_q import SharingQ
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import Sharing, constant_sharing

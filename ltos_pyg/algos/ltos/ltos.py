@@ -13,14 +13,15 @@ from ltos_pyg.algos.base import Decision, soft_update
 from ltos_pyg.algos.exploration import linear_schedule
 from ltos_pyg.algos.losses import mean
 from ltos_pyg.algos.ltos.config import LToSConfig
-from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen
+from ltos_pyg.algos.ltos.critics import Seen
 from ltos_pyg.algos.ltos.fixed import random_sharing
-from ltos_pyg.algos.ltos.search import FIRST_SHARE, JointSearch, first_graphs, shaped_gradient_loss
+from ltos_pyg.algos.ltos.search import OBJECTIVES, HighLevelBatch, first_graphs
 from ltos_pyg.algos.ltos.sharing_q import SharingQ
 from ltos_pyg.algos.ltos.weights import HeldNoise, JointNoise, Logits, constant_logits
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
 from ltos_pyg.nn import Sharing, SharingPolicy, constant_sharing, keep_all
+from ltos_pyg.nn.conv.by_name import Conv
 from ltos_pyg.nn.functional import softmax_by_sender
 from ltos_pyg.seeding import generator
 
@@ -55,6 +56,10 @@ class LToS(SharingQ):
         config: The options.
         seed: Seeds the weights of the networks, the replay's draws and the exploration, each a stream of its own.
         device: Where the networks live; the replay stays in main memory.
+        policy: The high level :math:`\phi`, instead of :class:`~ltos_pyg.nn.SharingPolicy`: a module with
+            ``logits(x, edge_index, edge_attr)``, which returns edge logits (E,) and self logits (N,). They are added to
+            the logits of the first share, so a policy whose last layers are zero starts from it.
+        conv: The low level's layer of messages, instead of the configuration's: see :class:`~ltos_pyg.nn.DGNTrunk`.
     """
 
     config: LToSConfig
@@ -62,44 +67,90 @@ class LToS(SharingQ):
     sharing_modes = ('phi', 'constant', 'uniform', 'keep', 'random')
 
     def __init__(
-        self, spec: GraphEnvSpec, config: LToSConfig, seed: int = 0, device: str | torch.device = 'cpu'
+        self,
+        spec: GraphEnvSpec,
+        config: LToSConfig,
+        seed: int = 0,
+        device: str | torch.device = 'cpu',
+        policy: nn.Module | None = None,
+        conv: Conv | None = None,
     ) -> None:
         self.sharing_mode = 'phi'
         self.shares_rng = generator(seed, 'shares', torch.device(device))
+        self.policy, self.conv = policy, conv
         super().__init__(spec, config, seed, device)
         noise = JointNoise(config.noise_joint, config.noise_own, config.noise_received)
         self.held = HeldNoise(noise, config.hold_steps or config.n_step)
 
     def build_more(self) -> None:
         c, spec = self.config, self.spec
-        self.phi = SharingPolicy(
+        policy = self.policy or SharingPolicy(
             spec.num_features, c.phi_channels, encoder_channels=(c.phi_channels,), edge_dim=spec.edge_dim
-        ).to(self.device)
+        )
+        if not callable(getattr(policy, 'logits', None)):
+            raise ValueError(
+                f"'policy' must have a method 'logits(x, edge_index, edge_attr)' that returns logits of edges (E,) and "
+                f'of nodes (N,) (got {type(policy).__name__})'
+            )
+        self.phi: Any = policy.to(self.device)
         self.target_phi = copy.deepcopy(self.phi).requires_grad_(False)
         self.phi_optimizer = torch.optim.Adam(self.phi.parameters(), lr=c.phi_lr, fused=True)
-        self.search = JointSearch(spec, c, self.device, self.shares_rng) if c.objective == 'search' else None
+        self.objective = OBJECTIVES[c.objective](spec, c, self.device, self.shares_rng)
+
+    # learning: the algorithm -------------------------------------------------------------------------------------
+
+    def learn(self, t: Transition) -> dict[str, Tensor]:
+        metrics = super().learn(t)  # the low level: one step of Q on the shaped reward
+        metrics |= self.learn_objective()
+        if self.updates % self.config.phi_every == 0 and self.progress >= self.config.phi_starts:
+            metrics |= self.learn_sharing()
+        return metrics
+
+    def learn_objective(self) -> dict[str, Tensor]:
+        """One step of the objective's own critics on the low level's batch, where it has any."""
+        with self.autocast():
+            loss = self.objective.critic_loss(self.batch)
+        if loss is None:
+            return {}
+        for optimizer in self.objective.optimizers().values():
+            self.step_optimizer(optimizer, loss)
+        self.objective.update_targets()
+        return {'phi/critic_loss': loss.detach()}
+
+    def learn_sharing(self) -> dict[str, Tensor]:
+        """The high level: one step of phi on graphs of the low level's batch, with the low level frozen."""
+        graph = self.batch.t.graph
+        num_graphs = min(graph.num_graphs, self.config.phi_graphs)
+        seen = first_graphs(self.batch.seen, graph.ptr, num_graphs)
+        nodes = seen[0].size(0)
+        mask = graph.action_mask[:nodes] if 'action_mask' in graph else None
+        logits = self.logits(self.phi, seen)
+        self.network.requires_grad_(False)
+        with self.autocast():
+            batch = HighLevelBatch(seen, graph.batch[:nodes], num_graphs, mask, logits)
+            loss, metrics = self.objective.step_loss(batch, self.network)
+        self.step_optimizer(self.phi_optimizer, loss)
+        self.network.requires_grad_(True)
+        soft_update(self.target_phi, self.phi, self.config.phi_tau)
+        kept = softmax_by_sender(*logits, seen[1]).kept.detach()
+        return metrics | {'phi/loss': loss.detach(), 'phi/kept': mean(kept), 'phi/kept_std': std(kept)}
 
     # the weights -------------------------------------------------------------------------------------------------
 
     @property
-    def first_own(self) -> float | None:
-        """The own share that phi starts from, ``None`` for uniform."""
-        return self.config.initial_own if self.search is None else FIRST_SHARE
-
-    @property
     def constant_own(self) -> float | None:
         """The best constant own share so far, ``None`` for uniform; with the paper's objective the first one."""
-        return self.config.initial_own if self.search is None else self.search.constant.own
+        return self.objective.constant_own
 
-    def logits(self, phi: SharingPolicy, seen: Seen) -> Logits:
+    def logits(self, phi: Any, seen: Seen) -> Logits:
         """The weights before the softmax: those of the first share, plus what phi adds."""
         x, edge_index, edge_attr = seen
         with self.autocast():
             edge, own = phi.logits(x, edge_index, edge_attr)
-        first = constant_logits(edge_index, x.size(0), self.first_own)
+        first = constant_logits(edge_index, x.size(0), self.objective.first_own)
         return Logits(first.edge + edge, first.own + own)
 
-    def sharing(self, phi: SharingPolicy, graph: Batch) -> Sharing:
+    def sharing(self, phi: Any, graph: Batch) -> Sharing:
         """The weights that a high level decides on."""
         return softmax_by_sender(*self.logits(phi, self.inputs(graph)), graph.edge_index)
 
@@ -126,7 +177,7 @@ class LToS(SharingQ):
         wide_now = linear_schedule(c.wide_start, c.wide_end, c.wide_fraction, self.progress)
         noise, wide = self.held.current(graph.batch, graph.num_graphs, wide_now, self.shares_rng)
         near = noise.on(self.logits(self.phi, self.inputs(graph)), edge_index, c.noise_local)
-        far = noise.on(constant_logits(edge_index, graph.num_nodes, self.first_own), edge_index)
+        far = noise.on(constant_logits(edge_index, graph.num_nodes, self.objective.first_own), edge_index)
         node = wide[graph.batch]
         edge = torch.where(node[edge_index[0]], far.edge, near.edge)
         return softmax_by_sender(edge, torch.where(node, far.own, near.own), edge_index)
@@ -142,59 +193,13 @@ class LToS(SharingQ):
     def next_sharing(self, t: Transition) -> Sharing:
         return self.sharing(self.target_phi, t.successor)
 
-    # learning ----------------------------------------------------------------------------------------------------
-
-    def update_more(self, t: Transition) -> dict[str, Tensor]:
-        c, batch, metrics = self.config, self.batch, {}
-        if self.search is not None:
-            with self.autocast():
-                loss = self.search.critic_loss(batch)
-            self.step_optimizer(self.search.optimizer, loss)
-            self.search.update_targets()
-            metrics['phi/critic_loss'] = loss.detach()
-        if self.updates % c.phi_every == 0 and self.progress >= c.phi_starts:
-            metrics |= self.update_phi(batch)
-        return metrics
-
-    def update_phi(self, batch: LowLevelBatch) -> dict[str, Tensor]:
-        """One step of the high level on the low level's batch."""
-        graph = batch.t.graph
-        num_graphs = min(graph.num_graphs, self.config.phi_graphs)
-        seen = first_graphs(batch.seen, graph.ptr, num_graphs)
-        nodes = seen[0].size(0)
-        mask = graph.action_mask[:nodes] if 'action_mask' in graph else None
-        logits = self.logits(self.phi, seen)
-        sharing = softmax_by_sender(*logits, seen[1])
-        metrics: dict[str, Tensor] = {}
-        self.network.requires_grad_(False)
-        with self.autocast():
-            if self.search is None:
-                loss = shaped_gradient_loss(seen, mask, sharing, self.network)
-            else:
-                loss, metrics = self.search.step_loss(seen, graph.batch[:nodes], num_graphs, mask, logits, self.network)
-        self.step_optimizer(self.phi_optimizer, loss)
-        self.network.requires_grad_(True)
-        soft_update(self.target_phi, self.phi, self.config.phi_tau)
-        kept = sharing.kept.detach()
-        return metrics | {'phi/loss': loss.detach(), 'phi/kept': mean(kept), 'phi/kept_std': std(kept)}
-
     # saving ------------------------------------------------------------------------------------------------------
 
     def modules(self) -> dict[str, nn.Module]:
-        more: dict[str, nn.Module] = {'phi': self.phi, 'target_phi': self.target_phi}
-        if self.search is not None:
-            more |= {
-                'search_critics': self.search.critics,
-                'search_targets': self.search.targets,
-                'constant': self.search.constant,
-            }
-        return super().modules() | more
+        return super().modules() | {'phi': self.phi, 'target_phi': self.target_phi} | self.objective.modules()
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        more = {'phi_optimizer': self.phi_optimizer}
-        if self.search is not None:
-            more['search_optimizer'] = self.search.optimizer
-        return super().optimizers() | more
+        return super().optimizers() | {'phi_optimizer': self.phi_optimizer} | self.objective.optimizers()
 
     def generators(self) -> dict[str, torch.Generator]:
         return super().generators() | {'shares': self.shares_rng}

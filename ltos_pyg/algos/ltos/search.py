@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from ltos_pyg.algos.losses import follow, masked, mean, td_loss, td_target
 from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen
 from ltos_pyg.algos.ltos.weights import JointNoise, Logits, constant_logits
 from ltos_pyg.graph_env import GraphEnvSpec
-from ltos_pyg.nn import Sharing
 from ltos_pyg.nn.functional import softmax_by_sender
 
 if TYPE_CHECKING:
@@ -23,6 +22,57 @@ if TYPE_CHECKING:
 
 SHARES = (None, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)  # constants that are compared; None: uniform
 FIRST_SHARE = 0.4  # the one that training starts from
+
+
+class HighLevelBatch(NamedTuple):
+    """Some graphs of a batch, ready for a step of the high level."""
+
+    seen: Seen
+    graph_of_node: Tensor  # (N,)
+    num_graphs: int
+    mask: Tensor | None  # (N, A) allowed actions
+    logits: Logits  # of phi's weights; the gradient runs through them
+
+
+class ShapedGradient:
+    r"""The paper's objective: climb :math:`\sum_i \max_a Q_i(o, a; \phi(o))` with Q frozen.
+
+    Args:
+        spec: What the environment promises.
+        config: The options.
+        device: Where the networks live.
+        rng: Not used: nothing is drawn.
+    """
+
+    def __init__(self, spec: GraphEnvSpec, config: LToSConfig, device: torch.device, rng: torch.Generator) -> None:
+        self.first_own = config.initial_own
+
+    @property
+    def constant_own(self) -> float | None:
+        """The share that phi started from: this objective finds no constant."""
+        return self.first_own
+
+    def critic_loss(self, batch: LowLevelBatch) -> Tensor | None:
+        """None: it has no critic but the low level's."""
+        return None
+
+    def update_targets(self) -> None:
+        """Nothing: it has no targets."""
+
+    def step_loss(self, batch: HighLevelBatch, q_values: Callable[..., Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Minus the mean over nodes of the largest value; the caller freezes Q."""
+        sharing = softmax_by_sender(*batch.logits, batch.seen[1])
+        if batch.seen[0].size(0) == 0:
+            return sharing.kept.sum(), {}
+        return -mean(masked(q_values(*batch.seen, sharing), batch.mask).amax(-1)), {}
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Networks of its own, by name: none."""
+        return {}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Optimizers of its own, by name: none."""
+        return {}
 
 
 class JointActionCritic(nn.Module):
@@ -152,6 +202,21 @@ class JointSearch:
         self.optimizer = torch.optim.Adam(self.critics.parameters(), lr=config.lr, fused=True)
         self.noise = JointNoise(config.noise_joint, config.noise_own, config.noise_received)
 
+    first_own: float | None = FIRST_SHARE  # the own share that phi starts from
+
+    @property
+    def constant_own(self) -> float | None:
+        """The best constant own share so far, ``None`` for uniform."""
+        return self.constant.own
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Networks of its own, by name."""
+        return {'search_critics': self.critics, 'search_targets': self.targets, 'constant': self.constant}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Optimizers of its own, by name."""
+        return {'search_optimizer': self.optimizer}
+
     # the critics -------------------------------------------------------------------------------------------------
 
     def critic_loss(self, batch: LowLevelBatch) -> Tensor:
@@ -179,50 +244,39 @@ class JointSearch:
 
     # the high level ----------------------------------------------------------------------------------------------
 
-    def step_loss(
-        self,
-        seen: Seen,
-        graph_of_node: Tensor,
-        num_graphs: int,
-        mask: Tensor | None,
-        logits: Logits,
-        q_values: Callable[..., Tensor],
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def step_loss(self, batch: HighLevelBatch, q_values: Callable[..., Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss whose gradient moves the logits of phi along :math:`d`, and what to log."""
-        c = self.config
-        x, edge_index, _ = seen
-        N, K = x.size(0), c.candidates
+        edge_index, logits = batch.seen[1], batch.logits
+        N, K = batch.seen[0].size(0), self.config.candidates
         base = constant_logits(edge_index, N, self.constant.own)
-        centre = constant_logits(edge_index, N, FIRST_SHARE)
-        detached = Logits(*(part.detach() for part in logits))
+        phi = Logits(*(part.detach() for part in logits))
         with torch.no_grad():
             due = self.constant.due()
-            draws = [self._candidate(k, centre, detached, edge_index, graph_of_node, num_graphs) for k in range(K)]
+            draws = [self._candidate(k, phi, batch) for k in range(K)]
             constants = [constant_logits(edge_index, N, own) for own in (None, SHARES[due])]
-            value = self._score(seen, mask, [*draws, *constants], q_values)  # (2, K + 2, N)
+            value = self._score(batch, [*draws, *constants], q_values)  # (2, K + 2, N)
             self.constant.compare(due, (value[:, K + 1] - value[:, K]).sum(-1) / max(N, 1))
-            target_own, target_edge, trust = self._target(value[:, :K], draws, detached, base, edge_index, N)
+            target_own, target_edge, trust = self._target(value[:, :K], draws, phi, base, edge_index, N)
         move = 0.5 * ((logits.own - target_own).square().sum() + (logits.edge - target_edge).square().sum())
         metrics = {'phi/trust': mean(trust), 'phi/constant': own_share(self.constant.own, edge_index, N)}
         return move / max(N, 1), metrics
 
-    def _candidate(
-        self, k: int, centre: Logits, phi: Logits, edge_index: Tensor, graph_of_node: Tensor, num_graphs: int
-    ) -> Logits:
-        noise = self.noise.draw(graph_of_node, num_graphs, self.rng)
-        wide = k < self.config.candidates // 2
-        return noise.on(centre, edge_index) if wide else noise.on(phi, edge_index, self.config.noise_local)
+    def _candidate(self, k: int, phi: Logits, batch: HighLevelBatch) -> Logits:
+        """Joint candidate k: the first half wide around the first share, the others close around phi."""
+        noise = self.noise.draw(batch.graph_of_node, batch.num_graphs, self.rng)
+        edge_index, N = batch.seen[1], batch.seen[0].size(0)
+        if k < self.config.candidates // 2:
+            return noise.on(constant_logits(edge_index, N, FIRST_SHARE), edge_index)
+        return noise.on(phi, edge_index, self.config.noise_local)
 
-    def _score(
-        self, seen: Seen, mask: Tensor | None, candidates: list[Logits], q_values: Callable[..., Tensor]
-    ) -> Tensor:
+    def _score(self, batch: HighLevelBatch, candidates: list[Logits], q_values: Callable[..., Tensor]) -> Tensor:
         """The two critics' returns of each node after the joint response to each candidate, (2, K, N)."""
-        K, N = len(candidates), seen[0].size(0)
-        x, edge_index, edge_attr = repeated(seen, K)
+        K, N = len(candidates), batch.seen[0].size(0)
+        x, edge_index, edge_attr = repeated(batch.seen, K)
         stacked = Logits(*(torch.cat(parts) for parts in zip(*candidates, strict=True)))
         q = q_values(x, edge_index, edge_attr, softmax_by_sender(*stacked, edge_index))
-        action = masked(q, None if mask is None else mask.repeat(K, 1)).argmax(-1)
-        return torch.stack([critic(*seen, action.view(K, N)) for critic in self.critics])
+        action = masked(q, None if batch.mask is None else batch.mask.repeat(K, 1)).argmax(-1)
+        return torch.stack([critic(*batch.seen, action.view(K, N)) for critic in self.critics])
 
     def _target(
         self, value: Tensor, draws: list[Logits], phi: Logits, base: Logits, edge_index: Tensor, num_nodes: int
@@ -300,7 +354,4 @@ def part_of(seen: Seen, graph_of_node: Tensor, chosen: Tensor) -> tuple[Tensor, 
     return node, (x[node], row[edge_index[:, edge]], None if edge_attr is None else edge_attr[edge])
 
 
-def shaped_gradient_loss(seen: Seen, mask: Tensor | None, sharing: Sharing, q_values: Callable[..., Tensor]) -> Tensor:
-    r"""The paper's objective: :math:`-\sum_i \max_a Q_i(o, a; \phi(o))`, a node's mean; the gradient runs through the
-    weights alone, so the caller freezes Q."""
-    return -mean(masked(q_values(*seen, sharing), mask).amax(-1)) if seen[0].size(0) else sharing.kept.sum()
+OBJECTIVES: dict[str, type[JointSearch] | type[ShapedGradient]] = {'search': JointSearch, 'gradient': ShapedGradient}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,26 +9,13 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from ltos_pyg.algos.dgn import DGN
-from ltos_pyg.algos.dqn import DQNConfig
 from ltos_pyg.algos.losses import masked
+from ltos_pyg.algos.ltos.config import SharingQConfig
 from ltos_pyg.algos.ltos.critics import CRITICS, Ahead, LowLevelBatch, find_edges, random_pairs
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import Sharing
-from ltos_pyg.ranges import LARGEST_WIDTH, check_range
 from ltos_pyg.seeding import generator
-
-
-@dataclass(frozen=True, kw_only=True)
-class SharingQConfig(DQNConfig):
-    """Options of every method that learns from shared rewards."""
-
-    pair_channels: int = 64  # hidden size of the edge critic's pair values
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, 'pair_channels', least=1)
-        check_range(self, 'pair_channels', most=LARGEST_WIDTH)
 
 
 class SharingQ(DGN):
@@ -50,9 +36,9 @@ class SharingQ(DGN):
         self.pairs_rng = generator(seed, 'pairs', self.device)
 
     def build_network(self) -> nn.Module:
-        return CRITICS[self.critic](self.spec, self.config, self.config.pair_channels, self.sees_weights)
+        return CRITICS[self.critic](self.spec, self.config, self.sees_weights, self.conv)
 
-    def q_values(self, network: nn.Module, graph: Batch, sharing: Sharing | None) -> Tensor:
+    def q_values(self, network: nn.Module, graph: Batch, sharing: Sharing | None = None) -> Tensor:
         with self.autocast():
             return network(*self.inputs(graph), sharing)
 

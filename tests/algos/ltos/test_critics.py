@@ -62,8 +62,8 @@ def test_the_loss_of_the_node_critic_is_that_of_its_nodes_one_by_one(make_env, g
     row, next_action = t.successor_node.tolist(), greedy_next(algo, t)
     next_q = algo.q_values(algo.target, t.successor, algo.sharing(algo.target_phi, t.successor))
     shaped = (t.sharing.kept * t.reward).tolist()
-    for (sender, receiver), given in zip(t.graph.edge_index.T.tolist(), t.sharing.given.tolist(), strict=True):
-        shaped[receiver] += given * float(t.reward[sender])
+    for (sender, receiver), share in zip(t.graph.edge_index.T.tolist(), t.sharing.given.tolist(), strict=True):
+        shaped[receiver] += share * float(t.reward[sender])
     target = []
     for i in range(t.graph.num_nodes):
         value = float(next_q[row[i], next_action[row[i]]]) if t.discount[i] > 0 else 0.0
@@ -113,8 +113,8 @@ def test_the_loss_of_the_edge_critic_is_that_of_its_pairs_one_by_one(make_env, n
     with torch.no_grad():
         sharing_next = algo.sharing(algo.target_phi, t.successor)
         own_next, at_edges = algo.target.values(*algo.inputs(t.successor), sharing_next)
-        pair_next = values_of_pairs(algo, algo.target, t.successor, sharing_next, t.successor_node[torch.tensor(pairs).T])
-    pair_next = pair_next.tolist()
+        then = t.successor_node[torch.tensor(pairs).T]
+        pair_next = values_of_pairs(algo, algo.target, t.successor, sharing_next, then).tolist()
 
     def value(owner: int, actor: int, k: int | None = None) -> float:
         """What the successor is worth to one agent through what another one, or the same, does there."""

@@ -47,10 +47,10 @@ def prepared(variant: str, updates: int = 3, make_env=jungle, **options):
 
 @every_ltos
 def test_the_high_level_learns_and_leaves_the_low_level_alone(variant):
-    algo, batch = prepared(variant)
+    algo, _ = prepared(variant)
     others = [module for name, module in algo.modules().items() if name not in ('phi', 'target_phi', 'constant')]
     before, phi = weights(*others), weights(algo.phi)
-    metrics = algo.update_phi(batch)
+    metrics = algo.learn_sharing()
     assert differing(before, weights(*others)) == []
     assert differing(phi, weights(algo.phi)) != []
     assert all(p.requires_grad for p in algo.network.parameters())
@@ -72,10 +72,10 @@ def test_every_weight_of_the_high_level_learns(variant):
 def test_every_weight_of_the_searchs_critics_learns(variant):
     env = jungle()
     algo = make(variant, env, phi_starts=1.0)
-    before, targets = weights(algo.search.critics), weights(algo.search.targets)
+    before, targets = weights(algo.objective.critics), weights(algo.objective.targets)
     Loop(algo, env).until(12)
-    assert len(differing(before, weights(algo.search.critics))) == len(before)
-    assert len(differing(targets, weights(algo.search.targets))) == len(before)
+    assert len(differing(before, weights(algo.objective.critics))) == len(before)
+    assert len(differing(targets, weights(algo.objective.targets))) == len(before)
 
 
 @every_ltos
@@ -89,7 +89,7 @@ def test_the_high_level_waits_for_the_low_level(variant):
     assert differing(before, weights(algo.phi, algo.target_phi)) == []
     assert not any('phi/kept' in row for row in loop.metrics)
     if variant in SEARCH:
-        assert int(algo.search.constant.visits.sum()) == 0  # constants are compared when phi moves
+        assert int(algo.objective.constant.visits.sum()) == 0  # constants are compared when phi moves
         assert all('phi/critic_loss' in row for row in loop.metrics)
     loop.until(algo.updates + 4)
     assert any('phi/kept' in row for row in loop.metrics)
@@ -108,15 +108,15 @@ def test_the_high_level_looks_at_some_graphs_of_the_batch(variant, most, monkeyp
     algo, batch = prepared(variant, phi_graphs=most)
     seen, logits = [], algo.logits
     monkeypatch.setattr(algo, 'logits', lambda phi, of: seen.append(of) or logits(phi, of))
-    algo.update_phi(batch)
+    algo.learn_sharing()
     assert seen[0][0].size(0) == 5 * min(most, batch.t.num_graphs)
 
 
 @every_ltos
 def test_the_target_of_the_high_level_moves_by_its_own_tau(variant):
-    algo, batch = prepared(variant, phi_tau=0.25)
+    algo, _ = prepared(variant, phi_tau=0.25)
     before = [p.clone() for p in algo.target_phi.parameters()]
-    algo.update_phi(batch)
+    algo.learn_sharing()
     for old, new, online in zip(before, algo.target_phi.parameters(), algo.phi.parameters(), strict=True):
         assert_close(new, 0.75 * old + 0.25 * online)
 
@@ -128,7 +128,7 @@ def test_the_papers_objective_is_the_mean_of_the_best_legal_values(variant, make
     graph = batch.t.graph
     q = algo.q_values(algo.network, graph, algo.sharing(algo.phi, graph)).detach()
     best = [max(row) for row in (q if make_env is jungle else q.masked_fill(~graph.action_mask, -torch.inf)).tolist()]
-    losses = [algo.update_phi(batch)['phi/loss'].item() for _ in range(30)]  # the low level stays as it is
+    losses = [algo.learn_sharing()['phi/loss'].item() for _ in range(30)]  # the low level stays as it is
     assert losses[0] == pytest.approx(-sum(best) / len(best), rel=1e-4)
     assert losses[-1] < losses[0]
 
@@ -137,12 +137,12 @@ def test_the_papers_objective_is_the_mean_of_the_best_legal_values(variant, make
 def test_an_illegal_action_does_not_draw_the_high_level(variant):
     gradients = []
     for extra in (0.0, 1e4):
-        algo, batch = prepared(variant, 3, crowd)
+        algo, _ = prepared(variant, 3, crowd)
         with torch.no_grad():  # flying, action 3, is never legal
             head = algo.network.head
             for lin in [head.own.lin, head.pair] if hasattr(head, 'own') else [head.lin]:
                 lin.bias[3] += extra
-        algo.update_phi(batch)
+        algo.learn_sharing()
         gradients.append(torch.cat([p.grad.flatten() for p in algo.phi.parameters()]))
     assert gradients[0].abs().max() > 0
     assert_close(gradients[0], gradients[1], atol=1e-2, rtol=0)
@@ -163,7 +163,7 @@ def test_the_first_weights_are_those_of_the_constant(variant):
 def test_without_the_search_the_constant_is_the_one_asked_for(variant, own):
     algo = make(variant, jungle(), initial_own=own)
     assert algo.constant_own == own
-    assert algo.search is None
+    assert algo.objective.modules() == {}
 
 
 @every_ltos
@@ -189,7 +189,7 @@ def test_a_new_best_constant_does_not_shift_what_phi_learned(variant, own):
     algo, graph = make(variant, jungle()), jungle().reset(0)
     first = constant_sharing(graph.edge_index, graph.num_nodes, FIRST_SHARE)
     assert_close(algo.act(graph).sharing, first)
-    algo.search.constant.best.fill_(SHARES.index(own))
+    algo.objective.constant.best.fill_(SHARES.index(own))
     assert_close(algo.act(graph).sharing, first)
     assert_close(algo.sharing_under(graph, 'constant'), constant_sharing(graph.edge_index, graph.num_nodes, own))
     with torch.no_grad():
@@ -201,8 +201,8 @@ def test_a_new_best_constant_does_not_shift_what_phi_learned(variant, own):
 @every_ltos
 def test_the_mode_decides_the_weights_of_an_evaluation(variant):
     algo, graph = trained(variant, 8), jungle().reset(0)
-    if algo.search is not None:
-        algo.search.constant.best.fill_(SHARES.index(0.3))
+    if variant in SEARCH:
+        algo.objective.constant.best.fill_(SHARES.index(0.3))
     shares = {}
     assert algo.sharing_mode == algo.sharing_modes[0] == 'phi'
     for mode in algo.sharing_modes:

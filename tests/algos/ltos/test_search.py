@@ -19,6 +19,7 @@ from ltos_pyg.algos.ltos.search import (
     FIRST_SHARE,
     SHARES,
     BestConstant,
+    HighLevelBatch,
     JointActionCritic,
     first_graphs,
     part_of,
@@ -158,7 +159,7 @@ def test_each_critic_learns_unshaped_returns_from_its_own_half_of_the_frames(var
     algo = trained(variant, 12, make_env, n_step=3, tau=0.3)
     t = sample(algo)
     algo.loss(t)  # prepares the batch
-    ahead, search = algo.batch.ahead, algo.search
+    ahead, search = algo.batch.ahead, algo.objective
     bound = t.successor.ptr.tolist()
     expected = []
     for c, (critic, target) in enumerate(zip(search.critics, search.targets, strict=True)):
@@ -320,7 +321,7 @@ HALF_LOG_3 = 0.5493061443  # softmax of (+-, -) this is (3/4, 1/4)
     ],
 )
 def test_the_target_of_a_lonely_nodes_logit_by_hand(first, second, sharpness, own, trust):
-    search = make('ltos search', two(), sharpness=sharpness).search
+    search = make('ltos search', two(), sharpness=sharpness).objective
     draws = [Logits(torch.zeros(0), torch.tensor([logit])) for logit in (2.0, -1.0)]
     phi, base = (Logits(torch.zeros(0), torch.tensor([logit])) for logit in (0.5, 0.1))
     no_edges = torch.zeros(2, 0, dtype=torch.int64)
@@ -333,7 +334,7 @@ def test_the_target_of_a_lonely_nodes_logit_by_hand(first, second, sharpness, ow
 
 def test_a_node_looks_at_the_returns_around_it_and_its_edges_go_with_it():
     """On the path 0 - 1 - 2 - 3 with one hop: node 3 alone gains by the first candidate, so 2 and 3 move."""
-    search = make('ltos search', two(), sharpness=HALF_LOG_3, hops=1).search
+    search = make('ltos search', two(), sharpness=HALF_LOG_3, hops=1).objective
     edges = torch.tensor([[0, 1, 1, 2, 2, 3], [1, 0, 2, 1, 3, 2]])
     value = torch.zeros(2, 2, 4)
     value[:, :, 3] = torch.tensor([1.0, -1.0])
@@ -350,11 +351,12 @@ def test_the_gradient_by_the_logits_is_the_way_to_the_target(make_env, monkeypat
     algo = trained('ltos search', 8, make_env)
     t = sample(algo)
     seen, targets = algo.inputs(t.graph), []
-    target = algo.search._target
-    monkeypatch.setattr(algo.search, '_target', lambda *args: targets.append(target(*args)) or targets[-1])
+    target = algo.objective._target
+    monkeypatch.setattr(algo.objective, '_target', lambda *args: targets.append(target(*args)) or targets[-1])
     mask = t.graph.get('action_mask')
     logits = Logits(*(part.detach().requires_grad_() for part in algo.logits(algo.phi, seen)))
-    loss, metrics = algo.search.step_loss(seen, t.graph.batch, t.num_graphs, mask, logits, algo.network)
+    batch = HighLevelBatch(seen, t.graph.batch, t.num_graphs, mask, logits)
+    loss, metrics = algo.objective.step_loss(batch, algo.network)
     grads = torch.autograd.grad(loss, logits)
     own, edge, trust = targets[0]
     assert_close(grads, ((logits.edge - edge) / t.graph.num_nodes, (logits.own - own) / t.graph.num_nodes))
@@ -363,13 +365,14 @@ def test_the_gradient_by_the_logits_is_the_way_to_the_target(make_env, monkeypat
     assert 0 < metrics['phi/constant'].item() <= 1
 
 
-def test_candidates_are_half_wide_around_the_constant_and_half_close_to_phi():
+def test_candidates_are_half_wide_around_the_first_share_and_half_close_to_phi():
     algo = make('ltos search', two(), candidates=6, noise_joint=3.0, noise_own=0.0, noise_local=0.1)
     graph = two().reset(0)
     zero = torch.zeros(len(graph.edge_index[0]))
-    phi, base = Logits(zero, torch.full((8,), 5.0)), constant_logits(graph.edge_index, 8, None)
-    draws = [algo.search._candidate(k, base, phi, graph.edge_index, graph.batch, 4).own for k in range(6)]
-    assert all(draw.abs().max() <= 3 for draw in draws[:3])
+    phi, base = Logits(zero, torch.full((8,), 5.0)), constant_logits(graph.edge_index, 8, FIRST_SHARE)
+    batch = HighLevelBatch(algo.inputs(graph), graph.batch, 4, None, phi)
+    draws = [algo.objective._candidate(k, phi, batch).own for k in range(6)]
+    assert all((draw - base.own).abs().max() <= 3 for draw in draws[:3])
     assert all((draw - 5).abs().max() <= 0.3 for draw in draws[3:])
     assert all(torch.equal(draw[::2], draw[1::2]) for draw in draws)  # joint: the same in a graph
     assert len({float(draw[0]) for draw in draws}) == 6
@@ -379,10 +382,11 @@ def test_the_response_to_a_candidate_is_everyones_best_legal_action_at_once(monk
     algo = trained('ltos search', 6, crowd)
     t = sample(algo)
     seen, mask, actions = algo.inputs(t.graph), t.graph.action_mask, []
-    critic = algo.search.critics[0]
-    monkeypatch.setattr(algo.search, 'critics', [lambda *args: actions.append(args[-1]) or critic(*args)])
+    critic = algo.objective.critics[0]
+    monkeypatch.setattr(algo.objective, 'critics', [lambda *args: actions.append(args[-1]) or critic(*args)])
     candidates = [constant_logits(t.graph.edge_index, t.graph.num_nodes, own) for own in (None, 0.9, 0.1)]
-    value = algo.search._score(seen, mask, candidates, algo.network)
+    batch = HighLevelBatch(seen, t.graph.batch, t.num_graphs, mask, candidates[0])
+    value = algo.objective._score(batch, candidates, algo.network)
     assert value.shape == (1, 3, t.graph.num_nodes)
     for action, logits in zip(actions[0], candidates, strict=True):
         sharing = sender_softmax(*logits, t.graph.edge_index)
@@ -419,9 +423,9 @@ def hunters(variant: str, **options: Any) -> Any:
     algo = trained(variant, 2, two, phi_lr=0.01, lr_end=1.0, phi_starts=1.0, candidates=16, **options)
     algo.network = Hunters()
     algo.loss = lambda t: None
-    if algo.search is not None:
-        algo.search.critics = nn.ModuleList([StagHunt(), StagHunt()])
-        algo.search.constant.best.fill_(SHARES.index(0.7))
+    if algo.config.objective == 'search':
+        algo.objective.critics = nn.ModuleList([StagHunt(), StagHunt()])
+        algo.objective.constant.best.fill_(SHARES.index(0.7))
         with torch.no_grad():
             algo.phi.head.self_logit.bias += math.log(0.7 / 0.3) - math.log(FIRST_SHARE / (1 - FIRST_SHARE))
     return algo
@@ -431,7 +435,7 @@ def play(algo: Any, steps: int) -> list[tuple[float, float]]:
     """Share kept and part of the agents that hunt after each step of the high level."""
     history, graph = [], two().reset(0)
     for _ in range(steps):
-        algo.update_phi(algo.batch)
+        algo.learn_sharing()
         sharing = algo.sharing(algo.phi, graph)
         action = algo.network(*algo.inputs(graph), sharing).argmax(-1)
         history.append((float(sharing.kept.detach().mean()), float(action.float().mean())))
@@ -453,7 +457,7 @@ def test_the_gradient_through_the_low_level_goes_the_other_way():
 
 def test_where_the_critics_contradict_each_other_the_weights_go_back_to_the_constant():
     algo = hunters('ltos search')
-    algo.search.critics[1].sign = -1.0
+    algo.objective.critics[1].sign = -1.0
     with torch.no_grad():
         algo.phi.head.self_logit.bias += 2.0
     before = float(algo.sharing(algo.phi, two().reset(0)).kept.detach().mean())

@@ -1,0 +1,217 @@
+"""What all methods that learn from a replay have in common: schedules, networks and their averages, saving."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from ltos_pyg.algos.base import Algorithm, Decision, Inputs, guarded_step, new_weights, soft_update
+from ltos_pyg.algos.exploration import linear_schedule
+from ltos_pyg.data import GraphReplay, Transition
+from ltos_pyg.graph_env import GraphEnvSpec, GraphStep, Symmetries
+from ltos_pyg.ranges import LARGEST_WIDTH, check_range
+from ltos_pyg.seeding import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class OffPolicyConfig:
+    """Options of every method that learns from a replay."""
+
+    total_steps: int = 500_000  # env steps (one graph, one step) over which the schedules run
+    gamma: float = 0.96  # discount per step
+    n_step: int = 3  # rewards summed before the bootstrap
+    batch_size: int = 32  # graphs per gradient step
+    lr: float = 5e-4  # Adam, at the start
+    lr_end: float = 0.03  # its last value, as a part of the first
+    tau: float = 0.01  # soft target update per gradient step
+    average: float = 0.999  # greedy actions come from a running average of the weights; 0: from the weights themselves
+    max_grad_norm: float = 10.0
+    replay_size: int = 50_000  # graphs kept
+    learning_starts: int = 1_000  # env steps before the first gradient step
+    steps_per_update: float = 32.0  # env steps per gradient step
+    hidden_channels: int = 128
+    encoder_channels: tuple[int, ...] = (512,)
+    augment: bool = True  # train on random views, where the env declares symmetries
+    average_views: bool = False  # act greedily on the mean over all views (as many times the work)
+    play_temperature: float = 0.0  # without exploration: draw from softmax(values / this); 0: the best action
+    precision: Literal['float32', 'bf16'] = 'float32'  # bf16: the networks' matrix products under autocast
+
+    def __post_init__(self) -> None:
+        if self.precision not in ('float32', 'bf16'):
+            raise ValueError(f"'precision' must be 'float32' or 'bf16' (got {self.precision!r})")
+        check_range(self, 'total_steps', 'n_step', 'batch_size', 'replay_size', 'hidden_channels', least=1)
+        check_range(self, 'learning_starts', least=0)
+        if self.learning_starts >= self.total_steps:
+            raise ValueError(
+                f"'learning_starts' must lie below 'total_steps', or nothing is learned (got {self.learning_starts} of "
+                f'{self.total_steps}). Train for longer, or start to learn earlier.'
+            )
+        check_range(self, 'encoder_channels', least=1)
+        check_range(self, 'hidden_channels', 'encoder_channels', most=LARGEST_WIDTH)
+        check_range(self, 'gamma', 'tau', 'average', 'lr_end', least=0, most=1)
+        check_range(self, 'lr', 'steps_per_update', 'max_grad_norm', above=0)
+        check_range(self, 'play_temperature', least=0)
+
+
+class OffPolicy(Algorithm):
+    """A method that stores transitions and learns from batches of them.
+
+    A subclass builds its network, acts, and says what its loss is. :meth:`learn` is one gradient step on it; a method
+    with more than one network overrides it.
+
+    Args:
+        spec: What the environment promises.
+        config: The options.
+        seed: Seeds the weights, the replay's draws and the exploration, each a stream of its own.
+        device: Where the networks live; the replay stays in main memory.
+    """
+
+    config: OffPolicyConfig
+    stores_sharing = False  # whether transitions carry sharing weights
+
+    def __init__(
+        self, spec: GraphEnvSpec, config: OffPolicyConfig, seed: int = 0, device: str | torch.device = 'cpu'
+    ) -> None:
+        self.spec, self.config, self.device = spec, config, torch.device(device)
+        self.env_steps = self.updates = 0
+        self.inputs = Inputs(spec).to(self.device)
+        self.symmetries = Symmetries(spec.symmetries).to(self.device) if spec.symmetries else None
+        with new_weights(seed):
+            self.network = self.build_network().to(self.device)
+            self.build_more()
+        self.target = copy.deepcopy(self.network).requires_grad_(False)
+        self.averaged = copy.deepcopy(self.network).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, fused=True)
+        self.replay = GraphReplay(spec, config.replay_size, share=self.stores_sharing)
+        self.replay_rng = generator(seed, 'replay')
+        self.explore_rng = generator(seed, 'explore', self.device)
+        self.views_rng = generator(seed, 'views', self.device)
+        self.play_rng = generator(seed, 'play', self.device)
+
+    @abstractmethod
+    def build_network(self) -> nn.Module:
+        """The network that acts."""
+
+    def build_more(self) -> None:
+        """Networks beside it, where a method has any."""
+
+    @abstractmethod
+    def loss(self, t: Transition) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one batch, and what to log of it."""
+
+    @property
+    def progress(self) -> float:
+        """How much of training is done, in [0, 1]."""
+        return min(self.env_steps / self.config.total_steps, 1.0)
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 for the matrices, if the configuration asks for it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == 'bf16')
+
+    # acting ------------------------------------------------------------------------------------------------------
+
+    def over_views(self, graph: Batch, values: Callable[[Batch], Tensor]) -> Tensor:
+        """Action values (N, A), as the mean over the environment's symmetries if the configuration asks for it."""
+        if self.symmetries is None or not self.config.average_views:
+            return values(graph)
+        return self.symmetries.average(graph, values)
+
+    def observe(self, graph: Batch, decision: Decision, step: GraphStep) -> None:
+        self.replay.push(graph, decision.action, decision.sharing, step)
+        self.env_steps += graph.num_graphs
+
+    def restart_episodes(self) -> None:
+        self.replay.start_stream()
+
+    # learning ----------------------------------------------------------------------------------------------------
+
+    @property
+    def due_updates(self) -> int:
+        c = self.config
+        due = max(0, int((self.env_steps - c.learning_starts) / c.steps_per_update) - self.updates)
+        return due if due == 0 or self.replay.num_transitions(c.n_step) > 0 else 0
+
+    def update(self) -> dict[str, float]:
+        c = self.config
+        t = self.replay.sample(c.batch_size, self.replay_rng, c.n_step, c.gamma).to(self.device)
+        t = self.random_views(t)
+        with self.inputs.each_batch_once(t.graph, t.successor):
+            metrics = self.learn(t)
+        self.updates += 1
+        return {name: float(value) for name, value in metrics.items()}
+
+    def learn(self, t: Transition) -> dict[str, Tensor]:
+        """One gradient step on :meth:`loss`, with the target and the averaged network behind it; what to log."""
+        loss, metrics = self.loss(t)
+        self.step_optimizer(self.optimizer, loss)
+        soft_update(self.target, self.network, self.config.tau)
+        self.update_average()
+        return metrics
+
+    def random_views(self, t: Transition) -> Transition:
+        """The batch with each graph, and each successor, under a random one of the environment's symmetries."""
+        if self.symmetries is None or not self.config.augment:
+            return t
+        count, size = self.symmetries.count, (2, t.num_graphs)
+        now, then = torch.randint(count, size, generator=self.views_rng, device=self.device)
+        return replace(
+            t,
+            graph=self.symmetries.view(t.graph, now),
+            action=self.symmetries.actions(t.action, now[t.graph.batch]),
+            successor=self.symmetries.view(t.successor, then),
+        )
+
+    def update_average(self) -> None:
+        r"""Running average :math:`\bar\theta \leftarrow \beta \bar\theta + (1 - \beta) \theta`, shorter at first."""
+        beta = min(self.config.average, self.updates / (self.updates + 10))
+        soft_update(self.averaged, self.network, 1 - beta)
+
+    def step_optimizer(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        """One guarded step at the schedule's learning rate."""
+        lr_fraction = linear_schedule(1.0, self.config.lr_end, 1.0, self.progress)
+        guarded_step(optimizer, self.modules(), loss, self.config.max_grad_norm, self.updates, lr_fraction)
+
+    # saving ------------------------------------------------------------------------------------------------------
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Networks, by name."""
+        return {'network': self.network, 'target': self.target, 'averaged': self.averaged}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Optimizers, by name."""
+        return {'optimizer': self.optimizer}
+
+    def generators(self) -> dict[str, torch.Generator]:
+        """Streams of chance, by name."""
+        own = {'explore': self.explore_rng, 'views': self.views_rng, 'play': self.play_rng}
+        return {'replay': self.replay_rng, **own}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            'env_steps': self.env_steps,
+            'updates': self.updates,
+            'modules': {name: module.state_dict() for name, module in self.modules().items()},
+            'optimizers': {name: opt.state_dict() for name, opt in self.optimizers().items()},
+            'replay': self.replay.state_dict(),
+            'rng': {name: rng.get_state() for name, rng in self.generators().items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.load_policy(state)
+        for name, opt in self.optimizers().items():
+            opt.load_state_dict(state['optimizers'][name])
+        self.replay.load_state_dict(state['replay'])
+        for name, rng in self.generators().items():
+            rng.set_state(state['rng'][name])
+
+    def load_policy(self, state: dict[str, Any]) -> None:
+        self.env_steps, self.updates = state['env_steps'], state['updates']
+        for name, module in self.modules().items():
+            module.load_state_dict(state['modules'][name])

@@ -1,0 +1,94 @@
+"""Any PyTorch Geometric layer as a layer of messages between agents, by class or by name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from ltos_pyg.nn.conv.dgn_conv import DGNConv
+
+Conv = str | Callable[..., nn.Module]
+
+
+def find_conv(conv: Conv) -> Callable[..., nn.Module]:
+    """The class of a layer, from its name in ``ltos_pyg.nn`` or ``torch_geometric.nn`` or ``package.module:Name``.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if not isinstance(conv, str):
+        return conv
+    module, _, name = conv.rpartition(':')
+    for room in [module] if module else ['ltos_pyg.nn', 'torch_geometric.nn']:
+        try:
+            found = getattr(importlib.import_module(room), name, None)
+        except ImportError as error:
+            raise ValueError(f"'conv' names a module that cannot be imported (got {conv!r}): {error}") from error
+        if found is not None:
+            return found
+    raise ValueError(
+        f"'conv' must name a layer of ltos_pyg.nn or torch_geometric.nn, such as 'GATv2Conv', or 'package.module:Name' "
+        f'(got {conv!r})'
+    )
+
+
+class ConvLayer(nn.Module):
+    r"""ReLU after any layer that takes ``(x, edge_index)``, and ``edge_attr`` where edges have features.
+
+    Args:
+        conv: The layer.
+        takes_edges: Whether it is given the edge features.
+    """
+
+    def __init__(self, conv: nn.Module, takes_edges: bool) -> None:
+        super().__init__()
+        self.conv = conv
+        self.takes_edges = takes_edges
+
+    def reset_parameters(self) -> None:
+        """Draws new parameters."""
+        self.conv.reset_parameters()  # type: ignore[operator]
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
+        if self.takes_edges:
+            return self.conv(x, edge_index, edge_attr=edge_attr).relu()
+        return self.conv(x, edge_index).relu()
+
+
+def make_conv(conv: Conv, channels: int, heads: int, edge_dim: int | None) -> nn.Module:
+    """A layer from ``channels`` to ``channels`` node features, built from its class or name.
+
+    ``heads`` and ``edge_dim`` are passed on where its constructor has them. Where it concatenates its heads
+    (``concat``, as :class:`~torch_geometric.nn.GATv2Conv`), each has ``channels / heads`` features.
+
+    Raises:
+        ValueError: If there is no such layer, it cannot be built from sizes alone, or edges have features that it does
+            not take.
+    """
+    make = find_conv(conv)
+    if make is DGNConv:
+        return DGNConv(channels, channels, heads, edge_dim=edge_dim)
+    name = getattr(make, '__name__', repr(make))
+    known = inspect.signature(make).parameters
+    if edge_dim is not None and 'edge_dim' not in known:
+        raise ValueError(
+            f"'conv' must take edge features, for here edges have {edge_dim}, sharing weights among them: expected a "
+            f"layer with 'edge_dim', such as GATv2Conv or TransformerConv (got {name})"
+        )
+    options = {'heads': heads} if 'heads' in known else {}
+    if edge_dim is not None:
+        options['edge_dim'] = edge_dim
+    out = channels // heads if 'heads' in known and 'concat' in known else channels
+    if out * (heads if out != channels else 1) != channels:
+        raise ValueError(f"'heads' must divide 'hidden_channels' for {name} (got {heads} heads, {channels} channels)")
+    try:
+        layer = make(channels, out, **options)
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"'conv' must be built from (in_channels, out_channels): {name} is not ({error}). Give a function that "
+            'makes it.'
+        ) from error
+    return ConvLayer(layer, takes_edges=edge_dim is not None)

@@ -1,0 +1,104 @@
+"""Parts of LToS that a user may replace: the high-level policy, and the layer of messages."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from algos_zoo import Loop, jungle
+from torch import Tensor, nn
+from torch_geometric.nn import GATv2Conv, GCNConv, TransformerConv
+
+from ltos_pyg.algos import DGN, IndependentQConfig, LToS, LToSConfig, LToSEdge
+from ltos_pyg.nn import DGNConv, DGNTrunk, constant_sharing
+
+SMALL = {'hidden_channels': 16, 'encoder_channels': (16,), 'heads': 2, 'replay_size': 500, 'batch_size': 4}
+
+
+def small(**options) -> LToSConfig:
+    return LToSConfig(**SMALL | {'learning_starts': 20, 'steps_per_update': 4, 'phi_starts': 0.0} | options)
+
+
+class MyPolicy(nn.Module):
+    """Keeps what one number says, and shares evenly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keep = nn.Parameter(torch.zeros(()))
+
+    def logits(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x.new_zeros(edge_index.size(1)) + 0 * self.keep, self.keep.expand(x.size(0))
+
+
+@pytest.mark.parametrize('algorithm', [LToS, LToSEdge])
+@pytest.mark.parametrize('objective', ['search', 'gradient'])
+def test_a_policy_of_ones_own_is_trained_and_saved(algorithm, objective):
+    env, policy = jungle(), MyPolicy()
+    algo = algorithm(env.spec, small(objective=objective, phi_every=1), policy=policy)
+    graph = env.reset(0)
+    first = 0.4 if objective == 'search' else None
+    torch.testing.assert_close(algo.act(graph).sharing, constant_sharing(graph.edge_index, graph.num_nodes, first))
+    Loop(algo, env).until(30)
+    assert policy.keep.item() != 0
+    twin = algorithm(env.spec, small(objective=objective, phi_every=1), policy=MyPolicy())
+    twin.load_state_dict(algo.state_dict())
+    assert twin.phi.keep.item() == policy.keep.item()
+
+
+@pytest.mark.parametrize('algorithm', [LToS, LToSEdge])
+@pytest.mark.parametrize('conv', [GATv2Conv, TransformerConv, 'GATv2Conv', 'torch_geometric.nn:GATv2Conv'])
+def test_the_layer_of_messages_may_be_any_that_takes_edge_features(algorithm, conv):
+    env = jungle()
+    algo = algorithm(env.spec, small(), conv=conv)
+    before = [p.clone() for p in algo.network.trunk.convs[0].parameters()]
+    assert not any(isinstance(m, DGNConv) for m in algo.network.modules())
+    Loop(algo, env).until(6)
+    assert any((old != new).any() for old, new in zip(before, algo.network.trunk.convs[0].parameters(), strict=True))
+
+
+def test_the_configuration_names_the_layer_too():
+    env = jungle()
+    algo = DGN(env.spec, IndependentQConfig(**SMALL, conv='GATv2Conv'))
+    assert any(isinstance(m, GATv2Conv) for m in algo.network.modules())
+
+
+def test_a_layer_sees_the_weights_that_edges_carry():
+    env = jungle()
+    algo = LToS(env.spec, small(), conv=GATv2Conv)
+    graph = env.reset(0)
+    few, many = (constant_sharing(graph.edge_index, graph.num_nodes, own) for own in (0.1, 0.9))
+    with torch.no_grad():
+        nn.init.zeros_(algo.network.trunk.lin_sharing.weight)  # so they come in by the edges alone
+    assert not torch.equal(algo.q_values(algo.network, graph, few), algo.q_values(algo.network, graph, many))
+
+
+def test_the_default_layer_is_the_same_by_class_and_by_name():
+    for conv in (DGNConv, 'DGNConv'):
+        trunk = DGNTrunk(4, 16, heads=2, edge_dim=3, conv=conv)
+        assert all(type(layer) is DGNConv for layer in trunk.convs)
+
+
+def test_layers_without_edge_features_do_where_edges_have_none():
+    trunk = DGNTrunk(4, 16, encoder_channels=(), heads=2, conv='GCNConv')
+    out = trunk(torch.randn(3, 4), torch.tensor([[0, 1], [1, 2]]))
+    assert out.shape == (3, 48)
+    assert isinstance(trunk.convs[0].conv, GCNConv)
+
+
+@pytest.mark.parametrize(
+    ('conv', 'message'),
+    [
+        ('NoConv', "such as 'GATv2Conv'"),
+        ('no.such.module:Conv', 'cannot be imported'),
+        ('GCNConv', 'must take edge features'),
+        ('GINEConv', 'must be built from'),
+        (lambda *sizes, heads, concat, edge_dim: None, "'heads' must divide"),
+    ],
+)
+def test_a_layer_that_does_not_fit_is_refused(conv, message):
+    with pytest.raises(ValueError, match=message):
+        DGNTrunk(4, 16, heads=3 if callable(conv) else 2, edge_dim=3, conv=conv)
+
+
+def test_a_policy_without_logits_is_refused():
+    with pytest.raises(ValueError, match=r"must have a method 'logits.*got Linear"):
+        LToS(jungle().spec, small(), policy=nn.Linear(2, 2))
