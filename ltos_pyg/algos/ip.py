@@ -128,7 +128,7 @@ class IP(OffPolicy):
     def log_policy(self, network: nn.Module, graph: Batch) -> Tensor:
         """Log-probabilities of the actions of each node, (N, A), before an action mask."""
         with self.autocast():
-            return network.policy(*self.inputs(graph)).log_softmax(-1)  # type: ignore[operator, union-attr]
+            return network.policy(*self.inputs(graph)).log_softmax(-1)  # type: ignore[operator]
 
     @torch.no_grad()
     def act(self, graph: Batch, explore: bool = False) -> Decision:

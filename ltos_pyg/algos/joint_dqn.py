@@ -96,7 +96,7 @@ class JointDQN(DQN):
 
     # acting ------------------------------------------------------------------------------------------------------
 
-    def q_values(self, network: nn.Module, graph: Batch, sharing: Sharing | None) -> Tensor:
+    def q_values(self, network: nn.Module, graph: Batch, sharing: Sharing | None = None) -> Tensor:
         """Values of all joint actions of each graph, (B, A^K)."""
         x, edge_index, _ = self.inputs(graph)
         with self.autocast():

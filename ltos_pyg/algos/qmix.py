@@ -112,7 +112,7 @@ class QMIX(DQN):
         """Who is who, (N,), where it counts."""
         return slots(graph, self.spec) if self.config.mixing == 'slots' else None
 
-    def q_values(self, network: nn.Module, graph: Batch, sharing: Sharing | None) -> Tensor:
+    def q_values(self, network: nn.Module, graph: Batch, sharing: Sharing | None = None) -> Tensor:
         x, edge_index, _ = self.inputs(graph)
         with self.autocast():
             return network(x, edge_index, self.slot(graph))
