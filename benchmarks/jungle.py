@@ -86,7 +86,7 @@ def _steps_in(play: Play, seconds: float) -> int:
 
 
 def _player(num_envs: int, backend: str) -> Play:
-    env = JungleEnv(num_envs, AGENTS, neighbours=NEIGHBOURS, backend=backend)
+    env = JungleEnv(num_envs, num_agents=AGENTS, neighbours=NEIGHBOURS, backend=backend)
     env.reset()
     chance = torch.Generator().manual_seed(0)
     actions = [torch.randint(9, (num_envs * AGENTS,), generator=chance) for _ in range(16)]
@@ -103,7 +103,7 @@ def _player(num_envs: int, backend: str) -> Play:
 def _magent_player(like_for_like: bool) -> Play:
     from benchmarks.magent import MAgentJungle
 
-    start = JungleEnv(1, AGENTS)
+    start = JungleEnv(1, num_agents=AGENTS)
     start.reset()
     game = MAgentJungle(start.agent_positions[0].numpy(), start.food_positions[0].numpy())
     chance = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ltos_pyg.experiments.scenarios import scenario
+from ltos_pyg.registry import scenario
 from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.logging import MetricsLogger
 from ltos_pyg.training.run import make_algorithm
@@ -29,7 +29,7 @@ def bench_training() -> list[dict[str, Any]]:
     algorithm: Any = make_algorithm(config, env.spec)
     with tempfile.TemporaryDirectory() as folder, MetricsLogger(Path(folder) / 'metrics.jsonl') as log:
         store = CheckpointStore(Path(folder))
-        trainer = Trainer(algorithm, env, make_env, config.train, STEPS, log, store, chosen.headline)
+        trainer = Trainer(algorithm, env, make_env, config.train, STEPS, log, store, chosen.primary_metric)
         while algorithm.env_steps < STEPS:
             trainer.advance()
         before, updates, start = dict(trainer.seconds), algorithm.updates, time.perf_counter()

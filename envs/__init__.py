@@ -13,7 +13,7 @@ else:
     from .dilemmas import DilemmasConfig, DilemmasEnv
     from .jungle import JungleEnv
     from .jungle_rules import JungleConfig
-    from .prisoner import PrisonerEnv
+    from .prisoner import PrisonerConfig, PrisonerEnv
     from .registration import register_envs
     from .scripted import GreedyAttacker, PeacefulEater, RandomPolicy
     from .traffic import TrafficConfig, TrafficEnv
@@ -27,6 +27,7 @@ else:
         'JungleConfig',
         'JungleEnv',
         'PeacefulEater',
+        'PrisonerConfig',
         'PrisonerEnv',
         'RandomPolicy',
         'TrafficConfig',

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from ltos_pyg.graph_env import GraphEnv, GraphEnvSpec, GraphStep
 
 from .checks import check_action, check_count
 from .dilemmas_rules import DilemmasConfig, make_rules
+from .options import options_of
 from .streams import first_streams
 
 __all__ = ['DilemmasConfig', 'DilemmasEnv']
@@ -56,15 +57,10 @@ class DilemmasEnv(GraphEnv):
 
     Args:
         num_envs (int): Episodes side by side, B.
-        graph (str): ``'groups'``, ``'double_star'`` or ``'offers'``.
-        num_agents (int, optional): Agents N of each graph. Default: 8 in groups (a multiple of 4), 20 with offers; the
-            double star has 6.
-        topology (str): Of offers: ``'ring'``, ``'star'``, ``'tree'`` or ``'ba'``.
-        attach (int): Edges that each new agent brings under ``'ba'``.
-        horizon (int): Steps of an episode.
-        reward_scale (float, optional): What payoffs are multiplied by. Default: 0.1, with offers 1.
+        config (DilemmasConfig, optional): The options of the game.
         seed (int): Start of the env's own randomness; graph b draws the same in a batch of any size.
         device: Where the tensors live.
+        **options: Single options of :class:`~ltos_pyg.envs.DilemmasConfig`, e.g. ``graph='offers'``.
 
     ``info`` has for each graph (B,) ``optimality = 1 - (best - payoff) / E[best]``, where ``payoff`` is the sum of the
     agents' payoffs, ``best`` the most that it can be in the state of this step, and ``E[best]`` the expectation of that
@@ -83,24 +79,15 @@ class DilemmasEnv(GraphEnv):
     def __init__(
         self,
         num_envs: int = 1,
-        graph: Literal['groups', 'double_star', 'offers'] = 'groups',
-        num_agents: int | None = None,
-        topology: Literal['ring', 'star', 'tree', 'ba'] = 'ba',
-        attach: int = 2,
-        horizon: int = 10,
-        reward_scale: float | None = None,
+        config: DilemmasConfig | None = None,
+        *,
         seed: int = 0,
         device: str | torch.device = 'cpu',
+        **options: Any,
     ) -> None:
         check_count('num_envs', num_envs, 1)
-        self.config = DilemmasConfig(
-            graph=graph,
-            num_agents=num_agents,
-            topology=topology,
-            attach=attach,
-            horizon=horizon,
-            reward_scale=reward_scale,
-        )
+        self.config = options_of(DilemmasConfig, config, options)
+        graph, horizon = self.config.graph, self.config.horizon
         self.num_envs, self.horizon, self.device = num_envs, horizon, torch.device(device)
         self._streams = first_streams(seed, num_envs, f'dilemmas {graph}').to(self.device)
         self._rules = make_rules(self.config, num_envs, self.device)

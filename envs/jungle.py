@@ -16,7 +16,6 @@ from .checks import check_action, check_count
 from .jungle_numba import NumbaJungle
 from .jungle_rules import (
     NUM_ACTIONS,
-    Graph,
     JungleConfig,
     Sight,
     board_symmetries,
@@ -24,6 +23,7 @@ from .jungle_rules import (
     check_high,
 )
 from .jungle_torch import TorchJungle
+from .options import options_of
 from .streams import first_streams
 
 
@@ -63,27 +63,13 @@ class JungleEnv(GraphEnv):
 
     Args:
         num_envs (int): Episodes side by side, B.
-        num_agents (int): Agents N on each board.
-        num_foods (int): Foods L on each board.
-        size (int): Cells on a side of the board, with its wall; at most 127.
-        neighbours (int): k of the k-nearest graph; all others where there are fewer. Unused with ``graph='radius'``.
-        view (int): Radius of the window.
-        horizon (int): Steps of an episode.
-        symmetric (bool): Whether edges of the k-nearest graph go both ways. Unused with ``graph='radius'``.
-        cost_on_hit (bool): Whether an attack that hits costs 0.01 too.
-        edge_features (bool): Whether the graphs have ``edge_attr``.
+        config (JungleConfig, optional): The options of the game.
         seed (int): Start of the env's own randomness. Graph b draws the same cells in a batch of any size.
         backend (str): ``'numba'`` (CPU), ``'torch'`` (any device), or ``'auto'``, the former on the CPU and else
             the latter. Both give the same episodes, to the last bit.
         device: Where the tensors live.
         threads (int): Threads that the Numba backend splits the boards over.
-        graph (str): ``'knn'``, the k nearest agents, or ``'radius'``, all agents within a distance.
-        radius (float): Greatest distance between neighbours, in cells, with ``graph='radius'``. With the default, 20
-            agents on the board of 30 have about 5 neighbours each, nine in ten of them 1 to 9. Unused with
-            ``graph='knn'``.
-        attack_gain_high (float, optional): What an attack on an agent brings some agents instead of 2. ``None``: 2 for
-            all.
-        high_fraction (float): Fraction of the agents that gain ``attack_gain_high``.
+        **options: Single options of :class:`~ltos_pyg.envs.JungleConfig`, e.g. ``num_agents=10``.
 
     ``info`` has for each graph (B,) how many attacks hit an agent (``attacks``), a food (``food``) and nothing
     (``blanks``).
@@ -95,47 +81,22 @@ class JungleEnv(GraphEnv):
     def __init__(
         self,
         num_envs: int = 1,
-        num_agents: int = 20,
-        num_foods: int = 12,
-        size: int = 30,
-        neighbours: int = 3,
-        view: int = 5,
-        horizon: int = 120,
-        symmetric: bool = True,
-        cost_on_hit: bool = False,
-        edge_features: bool = True,
+        config: JungleConfig | None = None,
+        *,
         seed: int = 0,
         backend: str = 'auto',
         device: str | torch.device = 'cpu',
         threads: int = 1,
-        *,
-        graph: Graph = 'knn',
-        radius: float = 9.0,
-        attack_gain_high: float | None = None,
-        high_fraction: float = 0.5,
+        **options: Any,
     ) -> None:
         check_count('num_envs', num_envs, 1)
-        self.config = JungleConfig(
-            num_agents=num_agents,
-            num_foods=num_foods,
-            size=size,
-            graph=graph,
-            neighbours=neighbours,
-            radius=radius,
-            view=view,
-            horizon=horizon,
-            symmetric=symmetric,
-            cost_on_hit=cost_on_hit,
-            attack_gain_high=attack_gain_high,
-            high_fraction=high_fraction,
-            edge_features=edge_features,
-        )
+        self.config = options_of(JungleConfig, config, options)
         self.num_envs, self.device = num_envs, torch.device(device)
         self.spec = _spec(self.config, num_envs)
         self._board = _board(self.config, num_envs, backend, self.device, threads)
         self._board.streams.copy_(first_streams(seed, num_envs, 'jungle'))
         self._clock: int | None = None  # steps played; None before the first reset
-        self._fixed = _unchanging(num_envs, num_agents, self.device)
+        self._fixed = _unchanging(num_envs, self.config.num_agents, self.device)
 
     @property
     def agent_positions(self) -> Tensor:

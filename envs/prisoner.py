@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,25 @@ from ltos_pyg.data import batch_snapshots
 from ltos_pyg.graph_env import GraphEnv, GraphEnvSpec, GraphStep
 
 from .checks import check_action, check_count
+from .options import options_of
 from .streams import draw, first_streams
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrisonerConfig:
+    """The options of :class:`~ltos_pyg.envs.PrisonerEnv`."""
+
+    length: int = 9  # cells of the corridor, odd, 5 or more
+    horizon: int = 50  # steps after which an episode is truncated
+    cost: float = 0.01  # of each action, also the last
+
+    def __post_init__(self) -> None:
+        for name, least in (('length', 5), ('horizon', 1)):
+            check_count(name, getattr(self, name), least)
+        if self.length % 2 == 0:
+            raise ValueError(
+                f"'length' must be odd, for the corridor has a middle (got {self.length}). Try {self.length + 1}."
+            )
 
 
 class PrisonerEnv(GraphEnv):
@@ -47,11 +66,10 @@ class PrisonerEnv(GraphEnv):
 
     Args:
         num_envs (int): Episodes side by side, B.
-        length (int): Cells of the corridor, odd, 5 or more.
-        horizon (int): Steps after which an episode is truncated.
-        cost (float): What each action costs.
+        config (PrisonerConfig, optional): The options of the game.
         seed (int): Start of the env's own randomness; graph b draws the same in a batch of any size.
         device: Where the tensors live.
+        **options: Single options of :class:`~ltos_pyg.envs.PrisonerConfig`, e.g. ``length=11``.
 
     ``info`` has ``length`` (B,), the steps played so far in each episode, and ``races`` (B,), 1 where both stepped to
     the middle at once.
@@ -63,16 +81,15 @@ class PrisonerEnv(GraphEnv):
     def __init__(
         self,
         num_envs: int = 1,
-        length: int = 9,
-        horizon: int = 50,
-        cost: float = 0.01,
+        config: PrisonerConfig | None = None,
+        *,
         seed: int = 0,
         device: str | torch.device = 'cpu',
+        **options: Any,
     ) -> None:
-        for name, value, least in (('num_envs', num_envs, 1), ('length', length, 5), ('horizon', horizon, 1)):
-            check_count(name, value, least)
-        if length % 2 == 0:
-            raise ValueError(f"'length' must be odd, for the corridor has a middle (got {length}). Try {length + 1}.")
+        check_count('num_envs', num_envs, 1)
+        self.config = options_of(PrisonerConfig, config, options)
+        length, horizon, cost = self.config.length, self.config.horizon, self.config.cost
         self.num_envs, self.length, self.horizon, self.cost = num_envs, length, horizon, cost
         self.device = torch.device(device)
         self.spec = GraphEnvSpec(

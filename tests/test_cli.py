@@ -11,9 +11,9 @@ import torch
 
 import ltos_pyg
 from ltos_pyg.cli import main
-from ltos_pyg.experiments.scenarios import load_config
 from ltos_pyg.experiments.tables import format_bench, format_stats, format_summary, table
 from ltos_pyg.training.checkpoint import CheckpointStore
+from ltos_pyg.training.run_folder import RunFolder
 
 QUICK = [
     *('--total-steps', '600', '--eval-every', '300', '--eval-episodes', '3', '--final-episodes', '4'),
@@ -52,7 +52,7 @@ def said(capsys: pytest.CaptureFixture[str], args: list[str]) -> tuple[int, str]
 @pytest.mark.parametrize(
     ('args', 'code', 'message'),
     [
-        ([], 2, 'train an algorithm on a scenario'),
+        ([], 2, 'train an algorithm on a scenario, or on'),
         (['--help'], 0, 'play greedy episodes with a trained run'),
         (['--version'], 0, f'ltos_pyg {ltos_pyg.__version__}'),
         (['fly'], 2, "invalid choice: 'fly' (choose from"),
@@ -76,16 +76,16 @@ def said(capsys: pytest.CaptureFixture[str], args: list[str]) -> tuple[int, str]
         (['train', 'prisoner', '--num-envs', '0'], 2, "'num_envs' must be at least 1 (got 0)"),
         (['train', 'prisoner', '--precision', 'fp8'], 2, "Expected one of ('float32', 'bf16')"),
         (['train', 'prisoner', '--algo', 'dqn', '--phi-lr', '1'], 2, 'Unrecognized options: --phi-lr'),
-        (['train', 'prisoner', '--length', '8'], 1, "'length' must be odd, for the corridor has a middle (got 8)"),
+        (['train', 'prisoner', '--length', '8'], 2, "'length' must be odd, for the corridor has a middle (got 8)"),
         (['train', 'prisoner', '--device', 'gpu'], 1, "'device' must be 'cpu', 'cuda' or 'cuda:N' (got 'gpu')"),
         (['train', 'prisoner', '--algo', 'dqn', '--help'], 0, '--epsilon-end FLOAT (default: 0.05)'),
         (['train', 'prisoner', '--label', ''], 1, "'label' must not be empty (got '')"),
         (['train', 'prisoner', '--label', ' '], 1, "'label' must not be empty (got ' ')"),
         (['train'], 2, '[--label TEXT]'),
-        (['evaluate'], 2, 'the following arguments are required: RUN'),
+        (['evaluate'], 2, 'RUN'),
         (['evaluate', 'nowhere'], 1, "'nowhere' is no run folder: it has no config.json. Train first: ltos train"),
         (['evaluate', 'nowhere', '--episodes', '0'], 1, "'--episodes' must be at least 1 (got 0)"),
-        (['evaluate', 'nowhere', '--warp'], 2, 'unrecognized arguments: --warp'),
+        (['evaluate', 'nowhere', '--warp'], 2, 'Unrecognized options: --warp'),
         (['watch', 'nowhere'], 1, "'nowhere' is no run folder"),
         (['plot', 'nowhere'], 1, "'nowhere' is no run folder"),
         (['table', 'nowhere'], 1, "'nowhere' is no run folder"),
@@ -157,7 +157,7 @@ def test_a_label_names_a_run_and_decides_nothing(capsys, runs, tmp_path):
     assert main([*again, '--label', label]) == 0
     config = json.loads((folder / 'config.json').read_text())
     assert config.pop('label') == label
-    assert load_config(folder).as_dict() == load_config(runs / 'prisoner-dqn').as_dict()
+    assert RunFolder(folder).config() == RunFolder(runs / 'prisoner-dqn').config()
     (folder / 'final.json').unlink()
     assert main(again) == 0  # the label need not be given again
     assert json.loads((folder / 'config.json').read_text())['label'] == label

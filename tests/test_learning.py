@@ -16,8 +16,8 @@ from ltos_pyg.cli import main
 from ltos_pyg.data import Snapshot
 from ltos_pyg.envs import DilemmasConfig, DilemmasEnv
 from ltos_pyg.envs.dilemmas_theory import best_constant, games
-from ltos_pyg.experiments.scenarios import scenario
 from ltos_pyg.graph_env import GraphEnv, SingleGraphEnv, SingleStep, VectorGraphEnv, fully_connected
+from ltos_pyg.registry import scenario
 from ltos_pyg.training.evaluate import Stat, evaluate
 
 OPTIONS: dict[str, Any] = {
@@ -185,9 +185,9 @@ def test_weights_that_follow_the_state_pass_every_constant_in_groups():
     config = scenario('dilemmas').config('ltos_edge').algorithm
     small = {'hidden_channels': 32, 'encoder_channels': (32,), 'batch_size': 32, 'candidates': 8, 'phi_lr': 1e-2}
     config = dataclasses.replace(config, total_steps=9_000, replay_size=9_000, **small)
-    env = DilemmasEnv(16, 'groups')
+    env = DilemmasEnv(16, graph='groups')
     learner = train(LToSEdge(env.spec, config), env, 9_000)
-    stats = evaluate(learner, DilemmasEnv(100, 'groups'), seed=1)
+    stats = evaluate(learner, DilemmasEnv(100, graph='groups'), seed=1)
     of_constant = best_constant(games(env.config)[0])[1] / env.config.optimum
     assert of_constant < 0.6
     assert stats['optimality'].mean > 0.9

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ltos_pyg.experiments.curves import renamed, run_config, run_label
 from ltos_pyg.experiments.statistics import Array, bootstrap_interval, iqm
 from ltos_pyg.training.evaluate import MEASURES, SWITCHED
+from ltos_pyg.training.run_folder import RunFolder, run_label
 
 End = Mapping[str, Mapping[str, float]]  # one evaluation of one run: metric -> mean, std, count
 
@@ -94,13 +93,9 @@ def _ends(folders: Sequence[Path], metrics: Sequence[str]) -> dict[str, dict[int
     """The closing evaluations by row and seed."""
     ends: dict[str, dict[int, End]] = {}
     for folder in folders:
-        config = run_config(folder)
-        if not (folder / 'final.json').is_file():
-            raise ValueError(
-                f"'{folder}' has no 'final.json': its training has not ended. Go on with ltos train --resume."
-            )
-        for mode, stats in json.loads((folder / 'final.json').read_text(encoding='utf-8'))['eval'].items():
-            end = renamed(stats)
+        run = RunFolder(folder)
+        config = run.read()
+        for mode, end in run.final()['eval'].items():
             unknown = [name for name in metrics if name not in end]
             if unknown and mode == 'policy':
                 raise ValueError(f"'{folder}' has no metric {unknown}. Choose from: {', '.join(end)}")

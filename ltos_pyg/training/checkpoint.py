@@ -11,7 +11,7 @@ import shutil
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -143,7 +143,7 @@ class CheckpointStore:
         return path
 
     def load_latest(
-        self, expect: Mapping[str, Any] | None = None, older: bool = False
+        self, expect: Mapping[str, Any] | None = None, older: bool = False, ignore: Collection[str] = ()
     ) -> tuple[int, dict[str, Any]] | None:
         """The newest sound checkpoint as ``(step, state)``, on the CPU; ``None`` if nothing was ever saved.
 
@@ -152,6 +152,7 @@ class CheckpointStore:
         Args:
             expect: The fingerprint that the checkpoint must have; ``None`` takes any.
             older: Whether it may be of a version that did not have all the fields yet.
+            ignore: Fields that may differ, e.g. ``'train.seed'``.
 
         Raises:
             ValueError: If every file is damaged, or the newest sound one is no checkpoint, or of another format or
@@ -165,7 +166,7 @@ class CheckpointStore:
             except _Damaged as damage:
                 warnings.warn(f"checkpoint '{path}' is damaged ({damage}) and passed over", stacklevel=2)
             else:
-                return _state_of(path, content, expect, older)
+                return _state_of(path, content, expect, older, ignore)
         if steps:
             raise ValueError(
                 f"no checkpoint in '{self.folder}' can be loaded: expected a sound file, got {len(steps)} damaged "
@@ -225,7 +226,9 @@ class _Damaged(Exception):
     pass
 
 
-def _state_of(path: Path, content: Any, expect: Mapping[str, Any] | None, older: bool) -> tuple[int, dict[str, Any]]:
+def _state_of(
+    path: Path, content: Any, expect: Mapping[str, Any] | None, older: bool, ignore: Collection[str]
+) -> tuple[int, dict[str, Any]]:
     fields = ('format', 'fingerprint', 'step', 'state')
     if not isinstance(content, dict) or not all(name in content for name in fields):
         got = f'a dict with {sorted(map(str, content))[:5]}' if isinstance(content, dict) else type(content).__name__
@@ -239,7 +242,8 @@ def _state_of(path: Path, content: Any, expect: Mapping[str, Any] | None, older:
             f'the version of ltos_pyg that wrote it, or start a new run.'
         )
     if expect is not None:
-        differ = list(_differences(_plain(expect), content['fingerprint'], older=older))
+        differ = [said for name, said in _differences(_plain(expect), content['fingerprint'], older=older)
+                  if name not in ignore]  # fmt: skip
         if differ:
             raise ValueError(
                 f"checkpoint '{path}' belongs to another config: {'; '.join(differ)}. Resume with the config "
@@ -271,13 +275,13 @@ def _plain(value: Any) -> Any:
     return value if type(value) in (str, int, float, bool, type(None)) else str(value)
 
 
-def _differences(expected: Any, got: Any, where: str = '', older: bool = False) -> Iterator[str]:
+def _differences(expected: Any, got: Any, where: str = '', older: bool = False) -> Iterator[tuple[str, str]]:
     if isinstance(expected, dict) and isinstance(got, dict):
         for key in sorted(got.keys() if older else expected.keys() | got.keys()):
             name = f'{where}.{key}' if where else key
             yield from _differences(expected.get(key, '(absent)'), got.get(key, '(absent)'), name, older)
     elif expected != got:
-        yield f"'{where}' expected {expected!r}, got {got!r}"
+        yield where, f"'{where}' expected {expected!r}, got {got!r}"
 
 
 def _check_plain(value: Any, where: str) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from ltos_pyg.graph_env import GraphEnv
 from ltos_pyg.ranges import check_range
 
+MakeEnv = Callable[[int], GraphEnv]  # from a number of graphs
+
+# Options that may differ when a run is taken up again: they change what is recorded, not what is learned.
+RECORDING = ('device', 'threads', 'log_every', 'checkpoint_every', 'tensorboard', 'wandb', 'media', 'final_episodes')
 MAX_THREADS = 1024  # some thousands crash the process
 
 
@@ -22,9 +30,9 @@ class TrainConfig:
     threads: int = 1  # of PyTorch; more rarely helps at these sizes
     log_every: int = 2_000  # steps between rows of metrics.jsonl
     eval_every: int = 25_000  # steps between greedy evaluations
-    eval_episodes: int = 100  # episodes of each
+    eval_episodes: int | None = 100  # episodes of each; None: sized to the run, see evaluation_sizes
     eval_seed: int = 1_000_000  # seed of the evaluation episodes, never used in training
-    final_episodes: int = 400  # episodes of the evaluation at the end
+    final_episodes: int | None = 400  # episodes of the evaluation at the end; None: sized to the run
     checkpoint_every: int = 50_000  # steps between checkpoints (one more at the end and on Ctrl-C)
     tensorboard: bool = False  # write TensorBoard files too (extra 'tensorboard')
     wandb: bool = False  # report to Weights & Biases too (extra 'wandb')
@@ -32,7 +40,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_range(self, 'num_envs', 'threads', 'log_every', 'eval_every', 'checkpoint_every', least=1)
-        check_range(self, 'eval_episodes', 'final_episodes', least=1)
+        check_range(self, 'eval_episodes', 'final_episodes', least=1, none=', or None for a number sized to the run')
         if self.threads > MAX_THREADS:
             raise ValueError(
                 f"'threads' must be at most {MAX_THREADS} (got {self.threads}). More than the {os.cpu_count()} cores "
@@ -60,3 +68,48 @@ def check_device(name: str) -> None:
         raise ValueError(
             f"'device' is {name!r}, but PyTorch finds {torch.cuda.device_count()} CUDA devices here. Use --device cpu."
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a run."""
+
+    scenario: str
+    algo: str
+    preset: str
+    env: Any  # options of the environment, a dataclass
+    algorithm: Any  # options of the algorithm, a dataclass
+    train: TrainConfig
+    label: str | None = None  # what tables and plots call the run; it decides nothing
+    imports: tuple[str, ...] = ()  # modules that register the scenario and the algorithm, where a plug-in does
+
+    def __post_init__(self) -> None:
+        if self.label is not None and not self.label.strip():
+            raise ValueError(f"'label' must not be empty (got {self.label!r}): name the run, or leave it out")
+
+    @property
+    def total_steps(self) -> int:
+        """Env steps of the run, over which the schedules of its algorithm run."""
+        return int(self.algorithm.total_steps)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        named = {} if self.label is None else {'label': self.label}
+        plain = named | {
+            'scenario': self.scenario,
+            'algo': self.algo,
+            'preset': self.preset,
+            'seed': self.train.seed,
+            'env': dataclasses.asdict(self.env),
+            'algorithm': dataclasses.asdict(self.algorithm),
+            'train': dataclasses.asdict(self.train),
+        }
+        return plain | ({'imports': list(self.imports)} if self.imports else {})
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a checkpoint must agree with."""
+        plain = self.as_dict()
+        plain.pop('label', None)
+        plain.pop('imports', None)
+        plain['train'] = {k: v for k, v in plain['train'].items() if k not in RECORDING}
+        return plain

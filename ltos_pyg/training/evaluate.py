@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch
+from tqdm import tqdm
 
 from ltos_pyg.algos import Algorithm, Decision
 from ltos_pyg.algos.base import first_nonfinite
-from ltos_pyg.graph_env import GraphEnv
+from ltos_pyg.graph_env import GraphEnv, GraphEnvSpec
 from ltos_pyg.graph_env.base import check_step
 from ltos_pyg.nn import Sharing
 from ltos_pyg.seeding import seed_stream
@@ -23,6 +24,31 @@ OWN_METRICS = ('return', 'reward', 'length', *MEASURES)  # an env's `info` and `
 SWITCHED = 'switched_'  # the start of a metric's name: actions that the weights of another mode would change
 SWAP_EPISODES = 20  # the weights of other modes are played in so many episodes at most
 SWITCH_EVERY = 10  # from this step of an episode on, `switched_*` looks at every tenth step only
+
+
+EVAL_PART = 0.02  # of a run's steps: what an evaluation plays whose size is left to the run
+FINAL_PART = 0.08  # the same of the closing evaluation: about a seventh of the time, for greedy steps cost more
+LENGTH = 100  # steps of an episode, where an environment says nothing
+
+
+def eval_episodes(wanted: int | None, total_steps: int, horizon: int | None) -> int:
+    """Episodes of each evaluation: as many as wanted, or sized to the run, 4 to 100."""
+    if wanted is not None:
+        return wanted
+    return min(100, max(4, int(EVAL_PART * total_steps / (horizon or LENGTH))))
+
+
+def final_episodes(wanted: int | None, total_steps: int, horizon: int | None, modes: int) -> tuple[int, int]:
+    """Episodes of the closing evaluation: of the policy, and of each other sharing mode at most.
+
+    Without a number, all of them together are sized to the run: 4 to 400 of the policy, and 2 to ``SWAP_EPISODES`` of
+    each of the ``modes`` other modes.
+    """
+    if wanted is not None:
+        return wanted, SWAP_EPISODES
+    total = int(FINAL_PART * total_steps / (horizon or LENGTH))
+    swap = min(SWAP_EPISODES, max(2, total // (3 * modes))) if modes else SWAP_EPISODES
+    return min(400, max(4, total - modes * swap)), swap
 
 
 @dataclass(frozen=True)
@@ -198,6 +224,24 @@ class SwitchTally:
         return {SWITCHED + mode: Stat.of(total / self.weight) for mode, total in self.sums.items()}
 
 
+def check_same_sizes(trained: GraphEnvSpec, played: GraphEnvSpec) -> None:
+    """Raises a ``ValueError`` unless a network that was sized by one environment can act in another.
+
+    Numbers of nodes and edges, and episodes, may differ; what a node or an edge shows, and the actions, may not.
+    """
+    names = ('num_features', 'edge_dim', 'num_actions')
+    differ = [
+        f"'{name}' expected {getattr(trained, name)}, got {getattr(played, name)}"
+        for name in names
+        if getattr(trained, name) != getattr(played, name)
+    ]
+    if differ:
+        raise ValueError(
+            f'the policy cannot act in this environment: {"; ".join(differ)}. Leave out the options that change what '
+            f'agents observe or do, or train with them.'
+        )
+
+
 @contextmanager
 def _play_seeded(algorithm: Algorithm, seed: int) -> Iterator[None]:
     """Within it, all that the algorithm draws without exploration hangs on the seed; its own stream is left alone."""
@@ -227,7 +271,12 @@ def check_weights(algorithm: Algorithm) -> None:
 
 @torch.no_grad()
 def evaluate(
-    algorithm: Algorithm, env: GraphEnv, seed: int, max_steps: int = 100_000, switches: bool = False
+    algorithm: Algorithm,
+    env: GraphEnv,
+    seed: int,
+    max_steps: int = 100_000,
+    switches: bool = False,
+    show: str | None = None,
 ) -> dict[str, Stat]:
     """Plays one whole episode in each graph of ``env``, without exploration.
 
@@ -240,6 +289,7 @@ def evaluate(
         max_steps: After so many steps the episodes that never ended are an error.
         switches: Whether to compare actions with those under other weights, :class:`SwitchTally`, where the algorithm
             has ``sharing_modes``.
+        show: The name of a progress bar, shown if this takes more than a second; ``None``: none.
 
     Returns:
         Mean, standard deviation and count of every metric of :class:`EpisodeTally`. Where the algorithm shares, also
@@ -254,8 +304,10 @@ def evaluate(
     switched = SwitchTally(algorithm, num_graphs) if switches else None
     pending = torch.ones(num_graphs, dtype=torch.bool)
     done: dict[str, list[Tensor]] = {}
-    with _play_seeded(algorithm, seed):
+    bar = tqdm(total=env.spec.horizon, desc=show, unit=' steps', leave=False, delay=1, disable=show is None)
+    with _play_seeded(algorithm, seed), bar:
         for _ in range(max_steps):
+            bar.update()
             decision = algorithm.act(graph, explore=False)
             if switched is not None:
                 switched.step(graph, decision, pending)
@@ -284,13 +336,18 @@ def evaluate(
 
 
 def evaluate_modes(
-    algorithm: Algorithm, make_env: Callable[[int], GraphEnv], episodes: int, seed: int
+    algorithm: Algorithm,
+    make_env: Callable[[int], GraphEnv],
+    episodes: int,
+    seed: int,
+    swap_episodes: int = SWAP_EPISODES,
+    show: str | None = None,
 ) -> dict[str, dict[str, Stat]]:
     """:func:`evaluate` of the policy, and of its network under the weights of each other sharing mode.
 
     One network under phi, under constant and under uniform weights tells at once whether the weights matter and
     whether phi found them. The policy, ``'policy'``, plays all episodes and its actions are compared with those of the
-    other modes (``switches``); each other mode plays at most ``SWAP_EPISODES``, the same ones as the policy if it
+    other modes (``switches``); each other mode plays at most ``swap_episodes``, the same ones as the policy if it
     plays no more than that.
 
     Args:
@@ -298,21 +355,23 @@ def evaluate_modes(
         make_env: Makes the environment with that many graphs.
         episodes: How many of them the policy plays.
         seed: As in :func:`evaluate`.
+        swap_episodes: The most that each other mode plays.
+        show: As in :func:`evaluate`.
     """
     learner: Any = algorithm
     modes = getattr(learner, 'sharing_modes', None)
     if modes is None:
         with closing(make_env(episodes)) as env:
-            return {'policy': evaluate(algorithm, env, seed)}
+            return {'policy': evaluate(algorithm, env, seed, show=show)}
     before = learner.sharing_mode
     try:
         learner.sharing_mode = modes[0]
         with closing(make_env(episodes)) as env:
-            results = {'policy': evaluate(algorithm, env, seed, switches=True)}
-        with closing(make_env(min(episodes, SWAP_EPISODES))) as env:
+            results = {'policy': evaluate(algorithm, env, seed, switches=True, show=show)}
+        with closing(make_env(min(episodes, swap_episodes))) as env:
             for mode in modes[1:]:
                 learner.sharing_mode = mode
-                results[mode] = evaluate(algorithm, env, seed)
+                results[mode] = evaluate(algorithm, env, seed, show=show and f'{show}, {mode} weights')
         return results
     finally:
         learner.sharing_mode = before

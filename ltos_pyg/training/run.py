@@ -1,124 +1,168 @@
-"""A run and its folder: what was asked for, what came of it, and how to take it up again."""
+"""A run: from its options to its result, and back from its folder."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import platform
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ltos_pyg import __version__
-from ltos_pyg.algos import ALGORITHMS, Algorithm
-from ltos_pyg.graph_env import GraphEnv, GraphEnvSpec
-from ltos_pyg.training.checkpoint import CheckpointStore, atomic_write
-from ltos_pyg.training.config import TrainConfig, check_device
-from ltos_pyg.training.evaluate import Stat, evaluate_modes
+from ltos_pyg import registry
+from ltos_pyg.algos import Algorithm
+from ltos_pyg.graph_env import EnvCheckError, EnvCheckWarning, GraphEnv, GraphEnvSpec, check_env
+from ltos_pyg.training.callbacks import BestModel, Callback, check_callbacks
+from ltos_pyg.training.checkpoint import CheckpointStore
+from ltos_pyg.training.config import MakeEnv, RunConfig, check_device
+from ltos_pyg.training.evaluate import Stat, evaluate_modes, final_episodes
 from ltos_pyg.training.logging import MetricsLogger, Sink, TensorBoardSink, WandbSink
-from ltos_pyg.training.trainer import Trainer
+from ltos_pyg.training.run_folder import RunFolder
+from ltos_pyg.training.trainer import Interrupted, Trainer
 
-# Options that may differ when a run is taken up again: they change what is recorded, not what is learned.
-RECORDING = ('device', 'threads', 'log_every', 'checkpoint_every', 'tensorboard', 'wandb', 'media', 'final_episodes')
+if TYPE_CHECKING:
+    from ltos_pyg.scenarios.base import Scenario
 
-MakeEnv = Callable[[int], GraphEnv]  # from a number of graphs
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Everything that decides a run."""
-
-    scenario: str
-    algo: str
-    preset: str
-    env: Any  # options of the environment, a dataclass
-    algorithm: Any  # options of the algorithm, a dataclass
-    train: TrainConfig
-    label: str | None = None  # what tables and plots call the run; it decides nothing
-
-    def __post_init__(self) -> None:
-        if self.label is not None and not self.label.strip():
-            raise ValueError(f"'label' must not be empty (got {self.label!r}): name the run, or leave it out")
-
-    def as_dict(self) -> dict[str, Any]:
-        """As plain data, for JSON."""
-        named = {} if self.label is None else {'label': self.label}
-        return named | {
-            'scenario': self.scenario,
-            'algo': self.algo,
-            'preset': self.preset,
-            'seed': self.train.seed,
-            'env': dataclasses.asdict(self.env),
-            'algorithm': dataclasses.asdict(self.algorithm),
-            'train': dataclasses.asdict(self.train),
-        }
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What a checkpoint must agree with."""
-        plain = self.as_dict()
-        plain.pop('label', None)
-        plain['train'] = {k: v for k, v in plain['train'].items() if k not in RECORDING}
-        return plain
+CHECK_STEPS = 60  # steps of each play in which an environment of somebody else is held to the contract
+MAY_GROW = ('algorithm.total_steps',)  # of a run that is taken up again
+SinkMaker = Callable[[Path, int | None], Sink]  # from the run folder, and the step that a resumed run goes on from
 
 
 def make_algorithm(config: RunConfig, spec: GraphEnvSpec) -> Algorithm:
     """Builds the algorithm that a run asks for."""
     check_device(config.train.device)
-    return ALGORITHMS[config.algo][0](spec, config.algorithm, config.train.seed, config.train.device)
+    return registry.algorithm(config.algo).make(spec, config.algorithm, config.train.seed, config.train.device)
 
 
-def train_run(config: RunConfig, make_env: MakeEnv, folder: Path, resume: bool, headline: str) -> dict[str, Any]:
-    """Trains in a run folder, to the end, and returns the final evaluation (also in ``final.json``).
+def train_run(
+    config: RunConfig,
+    scenario: Scenario,
+    folder: Path,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    sinks: Iterable[Sink | SinkMaker] = (),
+) -> dict[str, Any]:
+    """Trains in a run folder (:mod:`~ltos_pyg.training.run_folder`), to the end, and returns the final evaluation.
 
-    The folder holds ``config.json`` (options, versions, commit), ``metrics.jsonl``, ``checkpoints/`` and at the end
-    ``final.json``.
+    Everything is built before anything is written. A resumed run may have more ``total_steps`` than before: the
+    schedules of its algorithm then run over the new number, as if it had been asked for at the start.
 
     Args:
         config: The run.
-        make_env: Makes the environment with that many graphs.
+        scenario: What it plays.
         folder: The run folder.
         resume: Whether to go on with what is in the folder.
-        headline: The metric that the progress bar shows.
+        callbacks: Hooks.
+        sinks: Other places for the metrics: each a :class:`~ltos_pyg.training.logging.Sink`, or a function that makes
+            one from the run folder and the step that a resumed run goes on from (``None``: a new run).
 
     Raises:
-        ValueError: If the folder holds a run and ``resume`` is not asked for, or holds a run of another configuration.
+        ValueError: If the folder holds a run and ``resume`` is not asked for, or holds a run of another configuration,
+            or another process trains in it, or the environment breaks the contract.
+        CallbackError: If a callback raises; the run is saved before.
         Interrupted: If the user stopped the run; its state was saved.
     """
-    final = folder / 'final.json'
-    store = CheckpointStore(folder / 'checkpoints', fingerprint=config.fingerprint())
-    saved = store.load_latest(expect=config.fingerprint()) if resume else None
-    if resume and final.exists():
-        return json.loads(final.read_text(encoding='utf-8'))
-    if not resume and (folder / 'config.json').exists():
-        raise ValueError(
-            f"'{folder}' already holds a run. Go on with it by --resume, or choose another folder by --out."
+    run = RunFolder(folder)
+    callbacks = check_callbacks(callbacks)
+    _check_room(run, resume)
+    with run.lock(), ExitStack() as stack:
+        saved = _saved_state(run, config) if resume else None
+        grows = resume and config.total_steps > run.config().total_steps
+        if resume and run.is_finished and not grows:
+            return run.final()
+        torch.set_num_threads(config.train.threads)
+        make_env = scenario.make_env(config)
+        if scenario.check and saved is None:
+            _check_contract(scenario, make_env)
+        env = stack.enter_context(closing(make_env(config.train.num_envs)))
+        _check_learns(config, env.spec)
+        algorithm = make_algorithm(config, env.spec)
+        places = _sinks(config, run, saved, sinks)
+        if not resume:
+            run.clear()
+        run.write_config(config)
+        run.final_path.unlink(missing_ok=True)  # of a run that goes on for longer
+        log = stack.enter_context(MetricsLogger(run.metrics_path, _resume_step(resume, saved), places))
+        trainer = Trainer(
+            algorithm,
+            env,
+            make_env,
+            config.train,
+            config.total_steps,
+            log,
+            run.store(config),
+            scenario.primary_metric,
+            scenario.lower_is_better,
+            callbacks,
         )
-    torch.set_num_threads(config.train.threads)
-    env = make_env(config.train.num_envs)
-    algorithm = make_algorithm(config, env.spec)
-    write_json(folder / 'config.json', _label_of(folder) | config.as_dict() | provenance())
-    sinks = _sinks(config, folder, saved)
-    with closing(env), MetricsLogger(folder / 'metrics.jsonl', _resume_step(resume, saved), sinks) as log:
-        trainer = Trainer(algorithm, env, make_env, config.train, config.algorithm.total_steps, log, store, headline)
         if saved is not None:
             trainer.load(saved[1])
+            trainer.stopped = None if grows else trainer.stopped
         trainer.run()
-        result = final_evaluation(algorithm, make_env, config.train) | {'seconds': dict(trainer.seconds)}
-    write_json(final, result)
+        try:
+            result = final_evaluation(algorithm, make_env, config) | _how_it_went(trainer)
+        except KeyboardInterrupt:
+            raise Interrupted from None
+        run.write_final(result)
     return result
 
 
-def _label_of(folder: Path) -> dict[str, str]:
-    """The label that a run to be resumed was given before, if any."""
-    path = folder / 'config.json'
-    plain = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
-    return {'label': plain['label']} if plain.get('label') else {}
+def _check_room(run: RunFolder, resume: bool) -> None:
+    """Whether a run may begin, or go on, in a folder."""
+    if run.path.exists() and not run.path.is_dir():
+        raise ValueError(f"'{run.path}' must be a folder (got a file). Choose another one by --out.")
+    if resume and not run.has_config:
+        raise ValueError(
+            f"'{run.path}' holds no run to resume: expected a config.json in it. Name the folder of a run by --out, or "
+            f'leave --resume out to start one.'
+        )
+    if not resume and run.holds_run:
+        raise ValueError(
+            f"'{run.path}' already holds a run. Go on with it by --resume, or choose another folder by --out."
+        )
+
+
+def _saved_state(run: RunFolder, config: RunConfig) -> tuple[int, dict[str, Any]] | None:
+    """The newest checkpoint, which must be of this configuration but for a later end."""
+    saved = run.store().load_latest(expect=config.fingerprint(), ignore=MAY_GROW)
+    before = run.config().total_steps
+    if config.total_steps < before:
+        raise ValueError(
+            f"'--total-steps' of a resumed run must be at least {before:,}, what it was asked for (got "
+            f'{config.total_steps:,}). A longer run goes on; a shorter one is another run.'
+        )
+    if saved is not None and config.total_steps > before:
+        print(
+            f'ltos: goes on from step {saved[0]:,} to {config.total_steps:,} instead of {before:,}; the schedules '
+            f'(learning rate, exploration) now run over {config.total_steps:,} steps',
+            file=sys.stderr,
+        )
+    return saved
+
+
+def _check_contract(scenario: Scenario, make_env: MakeEnv) -> None:
+    """Holds an environment to the contract; its fault is the error."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', EnvCheckWarning)  # advice: ltos_pyg.graph_env.check_env gives it
+            check_env(lambda: make_env(2), steps=CHECK_STEPS)
+    except EnvCheckError as error:
+        raise ValueError(f"environment '{scenario.name}' breaks the contract: {error}") from error
+
+
+def _check_learns(config: RunConfig, spec: GraphEnvSpec) -> None:
+    """Refuses returns over more steps than are ever stored in a row: nothing would be learned."""
+    n_step = getattr(config.algorithm, 'n_step', 1)
+    kept = min(getattr(config.algorithm, 'replay_size', config.total_steps), config.total_steps)
+    most = max(1, kept // spec.num_envs)
+    if n_step > most:
+        raise ValueError(
+            f"'n_step' must be at most {most}, the steps of an episode that are kept at once, or nothing is learned "
+            f'(got {n_step}). Lower it, or raise the replay size or the number of steps.'
+        )
 
 
 def _resume_step(resume: bool, saved: tuple[int, Any] | None) -> int | None:
@@ -127,20 +171,41 @@ def _resume_step(resume: bool, saved: tuple[int, Any] | None) -> int | None:
     return saved[0] if saved is not None else -1  # killed before the first checkpoint: every row is written again
 
 
-def _sinks(config: RunConfig, folder: Path, saved: tuple[int, Any] | None) -> list[Sink]:
+def _sinks(
+    config: RunConfig, run: RunFolder, saved: tuple[int, Any] | None, more: Iterable[Sink | SinkMaker]
+) -> list[Sink]:
+    step = None if saved is None else saved[0]
     sinks: list[Sink] = []
     if config.train.tensorboard:
-        sinks.append(TensorBoardSink(folder / 'tensorboard', resume_step=None if saved is None else saved[0]))
+        sinks.append(TensorBoardSink(run.path / 'tensorboard', resume_step=step))
     if config.train.wandb:
-        sinks.append(WandbSink(folder, name=folder.name, config=config.as_dict()))
+        sinks.append(WandbSink(run.path, name=run.path.name, config=config.as_dict()))
+    for sink in more:
+        made = sink if hasattr(sink, 'write') else sink(run.path, step)
+        sinks.append(made)  # type: ignore[arg-type]
     return sinks
 
 
-def final_evaluation(algorithm: Algorithm, make_env: MakeEnv, config: TrainConfig) -> dict[str, Any]:
+def _how_it_went(trainer: Trainer) -> dict[str, Any]:
+    """What the result says beside the evaluation."""
+    told: dict[str, Any] = {'seconds': dict(trainer.seconds)}
+    if trainer.stopped is not None:
+        told['stopped'] = trainer.stopped
+    if trainer.env.state_dict() is None:
+        told['exact_resume'] = False  # the environment cannot save its state
+        told['resumed_with_new_episodes_at'] = trainer.inexact_resumes
+    return told
+
+
+def final_evaluation(algorithm: Algorithm, make_env: MakeEnv, config: RunConfig) -> dict[str, Any]:
     """The evaluation that closes a run, on seeds that neither training nor its evaluations used: the policy, and its
     network under other weights, see :func:`~ltos_pyg.training.evaluate.evaluate_modes`."""
-    seed = config.eval_seed + 1
-    results = evaluate_modes(algorithm, make_env, config.final_episodes, seed)
+    seed = config.train.eval_seed + 1
+    with closing(make_env(1)) as env:
+        horizon = env.spec.horizon
+    modes = max(0, len(getattr(algorithm, 'sharing_modes', ())) - 1)
+    episodes, swap = final_episodes(config.train.final_episodes, config.total_steps, horizon, modes)
+    results = evaluate_modes(algorithm, make_env, episodes, seed, swap, show='closing evaluation')
     return {
         'env_steps': algorithm.env_steps,
         'updates': algorithm.updates,
@@ -154,17 +219,25 @@ def as_plain(stats: Mapping[str, Stat]) -> dict[str, dict[str, float]]:
     return {name: dataclasses.asdict(stat) for name, stat in stats.items()}
 
 
-def load_algorithm(config: RunConfig, make_env: MakeEnv, folder: Path) -> Algorithm:
+def load_algorithm(config: RunConfig, spec: GraphEnvSpec, folder: Path, best: bool = False) -> Algorithm:
     """The trained algorithm of a run folder, from its newest sound checkpoint.
+
+    Args:
+        config: The run's configuration.
+        spec: What its environment promises.
+        folder: The run folder.
+        best: Take what :class:`~ltos_pyg.training.callbacks.BestModel` kept instead.
 
     Raises:
         ValueError: If the folder has no checkpoint, or one of another configuration, or of other networks.
     """
-    saved = CheckpointStore(folder / 'checkpoints').load_latest(expect=config.fingerprint(), older=True)
+    store = CheckpointStore(folder / BestModel.folder) if best else RunFolder(folder).store()
+    saved = store.load_latest(expect=config.fingerprint(), older=True, ignore=MAY_GROW)
+    if saved is None and best:
+        raise ValueError(f"'{folder}' has no best model: train with callbacks=[BestModel()]")
     if saved is None:
         raise ValueError(f"'{folder}' has no checkpoint yet. Train it with: ltos train --resume …")
-    with closing(make_env(1)) as env:
-        algorithm = make_algorithm(config, env.spec)
+    algorithm = make_algorithm(config, spec)
     try:
         algorithm.load_policy(saved[1]['algorithm'])
     except (KeyError, RuntimeError) as error:
@@ -176,44 +249,29 @@ def load_algorithm(config: RunConfig, make_env: MakeEnv, folder: Path) -> Algori
     return algorithm
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file so that it is either there as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, indent=2) + '\n'
-    atomic_write(path, lambda file: _write(file, text.encode()))
+def load_run(folder: Path, device: str | None = None, watch: bool = False) -> tuple[Algorithm, GraphEnv, RunConfig]:
+    """The trained algorithm of a run folder, its environment with one graph, and its configuration.
 
+    Args:
+        folder: The run folder.
+        device: Where the network runs, if not as in training.
+        watch: Whether the environment is to be drawn.
 
-def _write(file: Any, data: bytes) -> None:
-    file.write(data)
-
-
-def provenance() -> dict[str, Any]:
-    """What a result was made with: versions, commit, command."""
-    import numpy
-    import torch_geometric
-
-    return {
-        'versions': {
-            'ltos_pyg': __version__,
-            'python': platform.python_version(),
-            'torch': torch.__version__,
-            'torch_geometric': torch_geometric.__version__,
-            'numpy': numpy.__version__,
-        },
-        'git_commit': _git_commit(),
-        'command': ' '.join(['ltos', *sys.argv[1:]]),
-    }
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout that this code runs from; ``None`` for an installed package."""
+    Raises:
+        ValueError: If the folder is no run folder, or there is no checkpoint yet.
+    """
+    config = on_device(RunFolder(folder).config(), device)
+    scenario = registry.scenario(config.scenario)
+    env = scenario.make_watched(config) if watch else scenario.make_env(config)(1)
     try:
-        _git('ls-files', '--error-unmatch', Path(__file__).name)  # a package installed inside a checkout is not of it
-        return _git('describe', '--always', '--dirty', '--abbrev=40', '--exclude=*')
-    except (OSError, subprocess.SubprocessError):
-        return None
+        return load_algorithm(config, env.spec, folder), env, config
+    except BaseException:
+        env.close()
+        raise
 
 
-def _git(*args: str) -> str:
-    command = ['git', '-C', str(Path(__file__).parent), *args]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+def on_device(config: RunConfig, device: str | None) -> RunConfig:
+    """The same run with its networks elsewhere."""
+    if device is None:
+        return config
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, device=device))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, SupportsFloat
 
+from torch import Tensor
 from tqdm import tqdm
 
 from ltos_pyg.algos import Algorithm
 from ltos_pyg.graph_env import GraphEnv
 from ltos_pyg.graph_env.base import check_step
 from ltos_pyg.seeding import seed_stream
+from ltos_pyg.training.callbacks import Callback, CallbackError
 from ltos_pyg.training.checkpoint import CheckpointStore, state_must_fit
 from ltos_pyg.training.config import TrainConfig
-from ltos_pyg.training.evaluate import EpisodeTally, Stat, evaluate
+from ltos_pyg.training.evaluate import EpisodeTally, Stat, eval_episodes, evaluate
 from ltos_pyg.training.logging import MetricsLogger
 
 Metrics = dict[str, float]
@@ -31,6 +34,18 @@ class Trainer:
 
     Everything that decides what happens next is in the checkpoint, so a run that was killed and resumed ends in the
     same weights as one that was not (where the environment can save its state).
+
+    Args:
+        algorithm: What is trained.
+        env: What it is trained on.
+        make_eval_env: Makes the environment with that many graphs, for evaluations.
+        config: How the run is driven.
+        total_steps: Env steps of the run.
+        logger: Where metrics go.
+        store: Where checkpoints go.
+        primary_metric: The metric that says how good a policy is.
+        lower_is_better: Of that metric.
+        callbacks: Hooks, in the order in which they are called.
     """
 
     def __init__(
@@ -42,38 +57,60 @@ class Trainer:
         total_steps: int,
         logger: MetricsLogger,
         store: CheckpointStore,
-        headline: str = 'return',
+        primary_metric: str = 'return',
+        lower_is_better: bool = False,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.algorithm, self.env, self.make_eval_env = algorithm, env, make_eval_env
         self.config, self.total_steps = config, total_steps
-        self.logger, self.store, self.headline = logger, store, headline
+        self.logger, self.store = logger, store
+        self.primary_metric, self.lower_is_better = primary_metric, lower_is_better
+        self.callbacks = tuple(callbacks)
         self.tally = EpisodeTally(env.spec.num_envs)
         self.graph = env.reset(config.seed)
         self.window = MetricWindow()
         self.last_eval: Metrics = {}
+        self.last_eval_step = -1
         self.seconds = dict.fromkeys(('act', 'env', 'replay', 'learn', 'evaluate', 'other'), 0.0)
+        self.stopped: str | None = None  # why a callback ended the run
+        self.inexact_resumes: list[int] = []  # steps at which new episodes began, for the env cannot save its state
+        self._said_inexact = False
 
     def run(self) -> None:
-        """Trains to the end. Ctrl-C saves and raises :class:`Interrupted`."""
+        """Trains to the end. Ctrl-C, a termination request or a closed terminal saves and raises :class:`Interrupted`.
+
+        Raises:
+            CallbackError: If a callback raises; the run is saved before.
+        """
         algo, c = self.algorithm, self.config
         started = time.perf_counter() - sum(self.seconds.values())  # a resumed run counts on
         with self._progress() as bar, _catch_signals() as stop:
-            if algo.env_steps == 0:
-                self.evaluate()
-            while algo.env_steps < self.total_steps and not stop:
-                before = algo.env_steps
-                self.advance()
-                if _passed(before, algo.env_steps, c.eval_every):
+            try:
+                self._call('on_start')
+                if algo.env_steps == 0:
                     self.evaluate()
-                if _passed(before, algo.env_steps, c.log_every):
-                    self.seconds['other'] += time.perf_counter() - started - sum(self.seconds.values())
-                    self.log()
-                if _passed(before, algo.env_steps, c.checkpoint_every):
-                    self.save()
-                bar.update(algo.env_steps - before)
-                bar.set_postfix(self._shown(), refresh=False)
+                while algo.env_steps < self.total_steps and not stop and self.stopped is None:
+                    before = algo.env_steps
+                    self.advance()
+                    if _passed(before, algo.env_steps, c.eval_every):
+                        self.evaluate()
+                    if _passed(before, algo.env_steps, c.log_every):
+                        self.seconds['other'] += time.perf_counter() - started - sum(self.seconds.values())
+                        self.log()
+                    if _passed(before, algo.env_steps, c.checkpoint_every):
+                        self.save()
+                    bar.update(algo.env_steps - before)
+                    bar.set_postfix(self._shown(), refresh=False)
+                over = algo.env_steps >= self.total_steps or self.stopped is not None
+                if over and self.last_eval_step < algo.env_steps:
+                    self.evaluate()
+                if over:
+                    self._call('on_end')
+            except CallbackError:
+                self.save()
+                raise
         self.save()
-        if stop and algo.env_steps < self.total_steps:
+        if not over:
             raise Interrupted
 
     def advance(self) -> None:
@@ -86,6 +123,7 @@ class Trainer:
         t2 = time.perf_counter()
         algo.observe(self.graph, decision, step)
         self.tally.step(self.graph, step.reward, step.info, decision.sharing)
+        episodes: dict[str, Tensor] = {}
         if bool(step.ended.any()):
             episodes = self.tally.finish(step.ended.cpu(), step.outcome)
             self.window.add({f'train/{name}': float(value.mean()) for name, value in episodes.items()})
@@ -96,12 +134,18 @@ class Trainer:
         t4 = time.perf_counter()
         for name, took in zip(('act', 'env', 'replay', 'learn'), (t1 - t0, t2 - t1, t3 - t2, t4 - t3), strict=True):
             self.seconds[name] += took
+        if episodes:
+            self._call('on_episode_end', episodes)
+        self._call('on_step')
 
     def evaluate(self) -> None:
         """Greedy episodes of the policy on seeds that training never sees; one row of metrics."""
         start = time.perf_counter()
-        with closing(self.make_eval_env(self.config.eval_episodes)) as env:
-            self.last_eval = flatten(evaluate(self.algorithm, env, self.config.eval_seed))
+        episodes = eval_episodes(self.config.eval_episodes, self.total_steps, self.env.spec.horizon)
+        with closing(self.make_eval_env(episodes)) as env:
+            self.last_eval = flatten(evaluate(self.algorithm, env, self.config.eval_seed, show='evaluation'))
+        self.last_eval_step = self.algorithm.env_steps
+        self._call('on_evaluation', self.last_eval)
         self.logger.log(self.algorithm.env_steps, **self.last_eval)
         self.seconds['evaluate'] += time.perf_counter() - start
 
@@ -109,6 +153,14 @@ class Trainer:
         """One row of metrics: means since the last row, and where the time went."""
         times = {f'seconds/{name}': value for name, value in self.seconds.items()}
         self.logger.log(self.algorithm.env_steps, updates=self.algorithm.updates, **self.window.means(), **times)
+
+    def record(self, **metrics: SupportsFloat) -> None:
+        """Adds metrics to the next row of the log, as means since the last one."""
+        self.window.add({name: float(value) for name, value in metrics.items()})
+
+    def stop(self, reason: str) -> None:
+        """Ends the run after this step; ``reason`` goes into the result."""
+        self.stopped = reason
 
     def save(self) -> None:
         """One checkpoint with everything that a resumed run needs."""
@@ -118,14 +170,25 @@ class Trainer:
             'tally': dict(self.tally.sums),
             'window': self.window.state_dict(),
             'last_eval': dict(self.last_eval),
+            'last_eval_step': self.last_eval_step,
             'seconds': dict(self.seconds),
+            'stopped': self.stopped,
+            'inexact_resumes': list(self.inexact_resumes),
+            'callbacks': {name: callback.state_dict() for name, callback in self._named_callbacks()},
         }
+        if state['env'] is None and not self._said_inexact:
+            self._said_inexact = True
+            _say(
+                'this environment cannot save its state: a resumed run starts new episodes, and does not end in the '
+                'same weights as one that was never stopped. (Give it state_dict() and load_state_dict().)'
+            )
         self.store.save(self.algorithm.env_steps, state)
 
     @state_must_fit()
     def load(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint; raises a ``ValueError`` if it is one of something else."""
         self.algorithm.load_state_dict(state['algorithm'])
+        self.inexact_resumes = list(state.get('inexact_resumes', []))
         if state['env'] is not None:
             self.graph = self.env.load_state_dict(state['env'])
             self.tally.sums = state['tally']
@@ -133,16 +196,44 @@ class Trainer:
             self.algorithm.restart_episodes()
             name = str(self.algorithm.env_steps)  # not the episodes that the run began with
             self.graph = self.env.reset(seed_stream(self.config.seed, 'restart', name) >> 1)
+            self.inexact_resumes.append(self.algorithm.env_steps)
+            _say(f'resumed at step {name} with new episodes: this environment cannot save its state')
         self.window.load_state_dict(state['window'])
         self.last_eval, self.seconds = state['last_eval'], state['seconds']
+        self.last_eval_step = state.get('last_eval_step', -1)
+        self.stopped = state.get('stopped')
+        saved = state.get('callbacks', {})
+        for callback_name, callback in self._named_callbacks():
+            if callback_name in saved:
+                callback.load_state_dict(saved[callback_name])
+
+    def _named_callbacks(self) -> list[tuple[str, Callback]]:
+        return [(f'{i} {type(callback).__name__}', callback) for i, callback in enumerate(self.callbacks)]
+
+    def _call(self, hook: str, *args: Any) -> None:
+        for callback in self.callbacks:
+            try:
+                getattr(callback, hook)(self, *args)
+            except Exception as error:
+                raise CallbackError(
+                    f'{type(callback).__name__}.{hook} raised {type(error).__name__}: {error}. The run was saved at '
+                    f'step {self.algorithm.env_steps:,}: mend the callback, and resume it.'
+                ) from error
 
     def _progress(self) -> Any:
-        return tqdm(total=self.total_steps, initial=self.algorithm.env_steps, unit=' steps', smoothing=0.05)
+        return tqdm(
+            total=self.total_steps, initial=self.algorithm.env_steps, unit=' steps', smoothing=0.05, desc='training'
+        )
 
     def _shown(self) -> dict[str, str]:
-        shown = {f'train {self.headline}': self.window.latest.get(f'train/{self.headline}')}
-        shown[f'eval {self.headline}'] = self.last_eval.get(f'eval/{self.headline}')
+        shown = {f'train {self.primary_metric}': self.window.latest.get(f'train/{self.primary_metric}')}
+        shown[f'eval {self.primary_metric}'] = self.last_eval.get(f'eval/{self.primary_metric}')
         return {name: f'{value:.3f}' for name, value in shown.items() if value is not None}
+
+
+def _say(message: str) -> None:
+    """Prints a line above the progress bar."""
+    tqdm.write(f'ltos: {message}', file=sys.stderr)
 
 
 class MetricWindow:
@@ -189,9 +280,10 @@ def _passed(before: int, after: int, every: int) -> bool:
 
 @contextmanager
 def _catch_signals() -> Iterator[list[int]]:
-    """Within it, Ctrl-C and a termination request fill the list that it yields, so that the step in hand is finished.
+    """Within it, Ctrl-C, a termination request and a closed terminal fill the list that it yields, so that the step in
+    hand is finished.
 
-    A second Ctrl-C stops at once. Elsewhere than in the main thread, signals are left as they are.
+    A second one stops at once. Elsewhere than in the main thread, signals are left as they are.
     """
     caught: list[int] = []
 
@@ -201,7 +293,9 @@ def _catch_signals() -> Iterator[list[int]]:
         caught.append(number)
 
     try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        names = ('SIGINT', 'SIGTERM', 'SIGHUP')  # the last, of a closed terminal, is not everywhere
+        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        before = {number: signal.signal(number, note) for number in numbers}
     except ValueError:
         before = {}
     try:

@@ -19,8 +19,9 @@ from ltos_pyg.algos import NonFiniteLossError
 from ltos_pyg.cli import main
 from ltos_pyg.data import Snapshot
 from ltos_pyg.envs import JungleEnv
-from ltos_pyg.experiments.scenarios import SCENARIOS
 from ltos_pyg.graph_env import SingleStep, VectorGraphEnv
+from ltos_pyg.registry import SCENARIOS
+from ltos_pyg.registry import scenario as scenario_named
 from ltos_pyg.training.evaluate import evaluate
 
 every = pytest.mark.parametrize('variant', NETWORKED)
@@ -320,14 +321,14 @@ def test_no_option_has_the_name_of_another(scenario, algo, capsys):
 
 def test_the_reference_preset_of_consenet_is_known():
     for name in ('prisoner', 'jungle', 'traffic'):
-        config = SCENARIOS[name].config('consenet', 'reference').algorithm
+        config = scenario_named(name).config('consenet', 'reference').algorithm
         assert (config.critic, config.consensus, config.alpha) == ('recurrent', 'uniform', 0.9)
-        assert SCENARIOS[name].config('consenet').algorithm.critic == 'joint'
+        assert scenario_named(name).config('consenet').algorithm.critic == 'joint'
 
 
 @pytest.mark.parametrize('scenario', ['jungle', 'traffic'])
 def test_on_policy_methods_play_few_graphs_and_lios_rounds_move_through_the_episode(scenario):
-    lio, dgn = (SCENARIOS[scenario].config(algo) for algo in ('lio', 'dgn'))
+    lio, dgn = (scenario_named(scenario).config(algo) for algo in ('lio', 'dgn'))
     assert lio.train.num_envs < dgn.train.num_envs
     segments, rest = divmod(lio.env.horizon, lio.algorithm.rollout_steps)
     assert segments % 2 == 1

@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 
 from ltos_pyg import cli
-from ltos_pyg.experiments.scenarios import load_config, scenario
+from ltos_pyg.registry import scenario
 from ltos_pyg.training import run
 from ltos_pyg.training.checkpoint import CheckpointStore
+from ltos_pyg.training.config import RunConfig
 from ltos_pyg.training.logging import read_metrics
-from ltos_pyg.training.run import RunConfig, load_algorithm, train_run
+from ltos_pyg.training.run import load_algorithm, train_run
+from ltos_pyg.training.run_folder import RunFolder
 
 FLAGS = [
     *('train', 'prisoner', '--algo', 'ltos', '--no-media', '--num-envs', '8', '--total-steps', '1600'),
@@ -134,7 +136,7 @@ def test_a_run_leaves_its_options_its_versions_its_numbers_and_its_result(whole)
 def test_the_result_has_mean_deviation_and_count_of_every_metric(whole):
     final = json.loads((whole / 'final.json').read_text())
     assert (final['env_steps'], final['updates']) == (LAST, (LAST - 80) // 16)
-    assert final['eval_seed'] == load_config(whole).train.eval_seed + 1
+    assert final['eval_seed'] == RunFolder(whole).config().train.eval_seed + 1
     assert list(final['eval']) == ['policy', 'constant', 'uniform', 'keep', 'random']
     for stats in final['eval'].values():
         assert {'return', 'reward', 'length', 'kept', 'kept_std_nodes', 'kept_std_states', 'uneven'} <= stats.keys()
@@ -148,17 +150,17 @@ def test_the_result_has_mean_deviation_and_count_of_every_metric(whole):
 
 def test_the_configuration_of_a_folder_is_the_one_it_was_made_with(whole):
     written = json.loads((whole / 'config.json').read_text())
-    read = json.loads(json.dumps(load_config(whole).as_dict()))
+    read = json.loads(json.dumps(RunFolder(whole).config().as_dict()))
     assert read == {name: written[name] for name in read}
-    assert load_config(whole).algorithm.encoder_channels == (16,)
+    assert RunFolder(whole).config().algorithm.encoder_channels == (16,)
 
 
 def test_the_trained_algorithm_of_a_folder_acts_as_it_was_evaluated(whole):
-    config = load_config(whole)
+    config = RunFolder(whole).config()
     make_env = scenario('prisoner').make_env(config)
-    algorithm = load_algorithm(config, make_env, whole)
+    algorithm = load_algorithm(config, make_env(1).spec, whole)
     assert algorithm.env_steps == LAST
-    again = run.final_evaluation(algorithm, make_env, config.train)
+    again = run.final_evaluation(algorithm, make_env, config)
     assert again['eval'] == json.loads((whole / 'final.json').read_text())['eval']
 
 
@@ -328,28 +330,28 @@ def test_a_configuration_that_was_tampered_with_is_refused(whole, tmp_path, dama
     damage(config)
     (tmp_path / 'config.json').write_text(json.dumps(config))
     with pytest.raises(ValueError, match=message):
-        load_config(tmp_path)
+        RunFolder(tmp_path).config()
 
 
 @pytest.mark.parametrize('content', ['', '{"scenario": ', '[1]', '"text"'])
 def test_a_configuration_that_is_none_is_refused(tmp_path, content):
     (tmp_path / 'config.json').write_text(content)
     with pytest.raises(ValueError, match=r"config.json' is not what a run writes"):
-        load_config(tmp_path)
+        RunFolder(tmp_path).config()
 
 
 def test_a_folder_without_checkpoint_has_no_algorithm(whole, tmp_path):
     shutil.copy(whole / 'config.json', tmp_path)
-    config = load_config(tmp_path)
+    config = RunFolder(tmp_path).config()
     with pytest.raises(ValueError, match=rf"'{tmp_path}' has no checkpoint yet"):
-        load_algorithm(config, scenario('prisoner').make_env(config), tmp_path)
+        load_algorithm(config, scenario('prisoner').make_env(config)(1).spec, tmp_path)
 
 
 def test_a_checkpoint_of_another_configuration_is_not_loaded(whole):
-    config = load_config(whole)
+    config = RunFolder(whole).config()
     other = dataclasses.replace(config, algorithm=dataclasses.replace(config.algorithm, hidden_channels=32))
     with pytest.raises(ValueError, match=r"'algorithm.hidden_channels' expected 32, got 16"):
-        load_algorithm(other, scenario('prisoner').make_env(other), whole)
+        load_algorithm(other, scenario('prisoner').make_env(other)(1).spec, whole)
 
 
 # --- other places for the numbers ------------------------------------------------------------------------------------
@@ -368,7 +370,7 @@ def tiny(**train: Any) -> RunConfig:
 def test_tensorboard_gets_the_same_numbers(tmp_path):
     pytest.importorskip('tensorboard')
     config = tiny(tensorboard=True)
-    train_run(config, scenario('prisoner').make_env(config), tmp_path, False, 'return')
+    train_run(config, scenario('prisoner'), tmp_path)
     assert len(list((tmp_path / 'tensorboard').glob('events.*'))) == 1
 
 
@@ -377,4 +379,4 @@ def test_wandb_is_asked_for_by_name(tmp_path):
         pytest.skip('wandb is installed: this would report to it')
     config = tiny(wandb=True)
     with pytest.raises(ImportError, match=r"the wandb log needs the package 'wandb': install it with pip install"):
-        train_run(config, scenario('prisoner').make_env(config), tmp_path, False, 'return')
+        train_run(config, scenario('prisoner'), tmp_path)

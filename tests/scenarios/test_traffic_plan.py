@@ -11,17 +11,12 @@ import torch
 from ltos_pyg.algos import Decision
 from ltos_pyg.envs.traffic import TrafficConfig, TrafficEnv, make_traffic
 from ltos_pyg.envs.traffic.trace import play_phases
-from ltos_pyg.experiments.drawing import shade
-from ltos_pyg.experiments.traffic import (
-    Moment,
-    plan_phases,
-    selfishness_figure,
-    selfishness_of,
-    signal_plan,
-    traffic_moments,
-)
-from ltos_pyg.experiments.traffic_drawing import LIGHTS, QUEUED, TrafficPainter, traffic_text
 from ltos_pyg.nn import constant_sharing
+from ltos_pyg.scenarios.traffic.moments import Moment, traffic_moments
+from ltos_pyg.scenarios.traffic.painter import LIGHTS, QUEUED, TrafficPainter, traffic_text
+from ltos_pyg.scenarios.traffic.plan import plan_phases, signal_plan
+from ltos_pyg.scenarios.traffic.selfishness import selfishness_figure, selfishness_of
+from ltos_pyg.viz.drawing import shade
 
 
 class Wandering:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from ltos_pyg.envs.traffic import RoadNetwork
 from ltos_pyg.envs.traffic.signals import SignalChoices
-from ltos_pyg.experiments.drawing import GROUND, INK, UNKNOWN, Colour, Frame, pillow, shade
-from ltos_pyg.experiments.traffic import Moment
+from ltos_pyg.scenarios.traffic.moments import Moment
+from ltos_pyg.viz.drawing import GROUND, INK, UNKNOWN, Colour, Frame, pillow, shade
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltos_pyg.training.checkpoint import atomic_write
-from ltos_pyg.training.logging import read_metrics
+from ltos_pyg.training.run_folder import RunFolder, run_label
 
 Array = NDArray[np.float64]
 
@@ -40,7 +39,7 @@ _NO_DATE: dict[str, dict[str, Any]] = {'.svg': {'Date': None}, '.pdf': {'Creatio
 
 
 @dataclass(frozen=True)
-class Run:
+class Series:
     """One metric of one run folder: T values over rising steps, none of them NaN."""
 
     folder: Path
@@ -58,7 +57,7 @@ class Curve:
 
     scenario: str
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[Series, ...]
     step: Array  # (T,) every step at which some seed has a value, inside the range that all seeds cover
     value: Array  # (n, T) one row per seed, interpolated linearly, never beyond what was observed
 
@@ -130,15 +129,14 @@ def half_interval(value: Array, level: float = 0.95) -> Array:
     return student_t_quantile((1 + level) / 2, n - 1) * value.std(0, ddof=1) / math.sqrt(n)
 
 
-def load_run(folder: Path | str, metric: str = 'eval/return') -> Run:
+def load_series(folder: Path | str, metric: str = 'eval/return') -> Series:
     """Reads one metric of a run folder. Of several rows with the same step the last one counts.
 
     Raises:
         ValueError: If the folder is no run folder, or never logged a finite value of the metric.
     """
-    folder = Path(folder)
-    config = run_config(folder)
-    logged = [renamed(row) for row in read_metrics(folder / 'metrics.jsonl')]
+    run = RunFolder(folder)
+    config, logged = run.read(), run.metrics()
     rows = [row for row in logged if metric in row]
     value = {row['step']: float(row[metric]) for row in rows if row[metric] is not None}
     if not value:
@@ -148,8 +146,8 @@ def load_run(folder: Path | str, metric: str = 'eval/return') -> Run:
             f'Choose another metric, or let the run go on until its first evaluation.'
         )
     step = sorted(value)
-    return Run(
-        folder=folder,
+    return Series(
+        folder=run.path,
         scenario=str(config['scenario']),
         label=run_label(config),
         seed=int(config['seed']),
@@ -157,42 +155,6 @@ def load_run(folder: Path | str, metric: str = 'eval/return') -> Run:
         value=np.array([value[s] for s in step]),
         not_finite=sum(row[metric] is None for row in rows),
     )
-
-
-def renamed(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics by their names of today: runs of earlier versions call ``kept`` ``selfishness``."""
-    return {name.replace('selfishness', 'kept'): value for name, value in metrics.items()}
-
-
-def run_config(folder: Path) -> dict[str, Any]:
-    """What a run folder says of itself, ``config.json``; a ``ValueError`` if it is none."""
-    for name in ('config.json', 'metrics.jsonl'):
-        if not (folder / name).is_file():
-            raise ValueError(
-                f"'{folder}' is no run folder: expected 'config.json' and 'metrics.jsonl' in it, got no '{name}'. "
-                f'Name the folder that the training wrote.'
-            )
-    try:
-        config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise ValueError(
-            f"'{folder / 'config.json'}' is no valid JSON ({error}). Restore it, or drop this run."
-        ) from error
-    missing = [key for key in ('scenario', 'algo', 'seed') if key not in config]
-    if missing:
-        raise ValueError(
-            f"'{folder / 'config.json'}' must have 'scenario', 'algo' and 'seed' (got no {missing}). Did another "
-            f'program write it?'
-        )
-    return dict(config)
-
-
-def run_label(config: dict[str, Any]) -> str:
-    """What the runs of one kind are called: they differ by their seed."""
-    if config.get('label'):
-        return str(config['label'])
-    preset = config.get('preset')
-    return str(config['algo']) if preset in (None, '', 'default') else f'{config["algo"]} ({preset})'
 
 
 def aggregate(folders: Sequence[Path | str], metric: str = 'eval/return') -> list[Curve]:
@@ -203,14 +165,14 @@ def aggregate(folders: Sequence[Path | str], metric: str = 'eval/return') -> lis
     """
     if not folders:
         raise ValueError("'runs' must name at least one run folder (got none)")
-    groups: dict[tuple[str, str], list[Run]] = {}
+    groups: dict[tuple[str, str], list[Series]] = {}
     for folder in folders:
-        run = load_run(folder, metric)
+        run = load_series(folder, metric)
         groups.setdefault((run.scenario, run.label), []).append(run)
     return [_curve(sorted(runs, key=lambda run: run.seed)) for _, runs in sorted(groups.items())]
 
 
-def _curve(runs: list[Run]) -> Curve:
+def _curve(runs: list[Series]) -> Curve:
     name = f"'{runs[0].label}' on '{runs[0].scenario}'"
     for one, other in itertools.pairwise(runs):
         if one.seed == other.seed:

@@ -7,11 +7,11 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from ltos_pyg.experiments.curves import (
+from ltos_pyg.viz.curves import (
     aggregate,
     curve_figure,
     half_interval,
-    load_run,
+    load_series,
     plot_curves,
     student_t_quantile,
     summarise,
@@ -108,10 +108,10 @@ def test_runs_of_earlier_versions_have_the_names_of_today(tmp_path):
     folder = write_run(tmp_path / 'a', [0, 1], steps=[0, 1])
     rows = [{'step': 0, 'eval/selfishness': 0.4}, {'step': 10, 'eval/selfishness': 0.3, 'eval/selfishness_std': 0.1}]
     (folder / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
-    assert load_run(folder, 'eval/kept').value.tolist() == [0.4, 0.3]
-    assert load_run(folder, 'eval/kept_std').value.tolist() == [0.1]
+    assert load_series(folder, 'eval/kept').value.tolist() == [0.4, 0.3]
+    assert load_series(folder, 'eval/kept_std').value.tolist() == [0.1]
     with pytest.raises(ValueError, match=r"expected one of \['eval/kept', 'eval/kept_std'\]"):
-        load_run(folder, 'eval/selfishness')
+        load_series(folder, 'eval/selfishness')
 
 
 def test_mean_band_and_interval_are_those_of_the_seeds(runs):
@@ -254,7 +254,7 @@ def test_the_same_runs_give_the_same_file_whatever_the_settings(runs, tmp_path, 
 
 def test_plotting_leaves_pyplot_alone_and_importing_loads_no_matplotlib(runs, tmp_path):
     code = (
-        'import sys; from ltos_pyg.experiments.curves import plot_curves, summarise; '
+        'import sys; from ltos_pyg.viz.curves import plot_curves, summarise; '
         f'summarise(["{runs[0]}"]); print("matplotlib" in sys.modules); '
         f'plot_curves(["{runs[0]}"], out="{tmp_path}/x.png"); print("matplotlib.pyplot" in sys.modules)'
     )
@@ -286,7 +286,7 @@ def test_no_runs():
 @pytest.mark.parametrize('name', ['config.json', 'metrics.jsonl'])
 def test_a_folder_that_is_no_run(runs, name):
     (runs[0] / name).unlink()
-    with pytest.raises(ValueError, match=rf"is no run folder: .* got no '{name}'. Name the folder"):
+    with pytest.raises(ValueError, match=rf"is no run folder: .* no '?{name}'?"):
         summarise(runs)
 
 

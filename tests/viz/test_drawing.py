@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ltos_pyg.experiments.drawing import (
+from ltos_pyg.viz.drawing import (
     ATTACK,
     GIFT,
     ITEM_COLOUR,
@@ -235,7 +235,7 @@ def test_a_gif_that_does_not_fit_leaves_the_earlier_one(tmp_path):
     code = f"""if True:
         import resource
         import numpy as np
-        from ltos_pyg.experiments.drawing import save_gif
+        from ltos_pyg.viz.drawing import save_gif
         frames = np.random.default_rng(0).integers(0, 256, size=(5, 100, 100, 3), dtype=np.uint8)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
         save_gif(frames, {str(tmp_path / 'a.gif')!r})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -7,9 +8,15 @@ import torch
 
 from ltos_pyg.algos import Decision
 from ltos_pyg.envs import DilemmasEnv, JungleEnv, PrisonerEnv
-from ltos_pyg.experiments.drawing import terminal_view
-from ltos_pyg.experiments.watch import episode_scenes
 from ltos_pyg.nn import constant_sharing
+from ltos_pyg.registry import scenario
+from ltos_pyg.viz.drawing import Scene, terminal_view
+
+
+def episode_scenes(algorithm: Any, env: Any, seed: int, steps: int | None = None) -> Iterator[Scene]:
+    """The scenes of an episode, as its scenario draws them."""
+    name = {JungleEnv: 'jungle', DilemmasEnv: 'dilemmas', PrisonerEnv: 'prisoner'}[type(env)]
+    return scenario(name).pictures.scenes(algorithm, env, seed, steps)
 
 
 class Always:
@@ -21,6 +28,12 @@ class Always:
     def act(self, graph: Any) -> Decision:
         sharing = constant_sharing(graph.edge_index, graph.num_nodes, 0.6)
         return Decision(torch.full((graph.num_nodes,), self.action), sharing)
+
+    def start_play(self) -> None:
+        pass
+
+    def note_play(self, step: Any) -> None:
+        pass
 
 
 @pytest.mark.parametrize(('action', 'dx', 'dy'), [(5, 0, -1), (6, -1, 0), (7, 1, 0), (8, 0, 1)])

@@ -1,0 +1,93 @@
+"""The command line, one file a command: ``ltos train | evaluate | plot | table | watch | bench | traffic``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from ltos_pyg import __version__
+
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+BROKEN_PIPE = 141  # exit code where the reader of the output has left, as shells have it
+
+COMMANDS = {
+    'train': 'train an algorithm on a scenario, or on an environment of your own',
+    'evaluate': 'play greedy episodes with a trained run',
+    'plot': 'draw the learning curves of runs, seeds of one algorithm together',
+    'table': 'a table of how runs ended, seeds of one algorithm together',
+    'watch': 'draw an episode of a trained run',
+    'bench': 'measure speed, beside peers in the same run',
+    'traffic': 'road networks: generate, simulate, replay, export a signal plan',
+}
+HELP = '\n'.join(
+    [
+        'usage: ltos [-h] [--version] COMMAND ...',
+        '',
+        'Learning to share on graphs of agents.',
+        '',
+        'commands:',
+        *(f'  {name:10}{told}' for name, told in COMMANDS.items()),
+        '',
+        'options of one: ltos COMMAND --help',
+    ]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with warnings.catch_warnings():
+            if argv is None:
+                warnings.showwarning = _show_warning
+            code = _run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `ltos … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        print('\nltos: stopped.', file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if isinstance(error, _loaded('ltos_pyg.training.trainer', 'Interrupted')):
+            print('\nStopped. The run was saved; go on with it by adding --resume.', file=sys.stderr)
+            return INTERRUPTED
+        expected = (
+            ValueError, OSError, ImportError,
+            *_loaded('ltos_pyg.algos', 'NonFiniteLossError'), *_loaded('ltos_pyg.training.callbacks', 'CallbackError')
+        )  # fmt: skip
+        if not isinstance(error, expected):
+            raise
+        print(f'ltos: {error}', file=sys.stderr)
+        return 1
+
+
+def _run(args: list[str]) -> int:
+    if not args:
+        print(HELP, file=sys.stderr)
+        return 2
+    if args[0] in ('-h', '--help'):
+        print(HELP)
+        return 0
+    if args[0] == '--version':
+        print(f'ltos_pyg {__version__}')
+        return 0
+    if args[0] not in COMMANDS:
+        print(f"ltos: invalid choice: '{args[0]}' (choose from {', '.join(COMMANDS)})", file=sys.stderr)
+        return 2
+    command = importlib.import_module(f'ltos_pyg.cli.{args[0]}')
+    return int(command.main(args[1:]) or 0)
+
+
+def _loaded(module: str, name: str) -> tuple[type[BaseException], ...]:
+    """An exception's class if its module was imported, for no other code can raise it."""
+    return (getattr(sys.modules[module], name),) if module in sys.modules else ()
+
+
+def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+    print(f'ltos: {message}', file=sys.stderr)

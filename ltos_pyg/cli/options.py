@@ -1,0 +1,87 @@
+"""The parser of every command: a dataclass of options, read by tyro."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
+
+import tyro
+
+T = TypeVar('T')
+
+_WHOLE = re.compile(r'\d+(\.\d*)?[eE]\+?\d+')
+
+RunArg = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar='RUN', help='a run folder')]
+RunArgs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar='RUN', help='run folders')]
+ImportArg = Annotated[
+    tuple[str, ...],
+    tyro.conf.UseAppendAction,
+    tyro.conf.arg(name='import', metavar='MODULE', help='import a module that registers algorithms or scenarios'),
+]
+
+
+def parse(options: type[T], args: Sequence[str], prog: str, description: str | None = None) -> T:
+    """Reads the options of a command; leaves with a message and exit code 2 where they make no sense."""
+    return tyro.cli(
+        options, args=whole_numbers(args, options), prog=prog, description=description,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )  # fmt: skip
+
+
+def whole_numbers(args: Sequence[str], options: Any) -> list[str]:
+    """The arguments with ``1e4`` as ``10000`` where an option is a whole number."""
+    whole = set(_whole_options(options))
+    out: list[str] = []
+    for i, arg in enumerate(args):
+        flag, equals, value = arg.partition('=')
+        if equals and flag in whole:
+            out.append(f'{flag}={_whole(value)}')
+        else:
+            out.append(_whole(arg) if i > 0 and args[i - 1] in whole else arg)
+    return out
+
+
+def _whole(value: str) -> str:
+    if _WHOLE.fullmatch(value) and float(value).is_integer():
+        return str(int(float(value)))
+    return value
+
+
+def _whole_options(options: Any) -> Mapping[str, None]:
+    """The flags of a dataclass, and of those within it, that are integers and never other numbers."""
+    import typing
+
+    flags: dict[str, None] = {}
+    cls = options if isinstance(options, type) else type(options)
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        hint = hints.get(field.name, field.type)
+        if dataclasses.is_dataclass(hint):
+            flags |= _whole_options(hint)
+        elif hint is int or (int in get_args(hint) and float not in get_args(hint)):
+            flags[f'--{field.name.replace("_", "-")}'] = None
+    return flags
+
+
+def check_runs(folders: Sequence[Path]) -> None:
+    """Raises a ``ValueError`` if there is no run folder."""
+    if not folders:
+        raise ValueError('expected at least one run folder (got none), e.g. runs/jungle-ltos-seed0')
+
+
+def other_options(env: Any, changes: Sequence[str]) -> Any:
+    """The options of an environment with some of them changed, each given as ``name=value``."""
+    flags: list[str] = []
+    for change in changes:
+        name, equals, value = change.partition('=')
+        if not equals:
+            raise ValueError(f"'--env' takes options as NAME=VALUE (got '{change}'), e.g. --env horizon=100")
+        flag = name.replace('_', '-')
+        if value.lower() in ('true', 'false'):
+            flags.append(f'--{flag}' if value.lower() == 'true' else f'--no-{flag}')
+        else:
+            flags += [f'--{flag}', *value.split()]
+    return tyro.cli(type(env), default=env, args=flags, prog='ltos evaluate RUN --env')

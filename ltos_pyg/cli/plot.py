@@ -1,0 +1,45 @@
+"""``ltos plot``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ltos_pyg.cli.options import ImportArg, RunArgs, check_runs, parse
+
+
+@dataclass
+class Options:
+    """Draw the learning curves of runs, seeds of one algorithm together."""
+
+    folders: RunArgs
+    metric: str | None = None
+    """default: the scenario's own, e.g. eval/reward on the jungle"""
+    out: Path = Path('curves.png')
+    """a .png, .svg or .pdf"""
+    log: bool = False
+    """a logarithmic scale"""
+    json: bool = False
+    """print the summary as JSON"""
+    imports: ImportArg = ()
+
+
+def main(args: Sequence[str]) -> int:
+    """Draws, and prints the summary."""
+    options = parse(Options, args, 'ltos plot')
+    check_runs(options.folders)
+    from ltos_pyg import registry
+    from ltos_pyg.experiments.tables import format_summary
+    from ltos_pyg.training.run_folder import RunFolder
+    from ltos_pyg.viz.curves import plot_curves, summarise
+
+    registry.import_modules(options.imports)
+    metric = options.metric or f'eval/{RunFolder(options.folders[0]).primary_metric()}'
+    summary = summarise(options.folders, metric)
+    print(json.dumps(summary, indent=2) if options.json else format_summary(summary))
+    out = plot_curves(options.folders, metric, options.out, options.log)
+    print(f'wrote {out}', file=sys.stderr)
+    return 0

@@ -1,0 +1,188 @@
+"""``ltos train``."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from ltos_pyg import registry
+
+ALGO, PRESET = 'ltos', 'default'
+
+
+@dataclass
+class Head:
+    """What decides which other options there are."""
+
+    scenario: str | None = None
+    algo: str | None = None
+    preset: str | None = None
+    out: str | None = None
+    resume: bool = False
+    help: bool = False
+    imports: tuple[str, ...] = ()
+
+
+def main(args: Sequence[str]) -> int:
+    """Trains, and says how it ended."""
+    head = read_head(args)
+    registry.import_modules(head.imports)
+    if head.scenario is None:
+        print(usage())
+        return 0 if head.help else 2
+    registry.check_scenario(head.scenario)  # before PyTorch is loaded, which takes seconds
+    registry.check_algorithm(head.algo or ALGO)
+    if head.out == '':
+        raise ValueError("'--out' must name a folder (got ''). Leave it out for runs/SCENARIO-ALGO-seedN.")
+    if not head.help:
+        print(f'ltos: {head.scenario}, {head.algo or ALGO}: loading PyTorch …', file=sys.stderr, flush=True)
+    return _train(head, args)
+
+
+def read_head(args: Sequence[str]) -> Head:
+    """The scenario, which comes first or after these options, and the options that decide what the others are."""
+    head, rest = Head(), list(args)
+    first = True
+    while rest:
+        flag, equals, value = rest.pop(0).partition('=')
+        if flag in ('--algo', '--preset', '--out', '--import', '--label'):
+            value = value if equals else rest.pop(0) if rest else ''
+            if flag == '--import':
+                head.imports += (value,)
+            elif flag != '--label':
+                setattr(head, flag[2:], value)
+        elif flag in ('--resume', '--help', '-h'):
+            setattr(head, 'resume' if flag == '--resume' else 'help', True)
+        elif first and not flag.startswith('-'):
+            head.scenario, first = flag, False
+        else:
+            first = False
+    return head
+
+
+def usage() -> str:
+    """How to call it, and what there is."""
+    return (
+        'usage: ltos train SCENARIO [--algo ALGO] [--preset PRESET] [--label TEXT] [--out FOLDER] [--resume]'
+        ' [--import MODULE] [options]\n\n'
+        'SCENARIO: one of those below, or an environment of your own as package.module:Name\n'
+        '--algo: one of those below, or one of your own as package.module:Name (default: ltos)\n'
+        '--label: what tables and plots call the run (default: the algorithm and its preset)\n'
+        '--import: a module that registers scenarios or algorithms\n'
+        f'scenarios:  {", ".join(registry.scenario_names())}\n'
+        f'algorithms: {", ".join(registry.algorithm_names())}\n'
+        'all options of one: ltos train SCENARIO --algo ALGO --help'
+    )
+
+
+def _train(head: Head, args: Sequence[str]) -> int:
+    from ltos_pyg.training.run import train_run
+    from ltos_pyg.training.run_folder import RunFolder
+
+    assert head.scenario is not None
+    scenario = registry.scenario(head.scenario)
+    base = scenario.config(head.algo or ALGO, head.preset or PRESET)
+    if head.resume:
+        parsed, config = parse_options(base, args)
+        run = RunFolder(folder_of(head, config))
+        if run.has_config:  # the options of the first call need not be given again
+            base = run.config()
+            _check_same(head, base, run.path)
+    parsed, config = parse_options(base, args)
+    config = dataclasses.replace(
+        config, label=parsed.label, imports=tuple(dict.fromkeys([*config.imports, *head.imports]))
+    )
+    folder = folder_of(head, config)
+    result = train_run(config, scenario, folder, head.resume)
+    _print_result(folder, result)
+    if config.train.media:
+        save_media(folder, f'eval/{scenario.primary_metric}')
+    return 0
+
+
+def folder_of(head: Head, config: Any) -> Path:
+    """Where the run is written."""
+    return Path(head.out) if head.out else Path('runs') / folder_name(config)
+
+
+def folder_name(config: Any) -> str:
+    """The name of a run's folder, where none was given."""
+    preset = '' if config.preset == PRESET else f'-{config.preset}'
+    scenario, algo = (name.rpartition(':')[2] for name in (config.scenario, config.algo))
+    return f'{scenario}-{algo}{preset}-seed{config.train.seed}'
+
+
+def _check_same(head: Head, base: Any, folder: Path) -> None:
+    """Raises a ``ValueError`` if a run to be resumed was called with another scenario, algorithm or preset."""
+    if base.scenario != head.scenario:
+        raise ValueError(f"'{folder}' holds a run on {base.scenario} (got '{head.scenario}'). Name that one.")
+    for name, asked, found in (('algo', head.algo, base.algo), ('preset', head.preset, base.preset)):
+        if asked is not None and asked != found:
+            raise ValueError(
+                f"'{folder}' holds a run with --{name} {found} (got --{name} {asked}). Leave --{name} out to resume "
+                f'it, or choose another folder by --out.'
+            )
+
+
+def parse_options(config: Any, args: Sequence[str]) -> tuple[Any, Any]:
+    """All options as flat flags, starting from those of a preset or a run: what was parsed, and the configuration."""
+    import tyro
+
+    from ltos_pyg.cli.options import ImportArg, whole_numbers
+
+    parts = ('train', 'algorithm', 'env')
+    names = {part: {f.name for f in dataclasses.fields(getattr(config, part))} for part in parts}
+    clash = names['env'] & (names['train'] | names['algorithm'] | {'scenario', 'algo', 'preset', 'label', 'out'})
+    fields: list[Any] = [
+        ('scenario', Annotated[str, tyro.conf.Positional], config.scenario),
+        ('algo', str, config.algo),
+        ('preset', str, config.preset),
+        ('label', str | None, None),
+        ('out', str | None, None),
+        ('resume', Annotated[bool, tyro.conf.FlagCreatePairsOff], False),
+        ('imports', ImportArg, dataclasses.field(default=())),
+    ]
+    for part in parts:
+        value = getattr(config, part)
+        # An environment of somebody else may have an option of the same name: then it has a prefix, --env.NAME.
+        kind: Any = Annotated[type(value), tyro.conf.arg(name='')] if clash and part != 'env' else type(value)
+        fields.append((part, kind, dataclasses.field(default=value)))
+    options: Any = dataclasses.make_dataclass('TrainOptions', fields, frozen=True)
+    whole: list[str] = list(args)
+    for part in parts:
+        whole = whole_numbers(whole, getattr(config, part))
+    parsed: Any = tyro.cli(
+        options,
+        args=whole,
+        prog='ltos train',
+        description=f'Options of {config.algo} on {config.scenario}, with the defaults of preset {config.preset!r}.',
+        config=() if clash else (tyro.conf.OmitArgPrefixes,),
+    )
+    return parsed, dataclasses.replace(config, train=parsed.train, algorithm=parsed.algorithm, env=parsed.env)
+
+
+def _print_result(folder: Path, result: dict[str, Any]) -> None:
+    from ltos_pyg.experiments.tables import format_stats
+
+    print(f'\n{folder}: {result["env_steps"]:,} env steps, {result["updates"]:,} gradient steps')
+    if 'stopped' in result:
+        print(f'stopped early: {result["stopped"]}')
+    print(format_stats(result['eval']))
+
+
+def save_media(folder: Path, metric: str) -> None:
+    """Leaves a curve and a GIF in a run folder, or says why not."""
+    from ltos_pyg.viz.curves import plot_curves
+    from ltos_pyg.viz.watch import watch_run
+
+    try:
+        print(f'curve:   {plot_curves([folder], metric, folder / "curve.png")}')
+        print(f'episode: {watch_run(folder, folder / "episode.gif")}')
+    except ImportError as error:
+        print(f'no curve and no GIF: {error}', file=sys.stderr)
+    except ValueError as error:  # an environment that cannot be drawn
+        print(f'no GIF: {error}', file=sys.stderr)

@@ -1,0 +1,50 @@
+"""Options that several scenarios share: small networks, and what the compared papers published."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# What the authors of DGN published for the jungle.
+PAPER_DGN: dict[str, Any] = {
+    'gamma': 0.96,
+    'n_step': 1,
+    'double_q': False,
+    'huber': None,
+    'lr': 1e-4,
+    'lr_end': 1.0,
+    'average': 0.0,
+    'augment': False,
+    'average_views': False,
+    'action_gap': 0.0,
+    'greedy_fraction': 0.0,
+    'encoder_channels': (512,),
+}
+# The high level as the paper and the code of its authors have it: phi climbs the low level's own critic, starts from an
+# own share of 0.8, and takes one step in 70 of Q's (250 of 17,500 there), with small noise on its logits that is held
+# for 15 steps. Every fourth env step brings a gradient step, or Q is far from convergence when phi moves.
+PAPER_LTOS: dict[str, Any] = {
+    'objective': 'gradient',
+    'initial_own': 0.8,
+    'phi_lr': 1e-3,
+    'phi_starts': 0.1,
+    'phi_every': 70,
+    'wide_start': 0.0,
+    'wide_end': 0.0,
+    'noise_joint': 0.0,
+    'noise_own': 0.25,
+    'noise_received': 0.25,
+    'noise_local': 1.0,
+    'hold_steps': 15,
+    'steps_per_update': 4.0,
+}
+
+# ConseNet as in the code of NeurComm's authors.
+REFERENCE_CONSENET: dict[str, Any] = {'critic': 'recurrent', 'consensus': 'uniform', 'alpha': 0.9}
+
+SMALL: dict[str, Any] = {
+    'hidden_channels': 32,
+    'encoder_channels': (32,),
+    'num_layers': 1,
+    'heads': 2,
+    'phi_channels': 32,
+}

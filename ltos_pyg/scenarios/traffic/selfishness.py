@@ -1,0 +1,106 @@
+"""The paper's Figure 7: the share that each signal keeps, over time and over the map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ltos_pyg.algos import Algorithm
+from ltos_pyg.envs.traffic import TrafficEnv
+from ltos_pyg.scenarios.traffic.moments import Floats, Ints, load_traffic_run, traffic_moments
+from ltos_pyg.viz.curves import check_suffix, figure_style, save_figure
+
+
+@dataclass(frozen=True, eq=False)
+class Selfishness:
+    """The shares kept in an episode of T decisions by I signals."""
+
+    time: Ints  # (T,) seconds
+    kept: Floats  # (T, I)
+    vehicles: Ints  # (T,) in the network
+    position: Floats  # (I, 2) metres
+    roads: Floats  # (R, 2, 2) ends of the roads between signals, metres
+
+
+def selfishness_of(algorithm: Algorithm, env: TrafficEnv) -> Selfishness:
+    """Plays a greedy episode and notes what everyone keeps.
+
+    Raises:
+        ValueError: If the algorithm shares nothing.
+    """
+    moments = list(traffic_moments(algorithm, env))
+    kept = [moment.kept for moment in moments if moment.kept is not None]
+    if not kept:
+        raise ValueError('this run has no sharing weights: expected one of ltos or fixed_ltos')
+    network = env.engines[0].network
+    position = network.intersection_xy[network.signals]
+    return Selfishness(
+        time=np.array([moment.time for moment in moments]),
+        kept=np.stack(kept),
+        vehicles=np.array([moment.vehicles.sum() for moment in moments]),
+        position=position,
+        roads=position[moments[0].edge_index.T],
+    )
+
+
+def draw_selfishness(folder: Path, out: Path, device: str | None = None) -> Path:
+    """Draws selfishness over time per agent, and over the map at six moments: the paper's Figure 7.
+
+    Raises:
+        ValueError: If the folder holds no run of a sharing algorithm on traffic, or the suffix is not .png, .svg or
+            .pdf.
+        ImportError: Without matplotlib (extra ``plot``).
+    """
+    check_suffix(out)
+    algorithm, env = load_traffic_run(folder, device)
+    with figure_style():
+        figure = selfishness_figure(selfishness_of(algorithm, env))
+    env.close()
+    return save_figure(figure, out)
+
+
+def selfishness_figure(data: Selfishness, maps: int = 6) -> Any:
+    """The :class:`matplotlib.figure.Figure` of :func:`draw_selfishness`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6), layout='constrained')
+    above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
+    axes = above.subplots()
+    minutes = data.time / 60
+    busy = axes.twinx()
+    busy.fill_between(minutes, data.vehicles, color='0.9', linewidth=0)
+    busy.set_ylabel('vehicles', color='0.5')
+    busy.set_zorder(0)
+    busy.grid(False)
+    axes.set_zorder(1)
+    axes.patch.set_visible(False)
+    inner = _is_inner(data)
+    for name, which, colour in (('edge', ~inner, '#D55E00'), ('inner', inner, '#0072B2')):
+        axes.plot(minutes, data.kept[:, which], color=colour, alpha=0.3, linewidth=0.7)
+        if which.any():
+            axes.plot(minutes, data.kept[:, which].mean(1), color=colour, linewidth=2, label=f'{name} agents, mean')
+    axes.set_xlabel('minutes')
+    axes.set_ylabel('share kept (selfishness)')
+    axes.set_title('one line per agent; grey: vehicles on the roads')
+    axes.legend(loc='best', ncols=2)
+    low, high = float(data.kept.min()), float(data.kept.max())
+    panels = np.atleast_1d(below.subplots(1, maps))
+    for axis, k in zip(panels, np.linspace(0, len(data.time) - 1, 2 * maps + 1).astype(int)[1::2], strict=True):
+        for a, b in data.roads:
+            axis.plot(*np.stack([a, b], 1), color='0.85', linewidth=1, zorder=0)
+        dots = axis.scatter(*data.position.T, c=data.kept[k], cmap='Blues', vmin=low, vmax=high, s=60, edgecolor='0.3')
+        axis.set_title(f'{minutes[k]:.0f} min')
+        axis.set_aspect('equal')
+        axis.axis('off')
+    below.colorbar(dots, ax=list(panels), label='share kept', location='bottom', shrink=0.4)
+    return figure
+
+
+def _is_inner(data: Selfishness) -> npt.NDArray[np.bool_]:
+    """Agents with as many neighbours as anyone has."""
+    degree = (data.roads[:, None, 1] == data.position).all(-1).sum(0)
+    return degree == degree.max(initial=0)

@@ -1,0 +1,172 @@
+"""Hooks into a run: stop early, keep the best model, log a metric of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ltos_pyg.training.checkpoint import CheckpointStore
+
+if TYPE_CHECKING:
+    from ltos_pyg.training.trainer import Trainer
+
+Metrics = dict[str, float]
+
+
+class CallbackError(RuntimeError):
+    """A callback raised; the run was saved before."""
+
+
+class Callback:
+    """Base class: override what you need. Each hook gets the :class:`~ltos_pyg.training.trainer.Trainer`.
+
+    ``trainer.algorithm``, ``trainer.env`` and ``trainer.graph`` are the run itself; ``trainer.record(name=value)``
+    adds to the next row of the log (the mean, if called several times), and ``trainer.stop(reason)`` ends the run after
+    this step, as if it had reached its last one. A callback draws no random numbers from the run's own generators, or
+    the run is another one.
+
+    If a hook raises, the run is saved, and :class:`CallbackError` names the hook; the run can be resumed.
+    """
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Before the first step, also of a resumed run."""
+
+    def on_step(self, trainer: Trainer) -> None:
+        """After each step of all episodes and the gradient steps that were due."""
+
+    def on_episode_end(self, trainer: Trainer, episodes: dict[str, Tensor]) -> None:
+        """After a step in which episodes ended: each metric of them, (number of episodes,)."""
+
+    def on_evaluation(self, trainer: Trainer, metrics: Metrics) -> None:
+        """After an evaluation, before its row is written: ``metrics`` may be added to."""
+
+    def on_end(self, trainer: Trainer) -> None:
+        """After the last step, before the closing evaluation."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs of this callback, in plain containers and tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to a saved state."""
+
+
+class _Best(Callback):
+    """Knows the best value of a metric of the evaluations so far.
+
+    Args:
+        metric: E.g. ``'reward'``; default: the scenario's primary metric.
+        lower_is_better: Default: as the scenario says.
+    """
+
+    def __init__(self, metric: str | None = None, lower_is_better: bool | None = None) -> None:
+        self.metric, self.lower_is_better = metric, lower_is_better
+        self.best: float | None = None
+        self.best_step = 0
+
+    def improved(self, trainer: Trainer, metrics: Metrics, least: float = 0.0) -> bool:
+        """Takes in an evaluation; whether it is better than the best so far by more than ``least``.
+
+        Raises:
+            ValueError: If there is no such metric.
+        """
+        name = f'eval/{self.metric or trainer.primary_metric}'
+        if name not in metrics:
+            raise ValueError(f"no evaluation has '{name}'. Choose one of: {', '.join(sorted(metrics))}")
+        lower = trainer.lower_is_better if self.lower_is_better is None else self.lower_is_better
+        value = -metrics[name] if lower else metrics[name]
+        if self.best is not None and not value > self.best + least:
+            return False
+        self.best, self.best_step = value, trainer.algorithm.env_steps
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {'best': self.best, 'best_step': self.best_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.best_step = state['best'], state['best_step']
+
+
+class EarlyStopping(_Best):
+    """Ends the run when so many evaluations in a row brought nothing better.
+
+    Args:
+        patience: Evaluations without a better one.
+        min_delta: What counts as better.
+        metric: As for :class:`BestModel`.
+        lower_is_better: As for :class:`BestModel`.
+    """
+
+    def __init__(
+        self,
+        patience: int = 5,
+        min_delta: float = 0.0,
+        metric: str | None = None,
+        lower_is_better: bool | None = None,
+    ) -> None:
+        if patience < 1:
+            raise ValueError(f"'patience' must be at least 1 (got {patience})")
+        super().__init__(metric, lower_is_better)
+        self.patience, self.min_delta, self.waited = patience, min_delta, 0
+
+    def on_evaluation(self, trainer: Trainer, metrics: Metrics) -> None:
+        self.waited = 0 if self.improved(trainer, metrics, self.min_delta) else self.waited + 1
+        if self.waited >= self.patience:
+            trainer.stop(f'no better evaluation since step {self.best_step:,}')
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {'waited': self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.waited = state['waited']
+
+
+class BestModel(_Best):
+    """Keeps the networks of the best evaluation in ``best/`` of the run folder; load them with
+    ``ltos_pyg.load_policy(folder, best=True)``.
+
+    Args:
+        metric: E.g. ``'reward'``; default: the scenario's primary metric.
+        lower_is_better: Default: as the scenario says.
+    """
+
+    folder = 'best'
+
+    def on_evaluation(self, trainer: Trainer, metrics: Metrics) -> None:
+        if self.improved(trainer, metrics):
+            store = self._store(trainer)
+            for step in store.steps():  # of what a killed run had gone on to
+                if step > trainer.algorithm.env_steps:
+                    store.path(step).unlink()
+            state = {name: part for name, part in trainer.algorithm.state_dict().items() if name != 'replay'}
+            store.save(trainer.algorithm.env_steps, {'algorithm': state})
+
+    def _store(self, trainer: Trainer) -> CheckpointStore:
+        run: Path = trainer.store.folder.parent
+        return CheckpointStore(run / self.folder, keep=1, fingerprint=trainer.store.fingerprint)
+
+
+class CustomMetric(Callback):
+    """Logs ``train/NAME``, the value of a function of the trainer after each step, as the mean since the last row."""
+
+    def __init__(self, name: str, function: Callable[[Trainer], float]) -> None:
+        self.name, self.function = name, function
+
+    def on_step(self, trainer: Trainer) -> None:
+        trainer.record(**{f'train/{self.name}': float(self.function(trainer))})
+
+
+def check_callbacks(callbacks: Sequence[Any]) -> tuple[Callback, ...]:
+    """The callbacks; a ``ValueError`` if one is none."""
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            got = callback.__name__ if isinstance(callback, type) else type(callback).__name__
+            raise ValueError(
+                f"'callbacks' must hold instances of ltos_pyg.training.callbacks.Callback (got {got}). Derive from it, "
+                f'and pass an instance.'
+            )
+    return tuple(callbacks)

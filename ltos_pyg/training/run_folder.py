@@ -1,0 +1,319 @@
+"""The folder of a run, and the only code that reads or writes one.
+
+It holds ``config.json`` (options, versions, commit), ``metrics.jsonl``, ``checkpoints/``, at the end ``final.json``,
+and while a process trains in it ``run.lock``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ltos_pyg import __version__, registry
+from ltos_pyg.training.checkpoint import CheckpointStore, atomic_write
+from ltos_pyg.training.config import RunConfig, TrainConfig
+from ltos_pyg.training.logging import read_metrics
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows: two processes in one folder are not noticed there
+    fcntl = None  # type: ignore[assignment]
+
+# Options of earlier versions by their names of today.
+RENAMED: dict[str, dict[str, str]] = {
+    'algorithm': {'own': 'kept'},  # of fixed_ltos
+    'env': {},
+    'train': {},
+}
+RENAMED_METRICS = {'selfishness': 'kept'}
+
+
+class RunFolder:
+    """A run folder by its path; nothing is read or written before a method asks for it."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}('{self.path}')"
+
+    @property
+    def config_path(self) -> Path:
+        """The options of the run."""
+        return self.path / 'config.json'
+
+    @property
+    def metrics_path(self) -> Path:
+        """What was logged."""
+        return self.path / 'metrics.jsonl'
+
+    @property
+    def final_path(self) -> Path:
+        """The evaluation that closed the run."""
+        return self.path / 'final.json'
+
+    @property
+    def has_config(self) -> bool:
+        """Whether a run began here."""
+        return self.config_path.is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a run ended here."""
+        return self.final_path.is_file()
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether there is anything to lose: a result, or a checkpoint. A start that failed leaves neither."""
+        return self.has_config and (self.is_finished or bool(self.store().steps()))
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def read(self) -> dict[str, Any]:
+        """``config.json`` as plain data.
+
+        Raises:
+            ValueError: If this is no run folder, or the file is not what a run writes.
+        """
+        if not self.has_config:
+            raise ValueError(
+                f"'{self.path}' is no run folder: it has no config.json. Train first: ltos train SCENARIO --out "
+                f'{self.path}'
+            )
+        plain = _read_json(self.config_path)
+        missing = [key for key in ('scenario', 'algo', 'seed') if key not in plain]
+        if missing:
+            raise ValueError(
+                f"'{self.config_path}' is not what a run writes: it must have 'scenario', 'algo' and 'seed' (got no "
+                f'{missing}). Restore it, or train again.'
+            )
+        return plain
+
+    def config(self) -> RunConfig:
+        """The configuration of the run; options of earlier versions have their names of today.
+
+        Raises:
+            ValueError: As :meth:`read`, or if a scenario, algorithm or option is unknown here.
+        """
+        plain, path = self.read(), self.config_path
+        try:
+            registry.import_modules(plain.get('imports', ()))
+            base = registry.scenario(plain['scenario']).config(plain['algo'])
+            return RunConfig(
+                scenario=plain['scenario'],
+                algo=plain['algo'],
+                preset=plain['preset'],
+                env=_from_plain(type(base.env), 'env', plain, path),
+                algorithm=_from_plain(type(base.algorithm), 'algorithm', plain, path),
+                train=_from_plain(TrainConfig, 'train', plain, path),
+                imports=tuple(plain.get('imports', ())),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"'{path}' is not what a run writes ({type(error).__name__}: {error}). Restore it, or train again."
+            ) from error
+
+    def primary_metric(self) -> str:
+        """The metric that says how good a policy of this run is."""
+        plain = self.read()
+        registry.import_modules(plain.get('imports', ()))
+        return registry.scenario(plain['scenario']).primary_metric
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of ``metrics.jsonl``, by the metrics' names of today.
+
+        Raises:
+            ValueError: If there is no such file, or a line of it is damaged.
+        """
+        if not self.metrics_path.is_file():
+            raise ValueError(
+                f"'{self.path}' is no run folder: expected 'config.json' and 'metrics.jsonl' in it, got no "
+                f"'metrics.jsonl'. Name the folder that the training wrote."
+            )
+        return [renamed(row) for row in read_metrics(self.metrics_path)]
+
+    def final(self) -> dict[str, Any]:
+        """The result of the run, ``final.json``, by the metrics' names of today.
+
+        Raises:
+            ValueError: If the run has not ended, or the file is not what a run writes.
+        """
+        if not self.is_finished:
+            raise ValueError(
+                f"'{self.path}' has no 'final.json': its training has not ended. Go on with ltos train --resume."
+            )
+        plain = _read_json(self.final_path)
+        if not isinstance(plain.get('eval'), dict):
+            raise ValueError(
+                f"'{self.final_path}' is not what a run writes: it has no 'eval'. Delete it and add --resume to "
+                f'evaluate again.'
+            )
+        return plain | {'eval': {mode: renamed(stats) for mode, stats in plain['eval'].items()}}
+
+    def store(self, config: RunConfig | None = None) -> CheckpointStore:
+        """The checkpoints of the run."""
+        return CheckpointStore(self.path / 'checkpoints', fingerprint=config and config.fingerprint())
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def write_config(self, config: RunConfig) -> None:
+        """Writes ``config.json``: the options, and what the run is made with. A label that was given before stays."""
+        label = self.read().get('label') if self.has_config else None
+        plain = config.as_dict()
+        write_json(self.config_path, ({'label': label} if label else {}) | plain | provenance())
+
+    def write_final(self, result: Mapping[str, Any]) -> None:
+        """Writes ``final.json``."""
+        write_json(self.final_path, result)
+
+    def clear(self) -> None:
+        """Takes away what a failed start left: nothing that :attr:`holds_run` would count."""
+        for path in (self.config_path, self.metrics_path):
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Within it, no other process can train in this folder. The lock of a process that died counts for nothing.
+
+        A folder that is empty afterwards is taken away again.
+
+        Raises:
+            ValueError: If another process trains here; names it.
+        """
+        made = _make_folder(self.path)
+        path = self.path / 'run.lock'
+        file = _acquire(path)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(file)
+            for folder in made:
+                with contextlib.suppress(OSError):  # it holds something by now
+                    folder.rmdir()
+
+
+def _make_folder(path: Path) -> list[Path]:
+    """Creates a folder; returns those that were not there before, the innermost first."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _acquire(path: Path) -> int:
+    """The open lock file, locked for as long as this process lives and does not close it."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                with os.fdopen(file) as opened:
+                    owner = opened.read().strip() or 'another process'
+                raise ValueError(
+                    f"'{path.parent}' is in use: {owner} trains in it. Wait for it, stop it, or choose another folder "
+                    f'by --out.'
+                ) from error
+        if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+            break
+        os.close(file)  # its owner has just taken it away
+    os.truncate(file, 0)
+    now = time.strftime('%Y-%m-%d %H:%M:%S')
+    os.write(file, f'process {os.getpid()} on {socket.gethostname()} (since {now})'.encode())
+    return file
+
+
+def renamed(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics by their names of today: runs of earlier versions call ``kept`` ``selfishness``."""
+    plain = dict(metrics)
+    for old, new in RENAMED_METRICS.items():
+        plain = {name.replace(old, new): value for name, value in plain.items()}
+    return plain
+
+
+def run_label(config: Mapping[str, Any]) -> str:
+    """What the runs of one kind are called: they differ by their seed."""
+    if config.get('label'):
+        return str(config['label'])
+    preset = config.get('preset')
+    return str(config['algo']) if preset in (None, '', 'default') else f'{config["algo"]} ({preset})'
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        plain = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ValueError(
+            f"'{path}' is not what a run writes: it is no valid JSON ({error}). Restore it, or train again."
+        ) from error
+    if not isinstance(plain, dict):
+        raise ValueError(f"'{path}' is not what a run writes: expected a JSON object (got {type(plain).__name__})")
+    return plain
+
+
+def _from_plain(cls: type, part: str, config: dict[str, Any], path: Path) -> Any:
+    known = {f.name for f in dataclasses.fields(cls)}
+    plain = {RENAMED[part].get(name, name) if name not in known else name: v for name, v in config[part].items()}
+    unknown = sorted(set(plain) - known)
+    if unknown:
+        raise ValueError(
+            f"'{path}' has options that this version of ltos_pyg does not know: {', '.join(unknown)}. "
+            f'Use the version named there.'
+        )
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()})
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file so that it is either there as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=2) + '\n'
+    atomic_write(path, lambda file: _write(file, text.encode()))
+
+
+def _write(file: Any, data: bytes) -> None:
+    file.write(data)
+
+
+def provenance() -> dict[str, Any]:
+    """What a result was made with: versions, commit, command."""
+    import numpy
+    import torch_geometric
+
+    return {
+        'versions': {
+            'ltos_pyg': __version__,
+            'python': platform.python_version(),
+            'torch': torch.__version__,
+            'torch_geometric': torch_geometric.__version__,
+            'numpy': numpy.__version__,
+        },
+        'git_commit': _git_commit(),
+        'command': ' '.join(['ltos', *sys.argv[1:]]),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that this code runs from; ``None`` for an installed package."""
+    try:
+        _git('ls-files', '--error-unmatch', Path(__file__).name)  # a package installed inside a checkout is not of it
+        return _git('describe', '--always', '--dirty', '--abbrev=40', '--exclude=*')
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*args: str) -> str:
+    command = ['git', '-C', str(Path(__file__).parent), *args]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,0 +1,1 @@
+"""Curves of run folders, and pictures of episodes."""
