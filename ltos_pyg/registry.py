@@ -189,6 +189,55 @@ def scenario_names() -> list[str]:
     return [*SCENARIOS, *_scenarios]
 
 
+def name_of(thing: Any, kind: str) -> str:
+    """The name by which :func:`scenario` or :func:`algorithm` finds a class or function.
+
+    That is the one it is registered under, else ``package.module:Name``; what no import can reach (of a script, a
+    notebook, or within a function) is known by its own name as long as this process lives.
+    """
+    if not callable(thing):
+        raise ValueError(
+            f"'{'env' if kind == 'scenario' else 'algo'}' must be a name, a class or a function (got an object of "
+            f'{type(thing).__name__}). Give the class itself, or a function that makes it.'
+        )
+    for name, entry in _algorithms.items() if kind == 'algorithm' else ():
+        if entry.make is thing:
+            return name
+    for name, known in _scenarios.items() if kind == 'scenario' else ():
+        if known.source is thing:
+            return name
+    module, name = _identity(thing)
+    if kind == 'algorithm' and module.startswith('ltos_pyg.'):
+        from ltos_pyg import algos
+
+        for own, (make, _) in algos.ALGORITHMS.items():
+            if make is thing:
+                return own
+    if kind == 'scenario' and module.startswith('ltos_pyg.envs.'):
+        for own in SCENARIOS:
+            if scenario(own).source is thing:
+                return own
+    if module not in ('', '__main__') and _reaches(module, name, thing):
+        return f'{module}:{name}'
+    name = name.rpartition('.')[2].strip('<>')
+    name = name if name.isidentifier() else 'environment'
+    name += '_' * (name in ALGORITHMS or name in SCENARIOS)
+    if kind == 'algorithm':
+        _algorithms[name] = AlgorithmEntry(name, thing, _config_of(thing, name))
+    else:
+        from ltos_pyg.scenarios.custom import scenario_of
+
+        _scenarios[name] = scenario_of(thing, name)
+    return name
+
+
+def _reaches(module: str, name: str, thing: Any) -> bool:
+    value: Any = sys.modules.get(module)
+    for part in name.split('.'):
+        value = getattr(value, part, None)
+    return value is thing
+
+
 # --- plug-ins --------------------------------------------------------------------------------------------------------
 
 

@@ -81,14 +81,14 @@ def usage() -> str:
 
 def _train(head: Head, args: Sequence[str]) -> int:
     from ltos_pyg.training.run import train_run
-    from ltos_pyg.training.run_folder import RunFolder
+    from ltos_pyg.training.run_folder import RunFolder, default_folder
 
     assert head.scenario is not None
     scenario = registry.scenario(head.scenario)
     base = scenario.config(head.algo or ALGO, head.preset or PRESET)
     if head.resume:
         parsed, config = parse_options(base, args)
-        run = RunFolder(folder_of(head, config))
+        run = RunFolder(head.out or default_folder(config))
         if run.has_config:  # the options of the first call need not be given again
             base = run.config()
             _check_same(head, base, run.path)
@@ -96,24 +96,12 @@ def _train(head: Head, args: Sequence[str]) -> int:
     config = dataclasses.replace(
         config, label=parsed.label, imports=tuple(dict.fromkeys([*config.imports, *head.imports]))
     )
-    folder = folder_of(head, config)
+    folder = Path(head.out) if head.out else default_folder(config)
     result = train_run(config, scenario, folder, head.resume)
     _print_result(folder, result)
     if config.train.media:
         save_media(folder, f'eval/{scenario.primary_metric}')
     return 0
-
-
-def folder_of(head: Head, config: Any) -> Path:
-    """Where the run is written."""
-    return Path(head.out) if head.out else Path('runs') / folder_name(config)
-
-
-def folder_name(config: Any) -> str:
-    """The name of a run's folder, where none was given."""
-    preset = '' if config.preset == PRESET else f'-{config.preset}'
-    scenario, algo = (name.rpartition(':')[2] for name in (config.scenario, config.algo))
-    return f'{scenario}-{algo}{preset}-seed{config.train.seed}'
 
 
 def _check_same(head: Head, base: Any, folder: Path) -> None:

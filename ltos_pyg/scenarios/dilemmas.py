@@ -75,6 +75,7 @@ DILEMMAS = Scenario(
     name='dilemmas',
     env_config=DilemmasConfig,
     make=_make,
+    source=DilemmasEnv,
     pictures=ScenePictures(_scene),
     primary_metric='optimality',
     train={

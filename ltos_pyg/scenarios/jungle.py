@@ -42,6 +42,7 @@ JUNGLE = Scenario(
     name='jungle',
     env_config=JungleConfig,
     make=_make,
+    source=JungleEnv,
     pictures=ScenePictures(_scene),
     primary_metric='reward',
     train={'eval_every': 20_000, 'eval_episodes': None, 'final_episodes': None},  # sized to the run

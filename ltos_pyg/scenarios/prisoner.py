@@ -38,6 +38,7 @@ PRISONER = Scenario(
     name='prisoner',
     env_config=PrisonerConfig,
     make=_make,
+    source=PrisonerEnv,
     pictures=ScenePictures(_scene),
     primary_metric='return',
     train={'num_envs': 16, 'eval_every': 2_000, 'checkpoint_every': 10_000, 'log_every': 500},

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,6 +26,9 @@ from ltos_pyg import __version__, registry
 from ltos_pyg.training.checkpoint import CheckpointStore, atomic_write
 from ltos_pyg.training.config import RunConfig, TrainConfig
 from ltos_pyg.training.logging import read_metrics
+
+if TYPE_CHECKING:
+    from ltos_pyg.scenarios.base import Scenario
 
 try:
     import fcntl
@@ -102,16 +105,20 @@ class RunFolder:
             )
         return plain
 
-    def config(self) -> RunConfig:
+    def config(self, scenario: Scenario | None = None) -> RunConfig:
         """The configuration of the run; options of earlier versions have their names of today.
+
+        Args:
+            scenario: What it played, where that cannot be found by its name.
 
         Raises:
             ValueError: As :meth:`read`, or if a scenario, algorithm or option is unknown here.
         """
         plain, path = self.read(), self.config_path
         try:
-            registry.import_modules(plain.get('imports', ()))
-            base = registry.scenario(plain['scenario']).config(plain['algo'])
+            if scenario is None:
+                scenario = _find(plain, path)
+            base = scenario.config(plain['algo'])
             return RunConfig(
                 scenario=plain['scenario'],
                 algo=plain['algo'],
@@ -262,6 +269,25 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise ValueError(f"'{path}' is not what a run writes: expected a JSON object (got {type(plain).__name__})")
     return plain
+
+
+def _find(plain: Mapping[str, Any], path: Path) -> Scenario:
+    """The scenario that a configuration names."""
+    registry.import_modules(plain.get('imports', ()))
+    try:
+        return registry.scenario(plain['scenario'])
+    except ValueError as error:
+        raise ValueError(
+            f"'{path}': {error}. If a script or a notebook defines it, run that first, or give the environment: "
+            f"ltos_pyg.load_policy('{path.parent}', env=MyEnv)"
+        ) from error
+
+
+def default_folder(config: RunConfig) -> Path:
+    """Where a run is written if nothing else is asked for."""
+    preset = '' if config.preset == 'default' else f'-{config.preset}'
+    scenario, algo = (name.rpartition(':')[2] for name in (config.scenario, config.algo))
+    return Path('runs') / f'{scenario}-{algo}{preset}-seed{config.train.seed}'
 
 
 def _from_plain(cls: type, part: str, config: dict[str, Any], path: Path) -> Any:

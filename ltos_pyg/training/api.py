@@ -1,0 +1,225 @@
+"""The Python way: train on an environment, and ask, evaluate and plot what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ltos_pyg import registry
+from ltos_pyg.scenarios import Scenario
+from ltos_pyg.training.callbacks import Callback
+from ltos_pyg.training.config import RunConfig
+from ltos_pyg.training.evaluate import Stat, check_same_sizes, evaluate
+from ltos_pyg.training.logging import Sink
+from ltos_pyg.training.policy import Policy
+from ltos_pyg.training.run import SinkMaker, load_algorithm, on_device, train_run
+from ltos_pyg.training.run_folder import RunFolder, default_folder
+
+SEED = 2_000_000  # of episodes that neither training nor its evaluations used
+
+
+def train(
+    env: Any,
+    algo: Any = 'ltos',
+    total_steps: int | None = None,
+    seed: int = 0,
+    out: Path | str | None = None,
+    callbacks: Sequence[Callback] = (),
+    *,
+    preset: str = 'default',
+    label: str | None = None,
+    resume: bool = False,
+    sinks: Iterable[Sink | SinkMaker] = (),
+    env_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Run:
+    """Trains to the end, in a run folder that the command line can read too.
+
+    .. code-block:: python
+
+        run = ltos_pyg.train('jungle', algo='ltos', total_steps=20_000, num_agents=10, out='runs/mine')
+        action, sharing = run.policy(graph)
+
+    Args:
+        env: A scenario's name, ``'package.module:Name'``, or a class or function that makes an environment (a
+            :class:`~ltos_pyg.graph_env.GraphEnv`, a :class:`~ltos_pyg.graph_env.SingleGraphEnv` or a PettingZoo
+            parallel environment).
+        algo: An algorithm's name, ``'package.module:Name'``, or a class.
+        total_steps: Env steps of the run. ``None``: as the preset has it.
+        seed: Of everything that is drawn.
+        out: The run folder. ``None``: ``runs/ENV-ALGO-seedN``.
+        callbacks: See :mod:`ltos_pyg.training.callbacks`.
+        preset: The options to start from.
+        label: What tables and plots call the run.
+        resume: Go on with what is in the folder, with the same options; ``total_steps`` may be larger.
+        sinks: Other places for the metrics, see :func:`~ltos_pyg.training.run.train_run`.
+        env_options: Options of the environment, where one has the name of another option.
+        options: Any option of the loop, the algorithm or the environment, as on the command line, e.g.
+            ``num_envs=8, gamma=0.9``.
+
+    Raises:
+        ValueError: If a name or an option is unknown, an environment breaks the contract, or the folder holds a run.
+        CallbackError: If a callback raises; the run is saved before.
+    """
+    if out is not None and not str(out):
+        raise ValueError("'out' must name a folder (got ''). Leave it out for runs/ENV-ALGO-seedN.")
+    scenario, algorithm = as_scenario(env), algorithm_name(algo)
+    given = {**options, 'seed': seed} | ({} if total_steps is None else {'total_steps': total_steps})
+    config = with_options(scenario.config(algorithm, preset), given, env_options or {})
+    folder = default_folder(config) if out is None else Path(out)
+    if resume and RunFolder(folder).has_config:
+        stored = RunFolder(folder).config(scenario)
+        for name, asked, found in (
+            ('env', scenario.name, stored.scenario),
+            ('algo', algorithm, stored.algo),
+            ('preset', preset, stored.preset),
+        ):
+            if asked != found:
+                raise ValueError(f"'{folder}' holds a run with {name}='{found}' (got '{asked}'). Resume it with that.")
+        config = with_options(stored, given, env_options or {})
+    config = dataclasses.replace(config, label=label)
+    train_run(config, scenario, folder, resume, callbacks, sinks)
+    return Run(folder, scenario)
+
+
+class Run:
+    """A finished run.
+
+    Args:
+        folder: Its folder.
+        env: Its environment, as for :func:`train`, where it cannot be found by the name in the folder (a class of a
+            script or notebook).
+    """
+
+    def __init__(self, folder: Path | str, env: Any = None) -> None:
+        self.folder = Path(folder)
+        self._scenario = None if env is None else as_scenario(env)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}('{self.folder}')"
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """Its options."""
+        return RunFolder(self.folder).config(self._scenario)
+
+    @cached_property
+    def scenario(self) -> Scenario:
+        """What it played."""
+        return self._scenario or registry.scenario(self.config.scenario)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The evaluation that closed it, ``final.json``."""
+        return RunFolder(self.folder).final()
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of its log."""
+        return RunFolder(self.folder).metrics()
+
+    @cached_property
+    def policy(self) -> Policy:
+        """What it learned."""
+        return load_policy(self.folder, self._scenario)
+
+    def evaluate(self, env: Any = None, episodes: int = 100, seed: int = SEED, **options: Any) -> dict[str, Stat]:
+        """Plays greedy episodes: mean, standard deviation and count of every metric.
+
+        Args:
+            env: Where, as for :func:`train`, with its default options. ``None``: where it was trained.
+            episodes: How many.
+            seed: Of the episodes.
+            options: Options of the environment to change, e.g. ``num_agents=40``.
+
+        Raises:
+            ValueError: If agents of that environment observe or do something else.
+        """
+        if episodes < 1:
+            raise ValueError(f"'episodes' must be at least 1 (got {episodes})")
+        scenario = self.scenario if env is None else as_scenario(env)
+        config = self.config
+        if env is not None:
+            config = dataclasses.replace(config, env=scenario.env_config())
+        config = with_options(config, {}, options)
+        with closing(scenario.make_env(config)(episodes)) as played:
+            check_same_sizes(self.policy.spec, played.spec)
+            return evaluate(self.policy.algorithm, played, seed)
+
+    def plot(self, metric: str | None = None, out: Path | str | None = None) -> Path:
+        """Draws the learning curve into a file (default: ``curve.png`` in its folder) and returns its path."""
+        from ltos_pyg.viz.curves import plot_curves
+
+        metric = metric or f'eval/{self.scenario.primary_metric}'
+        return plot_curves([self.folder], metric, self.folder / 'curve.png' if out is None else out)
+
+
+def load_policy(
+    folder: Path | str, env: Any = None, *, device: str | None = None, best: bool = False
+) -> Policy:  # fmt: skip
+    """The trained policy of a run folder.
+
+    Args:
+        folder: The run folder.
+        env: Its environment, as for :func:`train`, where it cannot be found by the name in the folder.
+        device: Where the network runs, if not as in training.
+        best: Take what :class:`~ltos_pyg.training.callbacks.BestModel` kept instead of the last checkpoint.
+
+    Raises:
+        ValueError: If there is no such run, or it was trained by a version with other options or networks.
+    """
+    scenario = None if env is None else as_scenario(env)
+    config = on_device(RunFolder(folder).config(scenario), device)
+    scenario = scenario or registry.scenario(config.scenario)
+    with closing(scenario.make_env(config)(1)) as one:
+        spec = one.spec
+    return Policy(load_algorithm(config, spec, Path(folder), best), spec)
+
+
+def as_scenario(env: Any) -> Scenario:
+    """The scenario of an environment's name, class or function."""
+    if isinstance(env, str):
+        return registry.scenario(env)
+    if isinstance(env, Scenario):
+        return env
+    return registry.scenario(registry.name_of(env, 'scenario'))
+
+
+def algorithm_name(algo: Any) -> str:
+    """The name of an algorithm that is given by its name or class."""
+    return algo if isinstance(algo, str) else registry.name_of(algo, 'algorithm')
+
+
+def with_options(config: RunConfig, options: Mapping[str, Any], env_options: Mapping[str, Any]) -> RunConfig:
+    """The configuration with options changed, each of the loop, the algorithm or the environment.
+
+    Raises:
+        ValueError: If one is unknown; names it, and what may be meant.
+    """
+    parts = {
+        part: {f.name for f in dataclasses.fields(getattr(config, part))} for part in ('algorithm', 'train', 'env')
+    }
+    changes: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    for name, value in options.items():
+        part = next((part for part, names in parts.items() if name in names), None)
+        if part is None:
+            raise ValueError(_unknown(name, set().union(*parts.values()), f'{config.algo} on {config.scenario}'))
+        changes[part][name] = value
+    for name, value in env_options.items():
+        if name not in parts['env']:
+            raise ValueError(_unknown(name, parts['env'], f'the environment of {config.scenario}'))
+        changes['env'][name] = value
+    new = {part: dataclasses.replace(getattr(config, part), **change) for part, change in changes.items() if change}
+    return dataclasses.replace(config, **new)
+
+
+def _unknown(name: str, known: set[str], where: str) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"unknown option '{name}' of {where}. " + (
+        f"Did you mean '{near[0]}'?" if near else f'Choose from: {", ".join(sorted(known))}'
+    )

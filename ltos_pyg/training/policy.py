@@ -1,0 +1,82 @@
+"""A trained policy, to be asked about graphs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+from ltos_pyg.algos import Algorithm
+from ltos_pyg.graph_env import GraphEnvSpec
+from ltos_pyg.nn import Sharing
+
+
+class Policy:
+    """What a run learned: ``action, sharing = policy(graph)``.
+
+    Args:
+        algorithm: The trained algorithm.
+        spec: What the environment that it was trained on promises.
+    """
+
+    def __init__(self, algorithm: Algorithm, spec: GraphEnvSpec) -> None:
+        self.algorithm, self.spec = algorithm, spec
+        self.reset()
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({type(self.algorithm).__name__}, num_features={self.spec.num_features})'
+
+    def reset(self) -> None:
+        """New episodes begin: a method with memory forgets those before."""
+        self.algorithm.start_play()
+
+    @torch.no_grad()
+    def __call__(self, graph: Data | Batch) -> tuple[Tensor, Sharing | None]:
+        """The greedy action of every node, (N,) int64, and the sharing weights in force (``None``: the method has
+        none): the share that each node keeps (N,) and that goes along each edge (E,).
+
+        Args:
+            graph: One graph or a batch, with ``x`` (N, F) and ``edge_index`` (2, E); ``edge_attr`` (E, D) and
+                ``action_mask`` (N, A) exactly where the environment has them. Graphs may have any number of nodes.
+
+        Raises:
+            ValueError: If it has other features than the graphs of training: says which, expected and got.
+        """
+        check_graph(graph, self.spec)
+        batch = graph if isinstance(graph, Batch) else Batch.from_data_list([graph])
+        decision = self.algorithm.act(batch, explore=False)
+        return decision.action, decision.sharing
+
+
+def check_graph(graph: Any, spec: GraphEnvSpec) -> None:
+    """Raises a ``ValueError`` unless a network for this environment can read the graph."""
+    if not isinstance(graph, Data | Batch):
+        raise ValueError(
+            f"'graph' must be a torch_geometric Data, Snapshot or Batch (got {type(graph).__name__}). Build one with "
+            f'Data(x=x, edge_index=edge_index).'
+        )
+    x, edge_index = graph.get('x'), graph.get('edge_index')
+    if x is None or edge_index is None:
+        raise ValueError("'graph' needs 'x' (N, F) and 'edge_index' (2, E): expected both, got at least one None")
+    if edge_index.dim() != 2 or edge_index.size(0) != 2:
+        raise ValueError(f"'edge_index' expected shape (2, E), got {tuple(edge_index.shape)}")
+    nodes, edges = x.size(0), edge_index.size(1)
+    if edges > 0 and (int(edge_index.min()) < 0 or int(edge_index.max()) >= nodes):
+        raise ValueError(
+            f"'edge_index' must name nodes in [0, {nodes - 1}] (got {int(edge_index.min())}..{int(edge_index.max())})"
+        )
+    wanted: dict[str, tuple[int, int] | None] = {
+        'x': (nodes, spec.num_features),
+        'edge_attr': None if spec.edge_dim is None else (edges, spec.edge_dim),
+        'action_mask': (nodes, spec.num_actions) if spec.has_action_mask else None,
+    }
+    for name, shape in wanted.items():
+        value = graph.get(name)
+        got = None if value is None else tuple(value.shape)
+        if shape is not None and got != shape:
+            raise ValueError(
+                f"'{name}' expected shape {shape}, as in training, got {got}. Build the graph as the environment of "
+                f'the run does.'
+            )
