@@ -71,7 +71,7 @@ def register_algorithm(name: str, algorithm: Any = None, *, config: type | None 
     """
     if algorithm is None:
         return functools.partial(register_algorithm, name, config=config)
-    entry = AlgorithmEntry(name, algorithm, config or _config_of(algorithm, name), algorithm.__module__)
+    entry = AlgorithmEntry(name, algorithm, config or _config_of(algorithm, name), _caller())
     known = _algorithms.get(name)
     _check_new('algorithm', name, name in ALGORITHMS, known and known.make, algorithm)
     _algorithms[name] = entry
@@ -156,7 +156,7 @@ def register_scenario(name: str | Scenario, environment: Any = None, **settings:
         return functools.partial(register_scenario, name, **settings)
     known = _scenarios.get(name)
     _check_new('scenario', name, name in SCENARIOS, known and known.source, environment)
-    _scenarios[name] = scenario_of(environment, name, module=environment.__module__, **settings)
+    _scenarios[name] = scenario_of(environment, name, module=_caller(), **settings)
     return environment
 
 
@@ -302,6 +302,14 @@ def _import(name: str) -> Any:
             f"module '{name}' cannot be imported ({type(error).__name__}: {error}). Run from the folder that holds it, "
             f'or install its package.'
         ) from error
+
+
+def _caller() -> str:
+    """The module that registers something: importing it registers it again."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get('__name__') in (__name__, 'functools'):
+        frame = frame.f_back
+    return str(frame.f_globals.get('__name__', '__main__'))
 
 
 def _check_new(kind: str, name: str, built_in: bool, known: Any, new: Any) -> None:

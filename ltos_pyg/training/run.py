@@ -102,6 +102,8 @@ def train_run(
             trainer.load(saved[1])
             trainer.stopped = None if grows else trainer.stopped
         trainer.run()
+        if algorithm.updates == 0:
+            print('ltos: no gradient step was done: the policy is as it was drawn. Train for longer.', file=sys.stderr)
         try:
             result = final_evaluation(algorithm, make_env, config) | _how_it_went(trainer)
         except KeyboardInterrupt:
@@ -154,14 +156,15 @@ def _check_contract(scenario: Scenario, make_env: MakeEnv) -> None:
 
 
 def _check_learns(config: RunConfig, spec: GraphEnvSpec) -> None:
-    """Refuses returns over more steps than are ever stored in a row: nothing would be learned."""
-    n_step = getattr(config.algorithm, 'n_step', 1)
-    kept = min(getattr(config.algorithm, 'replay_size', config.total_steps), config.total_steps)
-    most = max(1, kept // spec.num_envs)
+    """Refuses returns over more steps than the replay keeps in a row: nothing would be learned."""
+    n_step, size = (getattr(config.algorithm, name, None) for name in ('n_step', 'replay_size'))
+    if n_step is None or size is None:
+        return
+    most = max(1, size // spec.num_envs)
     if n_step > most:
         raise ValueError(
-            f"'n_step' must be at most {most}, the steps of an episode that are kept at once, or nothing is learned "
-            f'(got {n_step}). Lower it, or raise the replay size or the number of steps.'
+            f"'n_step' must be at most {most}, the steps of an episode that the replay keeps ('replay_size' {size:,} / "
+            f"'num_envs' {spec.num_envs}), or nothing is learned (got {n_step:,}). Lower it, or raise --replay-size."
         )
 
 

@@ -135,9 +135,7 @@ class RunFolder:
 
     def primary_metric(self) -> str:
         """The metric that says how good a policy of this run is."""
-        plain = self.read()
-        registry.import_modules(plain.get('imports', ()))
-        return registry.scenario(plain['scenario']).primary_metric
+        return _find(self.read(), self.config_path).primary_metric
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of ``metrics.jsonl``, by the metrics' names of today.
@@ -273,7 +271,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _find(plain: Mapping[str, Any], path: Path) -> Scenario:
     """The scenario that a configuration names."""
-    registry.import_modules(plain.get('imports', ()))
+    try:
+        registry.check_scenario(plain['scenario'])
+        registry.check_algorithm(plain['algo'])
+    except ValueError:
+        registry.import_modules(plain.get('imports', ()))
     try:
         return registry.scenario(plain['scenario'])
     except ValueError as error:

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from ltos_pyg import cli
-from ltos_pyg.registry import scenario
+from ltos_pyg.cli.train import parse_options
+from ltos_pyg.registry import SCENARIOS, scenario
 from ltos_pyg.training import run
 from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.config import RunConfig
+from ltos_pyg.training.evaluate import eval_episodes, final_episodes
 from ltos_pyg.training.logging import read_metrics
 from ltos_pyg.training.run import load_algorithm, train_run
 from ltos_pyg.training.run_folder import RunFolder
@@ -380,3 +382,124 @@ def test_wandb_is_asked_for_by_name(tmp_path):
     config = tiny(wandb=True)
     with pytest.raises(ImportError, match=r"the wandb log needs the package 'wandb': install it with pip install"):
         train_run(config, scenario('prisoner'), tmp_path)
+
+
+# --- what else can go wrong ------------------------------------------------------------------------------------------
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path, capsys):
+    folder = tmp_path / 'shared'
+    with RunFolder(folder).lock():
+        assert cli.main([*FLAGS, '--out', str(folder)]) == 1
+        said = capsys.readouterr().err
+        assert re.search(rf"'{folder}' is in use: process \d+ on \S+ \(since .*\) trains in it\. Wait for it", said)
+    assert not folder.exists()
+
+
+def test_the_lock_of_a_process_that_died_counts_for_nothing(tmp_path):
+    (tmp_path / 'run.lock').write_text('process 1 on elsewhere')
+    with RunFolder(tmp_path).lock():
+        assert 'on elsewhere' not in (tmp_path / 'run.lock').read_text()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_start_that_fails_leaves_nothing_and_blocks_nothing(tmp_path):
+    config = tiny()
+    bad = dataclasses.replace(config, train=dataclasses.replace(config.train, wandb=True))
+    if shutil.which('wandb') is None:
+        with pytest.raises(ImportError, match='wandb'):
+            train_run(bad, scenario('prisoner'), tmp_path / 'run')
+        assert list(tmp_path.iterdir()) == []
+    (tmp_path / 'config.json').write_text('{}')  # a folder without checkpoints counts as empty
+    (tmp_path / 'metrics.jsonl').write_text('{"step": 0}\n')
+    assert train_run(config, scenario('prisoner'), tmp_path)['env_steps'] == 40
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['--out', ''], r"'--out' must name a folder \(got ''\)"),
+        (['--resume'], r"runs/prisoner-ltos-seed0' holds no run to resume: expected a config\.json in it"),
+        (['--n-step', '10000'], r"'n_step' must be at most 625, .* or nothing is learned \(got 10,000\)"),
+        (['--algo', 'ltosedge'], r"unknown algorithm 'ltosedge'\. .* Did you mean 'ltos_edge'\?"),
+    ],
+)
+def test_a_start_that_makes_no_sense_is_refused(tmp_path, monkeypatch, capsys, args, message):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*FLAGS, *args]) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whole_numbers_may_be_written_with_an_exponent():
+    base = scenario('prisoner').config('ltos')
+    _, config = parse_options(base, ['prisoner', '--total-steps', '2e4', '--lr=1e-4', '--num-envs=1.6e1'])
+    assert (config.algorithm.total_steps, config.algorithm.lr, config.train.num_envs) == (20_000, 1e-4, 16)
+
+
+def test_a_run_is_resumed_as_what_it_is(whole, capsys):
+    again = ['train', 'prisoner', '--out', str(whole), '--resume']
+    assert cli.main([*again, '--algo', 'dqn']) == 1
+    assert 'holds a run with --algo ltos (got --algo dqn)' in capsys.readouterr().err
+    assert cli.main([*again, '--preset', 'paper']) == 1
+    assert 'holds a run with --preset default (got --preset paper)' in capsys.readouterr().err
+
+
+def test_a_broken_result_is_named(broken_off, capsys):
+    (broken_off / 'final.json').write_text('{"eval": ')
+    assert cli.main(['table', str(broken_off)]) == 1
+    assert "final.json' is not what a run writes: it is no valid JSON" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_the_closing_evaluation_says_that_the_run_was_saved(broken_off, whole, monkeypatch, capsys):
+    def stopped(*args: Any, **more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, 'final_evaluation', stopped)
+        assert resume(broken_off) == cli.INTERRUPTED
+    assert 'Stopped. The run was saved; go on with it by adding --resume.' in capsys.readouterr().err
+    assert resume(broken_off) == 0
+    assert_same_end(broken_off, whole)
+
+
+def test_a_closed_terminal_saves(whole, tmp_path):
+    folder = tmp_path / 'closed'
+    process = start(folder, '--checkpoint-every', '100000')
+    metrics = folder / 'metrics.jsonl'
+    until(lambda: metrics.exists() and len(metrics.read_bytes().splitlines()) > 2, process)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == cli.INTERRUPTED
+    assert len(steps_in(folder)) == 1
+
+
+def test_a_reader_that_leaves_is_no_error(whole):
+    command = f'{sys.executable} -m ltos_pyg.cli table {" ".join([str(whole)] * 1)} --measures | head -c 10'
+    done = subprocess.run(['bash', '-c', f'set -o pipefail; {command}'], capture_output=True, text=True, check=False)
+    assert done.stderr == ''
+
+
+def test_a_film_is_no_folder(whole, tmp_path, capsys):
+    assert cli.main(['watch', str(whole), '--out', str(tmp_path / 'foo.mp4')]) == 1
+    assert "'out' must end in .gif, or name a folder for PNGs (got" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluations_are_sized_to_the_run():
+    assert eval_episodes(7, 100, 10) == 7
+    assert [eval_episodes(None, steps, 120) for steps in (6_000, 120_000, 10**7)] == [4, 20, 100]
+    assert final_episodes(30, 100, 10, 4) == (30, 20)
+    assert final_episodes(None, 6_000, 120, 4) == (4, 2)
+    policy, swap = final_episodes(None, 120_000, 120, 4)
+    assert 0.07 < (policy + 4 * swap) * 120 / 120_000 <= 0.08
+
+
+def test_the_results_of_earlier_versions_can_be_read():
+    """Those of the repository: their options have other names by now, their numbers are the same."""
+    for folder in sorted(Path('docs/results').glob('*'))[:20]:
+        if (folder / 'config.json').is_file():
+            plain = RunFolder(folder)
+            assert plain.read()['scenario'] in SCENARIOS
+            assert plain.final()['eval']
+            assert plain.metrics()

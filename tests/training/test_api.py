@@ -1,0 +1,253 @@
+"""Training from Python: what it returns, hooks, sinks, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch_geometric.data import Batch, Data
+
+import ltos_pyg
+from ltos_pyg.cli import main
+from ltos_pyg.data import Snapshot
+from ltos_pyg.envs import PrisonerEnv
+from ltos_pyg.graph_env import SingleGraphEnv, SingleStep, fully_connected
+from ltos_pyg.nn import Sharing
+from ltos_pyg.training.callbacks import BestModel, Callback, CallbackError, CustomMetric, EarlyStopping
+from ltos_pyg.training.checkpoint import CheckpointStore
+from ltos_pyg.training.run_folder import RunFolder
+
+OPTIONS: dict[str, Any] = {
+    'num_envs': 4,
+    'learning_starts': 40,
+    'eval_every': 80,
+    'eval_episodes': 2,
+    'final_episodes': 2,
+    'hidden_channels': 8,
+    'encoder_channels': (8,),
+    'heads': 2,
+    'log_every': 40,
+}
+
+
+class Lights(SingleGraphEnv):
+    """Two agents; action 1 pays. Its state cannot be saved."""
+
+    num_features, num_actions, max_nodes, horizon = 2, 2, 2, 4
+
+    def start(self) -> Snapshot:
+        return Snapshot(x=torch.rand(2, 2, generator=self.generator), edge_index=fully_connected(2))
+
+    def step(self, action: torch.Tensor) -> SingleStep:
+        return SingleStep(self.start(), reward=action.float())
+
+
+def train(env: Any = 'prisoner', algo: Any = 'dqn', steps: int = 160, **more: Any) -> ltos_pyg.Run:
+    return ltos_pyg.train(env, algo, total_steps=steps, **{**OPTIONS, **more})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    _, state = CheckpointStore(folder / 'checkpoints').load_latest()
+    return state['algorithm']['modules']['network']
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = 'import sys, ltos_pyg; print([m for m in ("torch", "numpy", "tyro", "ltos_pyg.algos") if m in sys.modules])'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout == '[]\n'
+    assert {'train', 'load_policy', 'register_algorithm', 'register_scenario'} <= set(dir(ltos_pyg))
+    with pytest.raises(AttributeError, match="module 'ltos_pyg' has no attribute 'fly'"):
+        ltos_pyg.fly  # noqa: B018
+
+
+def test_python_and_the_command_line_train_the_same_weights(tmp_path):
+    run = train(out=tmp_path / 'python')
+    flags = ['--total-steps', '160', '--num-envs', '4', '--learning-starts', '40', '--hidden-channels', '8']
+    flags += ['--encoder-channels', '8', '--heads', '2', '--eval-episodes', '2', '--final-episodes', '2']
+    assert main(['train', 'prisoner', '--algo', 'dqn', '--no-media', *flags, '--out', str(tmp_path / 'cli')]) == 0
+    for name, value in weights(tmp_path / 'cli').items():
+        assert torch.equal(value, weights(run.folder)[name]), name
+
+
+def test_a_run_is_asked_evaluated_and_plotted(tmp_path):
+    run = train(algo='ltos', out=tmp_path / 'run')
+    assert run.result['env_steps'] == 160
+    assert run.metrics[-1]['step'] == 160
+    policy = ltos_pyg.load_policy(tmp_path / 'run')
+    batch = PrisonerEnv(num_envs=3).reset(0)
+    action, sharing = policy(batch)
+    assert isinstance(sharing, Sharing)
+    assert (action.shape, sharing.kept.shape, sharing.given.shape) == ((6,), (6,), (6,))
+    one = batch.to_data_list()[0]
+    assert torch.equal(policy(one)[0], action[:2])
+    assert torch.equal(policy(Data(x=one.x, edge_index=one.edge_index))[0], action[:2])
+    stats = run.evaluate(episodes=3, horizon=1)
+    assert (stats['length'].mean, stats['length'].count) == (1.0, 3)
+    assert run.evaluate('prisoner', episodes=2)['return'].count == 2
+    assert run.plot().read_bytes().startswith(b'\x89PNG')
+    with pytest.raises(ValueError, match=r"cannot act in this environment: 'num_features' expected 20, got 24"):
+        run.evaluate(episodes=2, length=11)
+
+
+def test_a_policy_refuses_a_graph_with_other_features(tmp_path):
+    policy = train(out=tmp_path / 'run').policy
+    edge_index = fully_connected(2)
+    with pytest.raises(ValueError, match=r"'x' expected shape \(2, 20\), as in training, got \(2, 5\)"):
+        policy(Data(x=torch.zeros(2, 5), edge_index=edge_index))
+    with pytest.raises(ValueError, match=r"'edge_index' must name nodes in \[0, 1\] \(got 0\.\.7\)"):
+        policy(Data(x=torch.zeros(2, 20), edge_index=torch.tensor([[0], [7]])))
+    with pytest.raises(ValueError, match=r"'graph' must be a torch_geometric Data, Snapshot or Batch \(got dict\)"):
+        policy({'x': 1})
+    assert policy(Batch.from_data_list([Data(x=torch.zeros(2, 20), edge_index=edge_index)] * 2))[0].shape == (4,)
+
+
+def test_an_environment_of_a_script_is_trained_and_its_inexact_resume_is_said(tmp_path, capsys):
+    class Local(Lights):
+        pass
+
+    run = train(Local, out=tmp_path / 'run', checkpoint_every=80)
+    assert RunFolder(run.folder).read()['scenario'] == 'Local'
+    said = capsys.readouterr().err
+    assert said.count('this environment cannot save its state: a resumed run starts new episodes') == 1
+    assert (run.result['exact_resume'], run.result['resumed_with_new_episodes_at']) == (False, [])
+    for path in ('final.json', 'checkpoints/step_000000160.pt'):
+        (run.folder / path).unlink()
+    again = train(Local, out=tmp_path / 'run', checkpoint_every=80, resume=True)
+    assert again.result['resumed_with_new_episodes_at'] == [80]
+    assert 'resumed at step 80 with new episodes' in capsys.readouterr().err
+    assert ltos_pyg.load_policy(run.folder, env=Local).spec.num_features == 2
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'gama': 0.5}, r"unknown option 'gama' of dqn on prisoner\. Did you mean 'gamma'\?"),
+        ({'env_options': {'gamma': 1}}, r"unknown option 'gamma' of the environment of prisoner\. Choose from: cost"),
+        ({'out': ''}, r"'out' must name a folder \(got ''\)"),
+        ({'env': PrisonerEnv()}, r"'env' must be a name, a class or a function \(got an object of PrisonerEnv\)"),
+        ({'callbacks': [BestModel]}, r"'callbacks' must hold instances of .*Callback \(got BestModel\)"),
+        ({'env': 'prisonr'}, r"unknown scenario 'prisonr'\. .* Did you mean 'prisoner'\?"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        train(**arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- hooks -----------------------------------------------------------------------------------------------------------
+
+
+class Diary(Callback):
+    """Which hooks were called."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def on_start(self, trainer: Any) -> None:
+        self.calls.append('start')
+
+    def on_step(self, trainer: Any) -> None:
+        self.calls.append('step')
+
+    def on_episode_end(self, trainer: Any, episodes: dict[str, torch.Tensor]) -> None:
+        self.calls.append('episode')
+        assert episodes['return'].numel() > 0
+
+    def on_evaluation(self, trainer: Any, metrics: dict[str, float]) -> None:
+        self.calls.append('evaluation')
+        metrics['eval/mine'] = 7.0
+
+    def on_end(self, trainer: Any) -> None:
+        self.calls.append('end')
+
+
+def test_hooks_are_called_in_order_and_change_nothing(tmp_path):
+    diary = Diary()
+    run = train(out=tmp_path / 'run', callbacks=[diary, CustomMetric('steps', lambda t: t.algorithm.env_steps)])
+    assert diary.calls[:2] == ['start', 'evaluation']
+    assert diary.calls[-1] == 'end'
+    assert diary.calls.count('step') == 160 // 4
+    assert diary.calls.count('evaluation') == 3
+    assert 'episode' in diary.calls
+    assert [row['eval/mine'] for row in run.metrics if 'eval/mine' in row] == [7.0] * 3
+    assert next(row['train/steps'] for row in run.metrics if 'train/steps' in row) == sum(range(4, 41, 4)) / 10
+    alone = train(out=tmp_path / 'alone')
+    assert all(torch.equal(value, weights(run.folder)[name]) for name, value in weights(alone.folder).items())
+
+
+def test_the_last_step_is_evaluated(tmp_path):
+    run = train(out=tmp_path / 'run', steps=100, eval_every=60)
+    assert [row['step'] for row in run.metrics if 'eval/return' in row] == [0, 60, 100]
+
+
+def test_a_run_that_no_longer_improves_is_stopped_and_says_so(tmp_path):
+    run = train(out=tmp_path / 'run', callbacks=[EarlyStopping(patience=1, metric='length', min_delta=1e9)])
+    assert run.result['env_steps'] == 80
+    assert run.result['stopped'] == 'no better evaluation since step 0'
+
+
+def test_the_best_model_is_kept_apart(tmp_path):
+    class Set(Callback):
+        def on_evaluation(self, trainer: Any, metrics: dict[str, float]) -> None:
+            metrics['eval/luck'] = {0: 1.0, 80: 5.0, 160: 3.0}[trainer.algorithm.env_steps]
+
+    best = BestModel('luck')
+    run = train(out=tmp_path / 'run', callbacks=[Set(), best])
+    assert (best.best, best.best_step) == (5.0, 80)
+    assert ltos_pyg.load_policy(run.folder, best=True).algorithm.env_steps == 80
+    assert ltos_pyg.load_policy(run.folder).algorithm.env_steps == 160
+    with pytest.raises(ValueError, match=r'has no best model: train with callbacks=\[BestModel\(\)\]'):
+        ltos_pyg.load_policy(train(out=tmp_path / 'none').folder, best=True)
+
+
+def test_a_callback_that_raises_leaves_a_run_that_goes_on_to_the_same_end(tmp_path):
+    class Fails(Callback):
+        def on_step(self, trainer: Any) -> None:
+            if trainer.algorithm.env_steps == 100:
+                raise KeyError('oops')
+
+    with pytest.raises(CallbackError, match=r"Fails.on_step raised KeyError: 'oops'. The run was saved at step 100"):
+        train(out=tmp_path / 'run', callbacks=[Fails()])
+    assert CheckpointStore(tmp_path / 'run' / 'checkpoints').steps()[-1] == 100
+    run, whole = train(out=tmp_path / 'run', resume=True), train(out=tmp_path / 'whole')
+    assert all(torch.equal(value, weights(run.folder)[name]) for name, value in weights(whole.folder).items())
+
+
+def test_metrics_go_to_any_sink(tmp_path):
+    class Rows:
+        def __init__(self) -> None:
+            self.rows: list[Any] = []
+            self.closed = False
+
+        def write(self, step: int, metrics: Any) -> None:
+            self.rows.append((step, dict(metrics)))
+
+        def close(self) -> None:
+            self.closed = True
+
+    rows, made = Rows(), []
+    run = train(out=tmp_path / 'run', sinks=[rows, lambda folder, step: made.append((folder, step)) or Rows()])
+    assert [step for step, _ in rows.rows] == [row['step'] for row in run.metrics]
+    assert rows.closed
+    assert made == [(tmp_path / 'run', None)]
+
+
+def test_a_run_goes_on_for_longer_and_not_for_shorter(tmp_path, capsys):
+    run = train(out=tmp_path / 'run', steps=100)
+    longer = train(out=tmp_path / 'run', resume=True)
+    assert longer.result['env_steps'] == 160
+    assert 'goes on from step 100 to 160 instead of 100; the schedules' in capsys.readouterr().err
+    assert json.loads((run.folder / 'config.json').read_text())['algorithm']['total_steps'] == 160
+    with pytest.raises(ValueError, match=r"'--total-steps' of a resumed run must be at least 160, .* \(got 100\)"):
+        train(out=tmp_path / 'run', steps=100, resume=True)
+    with pytest.raises(ValueError, match=r"holds a run with algo='dqn' \(got 'dgn'\)"):
+        train(out=tmp_path / 'run', algo='dgn', resume=True)
+    with pytest.raises(ValueError, match=r"runn' holds no run to resume: expected a config.json in it"):
+        train(out=tmp_path / 'runn', resume=True)
