@@ -97,6 +97,11 @@ def _train(head: Head, args: Sequence[str]) -> int:
         config, label=parsed.label, imports=tuple(dict.fromkeys([*config.imports, *head.imports]))
     )
     folder = Path(head.out) if head.out else default_folder(config)
+    print(
+        f'ltos: {folder}: building the environment; the first run here compiles kernels, which takes up to a minute',
+        file=sys.stderr,
+        flush=True,
+    )
     result = train_run(config, scenario, folder, head.resume)
     _print_result(folder, result)
     if config.train.media:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ltos_pyg.experiments.statistics import bootstrap_interval, iqm
+from ltos_pyg.training.run_folder import RunFolder
 
 RESULTS = Path('docs/results/sharing')
 FIRST_SEED = 10  # those below, and 100 to 104, were seen while settings were chosen
@@ -137,7 +137,7 @@ def train_missing(
     todo = [
         (study, row, seed, name)
         for study, row, seed, name in sorted(wanted, key=lambda run: run[2])
-        if not (out / name / 'final.json').is_file()
+        if not RunFolder(out / name).is_finished
         and (seeds is None or seed < FIRST_SEED + seeds)
         and rows in row.label
     ]
@@ -149,7 +149,7 @@ def train_missing(
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
         command = study.command(row, seed, folder)
-        if (folder / 'config.json').is_file():
+        if RunFolder(folder).has_config:
             command.append('--resume')
         with (folder / 'log.txt').open('ab') as log:
             return name, subprocess.run(command, stdout=log, stderr=log, env=environment).returncode == 0
@@ -187,9 +187,9 @@ def study_table(study: Study, results: Path) -> str:
     lines = [header, ['---'] * len(header)]
     for row in study.rows:
         ends = [
-            json.loads((results / name / 'final.json').read_text(encoding='utf-8'))['eval']
+            RunFolder(results / name).final()['eval']
             for r, _, name in study.runs()
-            if r is row and (results / name / 'final.json').is_file()
+            if r is row and RunFolder(results / name).is_finished
         ]
         if not ends:
             continue

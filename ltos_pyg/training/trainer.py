@@ -295,6 +295,8 @@ def _catch_signals() -> Iterator[list[int]]:
     try:
         names = ('SIGINT', 'SIGTERM', 'SIGHUP')  # the last, of a closed terminal, is not everywhere
         numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        if signal.getsignal(numbers[-1]) == signal.SIG_IGN:  # started with nohup: to live on
+            numbers.pop()
         before = {number: signal.signal(number, note) for number in numbers}
     except ValueError:
         before = {}

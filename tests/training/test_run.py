@@ -40,7 +40,13 @@ LAST = 1600
 def start(folder: Path, *more: str) -> subprocess.Popen[str]:
     """The run in a process of its own."""
     command = [sys.executable, '-m', 'ltos_pyg.cli', *FLAGS, '--out', str(folder), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests may run under nohup
+    )
 
 
 def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -497,7 +503,7 @@ def test_evaluations_are_sized_to_the_run():
 
 def test_the_results_of_earlier_versions_can_be_read():
     """Those of the repository: their options have other names by now, their numbers are the same."""
-    for folder in sorted(Path('docs/results').glob('*'))[:20]:
+    for folder in sorted((Path(__file__).parents[2] / 'docs' / 'results').glob('*'))[:20]:
         if (folder / 'config.json').is_file():
             plain = RunFolder(folder)
             assert plain.read()['scenario'] in SCENARIOS
