@@ -305,3 +305,78 @@ def test_the_names_of_ours_are_those_of_the_table():
 
     assert tuple(ALGORITHMS) == registry.ALGORITHMS
     assert [registry.scenario(name).name for name in registry.SCENARIOS] == list(registry.SCENARIOS)
+
+
+# --- environments of other kinds -------------------------------------------------------------------------------------
+
+PARALLEL = '''
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+from pettingzoo import ParallelEnv
+
+
+class Push(ParallelEnv):
+    """Two agents, four steps."""
+
+    metadata = {'name': 'push', 'render_modes': ['rgb_array']}
+    possible_agents = ['a', 'b']
+
+    def __init__(self, goal: float = 1.0, render_mode=None):
+        self.goal, self.render_mode = goal, render_mode
+
+    def observation_space(self, agent):
+        return Box(-9, 9, (1,), np.float32)
+
+    def action_space(self, agent):
+        return Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        self.agents, self.clock = list(self.possible_agents), 0
+        self.place = dict.fromkeys(self.agents, 0.0)
+        return self.look(), {agent: {} for agent in self.agents}
+
+    def step(self, actions):
+        self.clock += 1
+        for agent, action in actions.items():
+            self.place[agent] += 2 * action - 1
+        over = self.clock == 4
+        reward = {agent: -abs(self.goal - place) for agent, place in self.place.items()}
+        done = dict.fromkeys(self.agents, False)
+        out = self.look(), reward, done, dict.fromkeys(self.agents, over), {agent: {} for agent in self.agents}
+        self.agents = [] if over else self.agents
+        return out
+
+    def look(self):
+        return {agent: np.array([place], np.float32) for agent, place in self.place.items()}
+
+    def render(self):
+        if self.render_mode is None:
+            return None
+        return np.full((6, 6, 3), 40 * self.clock, np.uint8)
+'''
+
+
+def test_a_pettingzoo_environment_is_trained_and_draws_itself(modules, capsys, tmp_path):
+    pytest.importorskip('pettingzoo')
+    modules(push_env=PARALLEL)
+    args = ['train', 'push_env:Push', '--algo', 'dqn', '--goal', '2', *QUICK, '--out', 'push']
+    assert main(args) == 0
+    assert RunFolder('push').read()['env'] == {'goal': 2.0}
+    assert RunFolder('push').final()['exact_resume'] is False
+    assert main(['watch', 'push', '--out', 'frames']) == 0
+    assert len(list((tmp_path / 'frames').glob('*.png'))) == 4
+
+
+def test_a_batched_environment_takes_its_options_as_one_dataclass_or_one_by_one(modules):
+    from ltos_pyg.envs import JungleConfig, JungleEnv
+
+    scenario = registry.scenario('ltos_pyg.envs:JungleEnv')
+    assert scenario.env_config is JungleConfig
+    env = scenario.make(JungleConfig(num_agents=5, size=8, num_foods=2), 3, 'cpu')
+    assert (env.spec.num_envs, env.spec.max_nodes) == (3, 5)
+    assert JungleEnv(3, JungleConfig(num_agents=5), size=8, num_foods=2).config == env.config
+    assert registry.name_of(JungleEnv, 'scenario') == 'jungle'
+    with pytest.raises(ValueError, match=r"JungleConfig has no option 'num_agent'\. Did you mean 'num_agents'\?"):
+        JungleEnv(num_agent=5)
+    with pytest.raises(ValueError, match=r"'config' must be a JungleConfig \(got dict\)"):
+        JungleEnv(1, {'num_agents': 5})
