@@ -147,6 +147,7 @@ def _saved_state(run: RunFolder, config: RunConfig) -> tuple[int, dict[str, Any]
 
 def _check_contract(scenario: Scenario, make_env: MakeEnv) -> None:
     """Holds an environment to the contract; its fault is the error."""
+    print(f"ltos: plays '{scenario.name}' for a moment, to check it", file=sys.stderr, flush=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', EnvCheckWarning)  # advice: ltos_pyg.graph_env.check_env gives it

@@ -509,3 +509,11 @@ def test_the_results_of_earlier_versions_can_be_read():
             assert plain.read()['scenario'] in SCENARIOS
             assert plain.final()['eval']
             assert plain.metrics()
+
+
+def test_options_of_earlier_versions_have_their_names_of_today(tmp_path):
+    config = scenario('prisoner').config('fixed_ltos')
+    plain = json.loads(json.dumps(config.as_dict()))
+    plain['algorithm']['own'] = plain['algorithm'].pop('kept')
+    (tmp_path / 'config.json').write_text(json.dumps(plain))
+    assert RunFolder(tmp_path).config() == config
