@@ -366,7 +366,9 @@ def _same_size(frames: Iterable[Frame]) -> list[Frame]:
     shapes = {frame.shape for frame in stack}
     if len(shapes) != 1:
         got = ', '.join(map(str, sorted(shapes))) or 'no frame'
-        raise ValueError(f"'frames' must be one or more pictures of one size (got {got}). Give every picture the same height and width.")
+        raise ValueError(
+            f"'frames' must be one or more pictures of one size (got {got}). Give all of them one height and width."
+        )
     return stack
 
 
