@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, _loaded('ltos_pyg.training.trainer', 'Interrupted')):
             print('\nStopped. The run was saved; go on with it by adding --resume.', file=sys.stderr)
             return INTERRUPTED
-        expected = (
+        expected: tuple[type[BaseException], ...] = (
             ValueError, OSError, ImportError,
             *_loaded('ltos_pyg.algos', 'NonFiniteLossError'), *_loaded('ltos_pyg.training.callbacks', 'CallbackError')
         )  # fmt: skip

@@ -40,7 +40,8 @@ def scenario_of(make: Make, name: str, **settings: Any) -> Scenario:
             f'class itself, or wrap the environment: lambda: MyEnv()'
         )
     config, as_config = _options_of(make, name)
-    settings = {'source': make, 'check': True} | settings
+    settings.setdefault('source', make)
+    settings.setdefault('check', True)
     settings['train'] = {'eval_episodes': None, 'final_episodes': None} | dict(settings.get('train', {}))
     return Scenario(
         **settings,

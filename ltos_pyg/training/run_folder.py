@@ -170,7 +170,7 @@ class RunFolder:
 
     def store(self, config: RunConfig | None = None) -> CheckpointStore:
         """The checkpoints of the run."""
-        return CheckpointStore(self.path / 'checkpoints', fingerprint=config and config.fingerprint())
+        return CheckpointStore(self.path / 'checkpoints', fingerprint=None if config is None else config.fingerprint())
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
