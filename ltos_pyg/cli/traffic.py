@@ -196,12 +196,12 @@ def _replay(args: Replay) -> int:
     replay(args.roadnet, args.flow, args.phases, args.out, args.one_road)
     print(f'wrote {args.out}')
     if args.viewer:
-        for path in _write_viewer_files(args):
+        for path in _write_viewer_files(args, args.viewer):
             print(f'wrote {path}')
     return 0
 
 
-def _write_viewer_files(args: Replay) -> list[Path]:
+def _write_viewer_files(args: Replay, viewer: Path) -> list[Path]:
     """Replays the trace in CityFlow itself, which writes what its own viewer reads: a format that it nowhere
     describes."""
     from contextlib import closing
@@ -212,13 +212,13 @@ def _write_viewer_files(args: Replay) -> list[Path]:
 
     network = load_network(args.roadnet)
     phase = load_phases(args.phases, network)
-    args.viewer.mkdir(parents=True, exist_ok=True)
+    viewer.mkdir(parents=True, exist_ok=True)
     flow = load_flow(args.flow, network, args.one_road)
-    with closing(CityFlowEngine(network, flow, record=False, viewer=args.viewer)) as engine:
+    with closing(CityFlowEngine(network, flow, record=False, viewer=viewer)) as engine:
         for shown in phase:
             engine.set_phases(shown[None])
             engine.step()
-    return [args.viewer / VIEWER_ROADNET, args.viewer / VIEWER_REPLAY]
+    return [viewer / VIEWER_ROADNET, viewer / VIEWER_REPLAY]
 
 
 def _plan(args: Plan) -> int:
