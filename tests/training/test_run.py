@@ -50,12 +50,12 @@ def start(folder: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    for _ in range(3000):
+    for _ in range(15_000):
         if condition():
             return
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
-    raise AssertionError('nothing happened for a minute')
+    raise AssertionError('nothing happened for five minutes')
 
 
 def steps_in(folder: Path) -> list[int]:
