@@ -107,6 +107,17 @@ def test_the_command_is_installed():
     assert (done.returncode, done.stdout) == (0, f'ltos_pyg {ltos_pyg.__version__}\n')
 
 
+def test_names_are_checked_and_help_is_printed_before_pytorch_is_loaded():
+    code = (
+        'import sys; from ltos_pyg.cli import main\n'
+        "for args in (['--help'], ['train', '--help'], ['train', 'moon'], ['train', 'jungle', '--algo', 'sarsa']):\n"
+        '    main(args)\n'
+        "print([name for name in ('torch', 'numpy', 'tyro') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == '[]'
+
+
 # --- train -----------------------------------------------------------------------------------------------------------
 
 

@@ -86,7 +86,7 @@ def _fields(cls: type) -> set[str]:
 
 def _any_algorithm(names: Iterable[str]) -> set[str]:
     """The options that some algorithm has."""
-    return set(names).union(*(_fields(registry.algorithm(name).config) for name in registry.ALGORITHMS))
+    return set(names).union(*(_fields(registry.algorithm(name).config) for name in registry.algorithm_names()))
 
 
 def _check_options(where: str, options: Iterable[str], known: set[str]) -> None:

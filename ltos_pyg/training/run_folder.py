@@ -185,7 +185,21 @@ class RunFolder:
         write_json(self.final_path, result)
 
     def clear(self) -> None:
-        """Takes away what a failed start left: nothing that :attr:`holds_run` would count."""
+        """Takes away what a failed start left: nothing that :attr:`holds_run` would count.
+
+        Raises:
+            ValueError: If a ``config.json`` lies there that no run wrote.
+        """
+        if not self.has_config:
+            return
+        try:
+            ours = 'train' in self.read()
+        except ValueError:
+            ours = False
+        if not ours:
+            raise ValueError(
+                f"'{self.config_path}' was not written by a run, and is left alone. Choose another folder by --out."
+            )
         for path in (self.config_path, self.metrics_path):
             path.unlink(missing_ok=True)
 

@@ -416,7 +416,11 @@ def test_a_start_that_fails_leaves_nothing_and_blocks_nothing(tmp_path):
         with pytest.raises(ImportError, match='wandb'):
             train_run(bad, scenario('prisoner'), tmp_path / 'run')
         assert list(tmp_path.iterdir()) == []
-    (tmp_path / 'config.json').write_text('{}')  # a folder without checkpoints counts as empty
+    (tmp_path / 'config.json').write_text('{"name": "of another program"}')
+    with pytest.raises(ValueError, match=r"config.json' was not written by a run, and is left alone"):
+        train_run(config, scenario('prisoner'), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ['config.json']
+    (tmp_path / 'config.json').write_text(json.dumps(config.as_dict()))  # without checkpoints it counts as empty
     (tmp_path / 'metrics.jsonl').write_text('{"step": 0}\n')
     assert train_run(config, scenario('prisoner'), tmp_path)['env_steps'] == 40
 
