@@ -21,7 +21,6 @@ from ltos_pyg.data import Snapshot
 from ltos_pyg.envs import JungleEnv
 from ltos_pyg.graph_env import GraphEnv, SingleGraphEnv, SingleStep, VectorGraphEnv, fully_connected
 from ltos_pyg.nn import Sharing
-from ltos_pyg.training import evaluate as evaluation
 from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.config import TrainConfig, check_device
 from ltos_pyg.training.evaluate import EpisodeTally, KeptByNode, Stat, evaluate, evaluate_modes, sharing_measures
@@ -367,7 +366,7 @@ def test_a_greedy_action_is_what_is_played_under_the_weights(average_views):
     assert not torch.equal(drawing.act(graph).action, decision.action)
 
 
-def test_the_modes_are_compared_on_the_same_episodes(monkeypatch):
+def test_the_modes_are_compared_on_the_same_episodes():
     learner = make_algo('ltos', lottery(1))
     learner.sharing_mode = 'keep'
     results = evaluate_modes(learner, lottery, 4, seed=3)
@@ -378,8 +377,7 @@ def test_the_modes_are_compared_on_the_same_episodes(monkeypatch):
     assert results['policy']['kept'] == results['constant']['kept']  # where phi starts
     assert ['switched_keep' in stats for stats in results.values()] == [True, False, False, False, False]
     assert learner.sharing_mode == 'keep'
-    monkeypatch.setattr(evaluation, 'SWAP_EPISODES', 2)
-    counts = [stats['return'].count for stats in evaluate_modes(learner, lottery, 4, seed=3).values()]
+    counts = [stats['return'].count for stats in evaluate_modes(learner, lottery, 4, 3, swap_episodes=2).values()]
     assert counts == [4, 2, 2, 2, 2]
 
 
@@ -439,7 +437,7 @@ def test_the_loop_logs_evaluates_and_saves_when_it_is_asked_to(tmp_path, make_tr
     trainer = make_trainer(tmp_path)
     trainer.run()
     rows = read_metrics(tmp_path / 'metrics.jsonl')
-    assert [row['step'] for row in rows if 'eval/return' in row] == [0, 80, 160]
+    assert [row['step'] for row in rows if 'eval/return' in row] == [0, 80, 160, 200]
     assert [row['step'] for row in rows if 'updates' in row] == [40, 80, 120, 160, 200]
     assert trainer.store.steps() == [60, 120, 180, 200]
     learnt = [row for row in rows if 'loss' in row]
@@ -477,7 +475,8 @@ def test_the_clocks_of_a_resumed_run_go_on(tmp_path, make_trainer):
     again.load(state)
     again.run()
     assert all(seconds >= 1_000 for seconds in again.seconds.values())
-    assert read_metrics(tmp_path / 'metrics.jsonl')[-1]['seconds/other'] >= 1_000
+    timed = [row for row in read_metrics(tmp_path / 'metrics.jsonl') if 'seconds/other' in row]
+    assert timed[-1]['seconds/other'] >= 1_000
 
 
 def test_a_game_that_cannot_be_saved_starts_new_episodes(tmp_path, make_trainer):
