@@ -334,6 +334,7 @@ def provenance() -> dict[str, Any]:
     import numpy
     import torch_geometric
 
+    by_command = Path(sys.argv[0]).stem in ('ltos', '__main__')
     return {
         'versions': {
             'ltos_pyg': __version__,
@@ -343,7 +344,7 @@ def provenance() -> dict[str, Any]:
             'numpy': numpy.__version__,
         },
         'git_commit': _git_commit(),
-        'command': ' '.join(['ltos', *sys.argv[1:]]),
+        'command': ' '.join(['ltos' if by_command else f'python {sys.argv[0]}', *sys.argv[1:]]),
     }
 
 
