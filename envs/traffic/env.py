@@ -15,6 +15,8 @@ from ltos_pyg.data import batch_snapshots
 from ltos_pyg.graph_env import GraphEnv, GraphEnvSpec, GraphStep
 
 from ..checks import check_action, check_count
+from ..options import options_of
+from .config import TrafficConfig
 from .engine import Backend, TrafficEngine, make_engine
 from .files.flow import Flow
 from .files.network import RoadNetwork
@@ -61,17 +63,11 @@ class TrafficEnv(GraphEnv):
     Args:
         tasks: Networks, each with its flow; or a single pair.
         num_envs (int): Episodes side by side, B.
-        phases (int, optional): Phases to choose from, at most; ``None`` is all.
-        yellow (int): Seconds of yellow at a change; 0 changes at once.
+        config (TrafficConfig, optional): The options, but for what is played on, which ``tasks`` say here.
         seconds (int): Seconds of a decision.
-        horizon (int): Decisions of an episode.
-        phase_bits (bool): Observe open movements instead of the phase.
-        observe_waiting (bool): Observe the waiting vehicles too.
-        edge_features (bool): Whether the graphs have ``edge_attr``.
-        backend (str): As in :func:`~ltos_pyg.envs.traffic.engine.make_engine`.
-        threads (int): Threads that the native engine splits the episodes over.
         seed (int): CityFlow's seed, which most flows never ask.
         device: Where the tensors live.
+        **options: Single options of :class:`~ltos_pyg.envs.TrafficConfig`, e.g. ``yellow=3``.
 
     ``info`` has per graph (B,) the mean ``queue`` of a signal, and ``switches``, the share of signals that changed;
     ``outcome`` has, where an episode ended, the metrics of :class:`~ltos_pyg.envs.traffic.metrics.TrafficMetrics`.
@@ -84,29 +80,25 @@ class TrafficEnv(GraphEnv):
         self,
         tasks: Task | Sequence[Task],
         num_envs: int = 1,
-        phases: int | None = 4,
-        yellow: int = 5,
+        config: TrafficConfig | None = None,
+        *,
         seconds: int = 10,
-        horizon: int = 360,
-        phase_bits: bool = False,
-        observe_waiting: bool = False,
-        edge_features: bool = True,
-        backend: Backend = 'native',
-        threads: int = 1,
         seed: int = 0,
         device: str | torch.device = 'cpu',
+        **options: Any,
     ) -> None:
+        self.config = c = options_of(TrafficConfig, config, options)
         check_count('num_envs', num_envs, 1)
-        check_count('horizon', horizon, 1)
-        check_timing(seconds, yellow)
+        check_count('horizon', c.horizon, 1)
+        check_timing(seconds, c.yellow)
         pairs = _pairs(tasks)
-        self.num_envs, self.yellow, self.seconds, self.horizon = num_envs, yellow, seconds, horizon
-        self.observe_waiting, self.device = observe_waiting, torch.device(device)
-        views = [View.of(network, phases, phase_bits) for network, _ in pairs]
+        self.num_envs, self.yellow, self.seconds, self.horizon = num_envs, c.yellow, seconds, c.horizon
+        self.observe_waiting, self.device = c.observe_waiting, torch.device(device)
+        views = [View.of(network, c.phases, c.phase_bits) for network, _ in pairs]
         heads, lanes = max(view.num_heads for view in views), max(view.num_lanes for view in views)
         self._columns = (0, heads, heads + lanes)  # where phase, vehicles and waiting vehicles start in `x`
-        self.spec = _spec(views, num_envs, horizon, observe_waiting, edge_features)
-        self._groups = _groups(pairs, views, num_envs, backend, threads, seed)
+        self.spec = _spec(views, num_envs, c.horizon, c.observe_waiting, c.edge_features)
+        self._groups = _groups(pairs, views, num_envs, c.backend, c.engine_threads, seed)
         fixed, self._nodes_of = _unchanging(self._groups, num_envs, self.spec)
         self._mask = fixed['action_mask'].numpy() if self.spec.has_action_mask else None
         self._fixed = {name: value.to(self.device) for name, value in fixed.items()}

@@ -8,38 +8,17 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
 
 from ..checks import check_count
-from .engine import Backend
+from .config import TrafficConfig
 from .env import Task, TrafficEnv
 from .files.flow import OneRoad, load_flow
 from .files.generate import generate_flow, generate_grid
 from .files.network import RoadNetwork, load_network
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrafficConfig:
-    """The options of :class:`~ltos_pyg.envs.traffic.TrafficEnv`, and what it plays on."""
-
-    net: tuple[str, ...] = ('6x6',)  # a grid of ROWSxCOLS, or a CityFlow road network file; several: in one batch
-    flow: tuple[str, ...] = ()  # CityFlow flow file of each network; none: one hour of generated demand
-    demand_seed: int = 0  # of the generated demand
-    demands: int = 1  # so many generated demands in one batch, of this seed and the next ones
-    turn: float = 0.0  # chance of a generated vehicle to turn at an intersection
-    one_road: OneRoad = 'strict'  # routes of one road: dropped, as CityFlow does today, or driven ('legacy')
-    phases: int | None = 4  # that a signal chooses from, at most; None: all
-    yellow: int = 5  # seconds at a change; 0: none
-    horizon: int = 360  # decisions of 10 s
-    phase_bits: bool = False  # observe which movements are open instead of the phase
-    observe_waiting: bool = False  # observe the waiting vehicles of each lane too
-    edge_features: bool = True  # where neighbours lie
-    backend: Backend = 'native'  # or 'cityflow', where that module is installed
-    engine_threads: int = 1  # that the native engine splits the episodes over
 
 
 def make_traffic(config: TrafficConfig, num_envs: int = 1, device: str | torch.device = 'cpu') -> TrafficEnv:
@@ -49,19 +28,7 @@ def make_traffic(config: TrafficConfig, num_envs: int = 1, device: str | torch.d
         ValueError: If an option is out of its range, or a file is no valid network or flow.
     """
     tasks = load_tasks(config.net, config.flow, config.demand_seed, config.demands, config.turn, config.one_road)
-    return TrafficEnv(
-        tasks,
-        num_envs,
-        phases=config.phases,
-        yellow=config.yellow,
-        horizon=config.horizon,
-        phase_bits=config.phase_bits,
-        observe_waiting=config.observe_waiting,
-        edge_features=config.edge_features,
-        backend=config.backend,
-        threads=config.engine_threads,
-        device=device,
-    )
+    return TrafficEnv(tasks, num_envs, config, device=device)
 
 
 def load_tasks(

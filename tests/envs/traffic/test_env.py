@@ -215,7 +215,7 @@ def test_a_state_of_another_batch_is_refused() -> None:
 
 
 def test_threads_change_nothing() -> None:
-    one, two = (play(TrafficEnv(tasks('2x2'), num_envs=4, threads=threads), 40)[-1] for threads in (1, 2))
+    one, two = (play(TrafficEnv(tasks('2x2'), num_envs=4, engine_threads=threads), 40)[-1] for threads in (1, 2))
     assert torch.equal(one.graph.x, two.graph.x)
     assert torch.equal(one.reward, two.reward)
 

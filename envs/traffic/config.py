@@ -1,0 +1,28 @@
+"""The options of traffic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .engine import Backend
+from .files.flow import OneRoad
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrafficConfig:
+    """The options of :class:`~ltos_pyg.envs.traffic.TrafficEnv`, and what it plays on."""
+
+    net: tuple[str, ...] = ('6x6',)  # a grid of ROWSxCOLS, or a CityFlow road network file; several: in one batch
+    flow: tuple[str, ...] = ()  # CityFlow flow file of each network; none: one hour of generated demand
+    demand_seed: int = 0  # of the generated demand
+    demands: int = 1  # so many generated demands in one batch, of this seed and the next ones
+    turn: float = 0.0  # chance of a generated vehicle to turn at an intersection
+    one_road: OneRoad = 'strict'  # routes of one road: dropped, as CityFlow does today, or driven ('legacy')
+    phases: int | None = 4  # that a signal chooses from, at most; None: all
+    yellow: int = 5  # seconds at a change; 0: none
+    horizon: int = 360  # decisions of 10 s
+    phase_bits: bool = False  # observe which movements are open instead of the phase
+    observe_waiting: bool = False  # observe the waiting vehicles of each lane too
+    edge_features: bool = True  # where neighbours lie
+    backend: Backend = 'native'  # or 'cityflow', where that module is installed
+    engine_threads: int = 1  # that the native engine splits the episodes over
