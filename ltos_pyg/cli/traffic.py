@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
 import tyro
 
@@ -100,18 +100,19 @@ class Plan:
     """a .csv, or an .npz for ltos traffic replay"""
 
 
-def _named(options: type, name: str) -> Any:
-    return Annotated[options, tyro.conf.subcommand(name)]
+Command = Union[  # noqa: UP007 (tyro reads it at run time)
+    Annotated[Generate, tyro.conf.subcommand('generate')],
+    Annotated[Simulate, tyro.conf.subcommand('simulate')],
+    Annotated[Replay, tyro.conf.subcommand('replay')],
+    Annotated[Plan, tyro.conf.subcommand('plan')],
+]
 
 
 @dataclass
 class Options:
     """Road networks: generate, simulate, replay, export a signal plan."""
 
-    command: Annotated[
-        _named(Generate, 'generate') | _named(Simulate, 'simulate') | _named(Replay, 'replay') | _named(Plan, 'plan'),
-        tyro.conf.arg(name=''),
-    ]
+    command: Annotated[Command, tyro.conf.arg(name='')]
 
 
 def main(args: Sequence[str]) -> int:
@@ -124,7 +125,12 @@ def main(args: Sequence[str]) -> int:
 def _generate(args: Generate) -> int:
     from ltos_pyg.envs.traffic.files.generate import write_scenario
 
-    options = {'block_length': args.block_length, 'seed': args.seed, 'scale': args.scale, 'turn': args.turn}
+    options: dict[str, Any] = {
+        'block_length': args.block_length,
+        'seed': args.seed,
+        'scale': args.scale,
+        'turn': args.turn,
+    }
     for path in write_scenario(args.out, args.rows, args.cols, **options):
         print(f'wrote {path}')
     return 0

@@ -137,9 +137,7 @@ def train_missing(
     todo = [
         (study, row, seed, name)
         for study, row, seed, name in sorted(wanted, key=lambda run: run[2])
-        if not RunFolder(out / name).is_finished
-        and (seeds is None or seed < FIRST_SEED + seeds)
-        and rows in row.label
+        if not RunFolder(out / name).is_finished and (seeds is None or seed < FIRST_SEED + seeds) and rows in row.label
     ]
     failed = []
     environment = os.environ | {'OMP_NUM_THREADS': '1'}
