@@ -42,12 +42,12 @@ def final_episodes(wanted: int | None, total_steps: int, horizon: int | None, mo
     """Episodes of the closing evaluation: of the policy, and of each other sharing mode at most.
 
     Without a number, all of them together are sized to the run: 4 to 400 of the policy, and 2 to ``SWAP_EPISODES`` of
-    each of the ``modes`` other modes.
+    each of the ``modes`` other modes, or none in a run that is too short for them.
     """
     if wanted is not None:
         return wanted, SWAP_EPISODES
     total = int(FINAL_PART * total_steps / (horizon or LENGTH))
-    swap = min(SWAP_EPISODES, max(2, total // (3 * modes))) if modes else SWAP_EPISODES
+    swap = min(SWAP_EPISODES, max(2, total // (3 * modes))) if total >= 4 + 2 * modes and modes else 0
     return min(400, max(4, total - modes * swap)), swap
 
 
@@ -355,7 +355,7 @@ def evaluate_modes(
         make_env: Makes the environment with that many graphs.
         episodes: How many of them the policy plays.
         seed: As in :func:`evaluate`.
-        swap_episodes: The most that each other mode plays.
+        swap_episodes: The most that each other mode plays; 0 leaves them out, and the comparison of actions too.
         show: As in :func:`evaluate`.
     """
     learner: Any = algorithm
@@ -367,7 +367,9 @@ def evaluate_modes(
     try:
         learner.sharing_mode = modes[0]
         with closing(make_env(episodes)) as env:
-            results = {'policy': evaluate(algorithm, env, seed, switches=True, show=show)}
+            results = {'policy': evaluate(algorithm, env, seed, switches=swap_episodes > 0, show=show)}
+        if swap_episodes == 0:
+            return results
         with closing(make_env(min(episodes, swap_episodes))) as env:
             for mode in modes[1:]:
                 learner.sharing_mode = mode

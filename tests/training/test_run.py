@@ -500,7 +500,8 @@ def test_evaluations_are_sized_to_the_run():
     assert eval_episodes(7, 100, 10) == 7
     assert [eval_episodes(None, steps, 120) for steps in (6_000, 120_000, 10**7)] == [4, 20, 100]
     assert final_episodes(30, 100, 10, 4) == (30, 20)
-    assert final_episodes(None, 6_000, 120, 4) == (4, 2)
+    assert final_episodes(None, 6_000, 120, 4) == (4, 0)  # too short for other modes
+    assert final_episodes(None, 20_000, 120, 4) == (5, 2)
     policy, swap = final_episodes(None, 120_000, 120, 4)
     assert 0.07 < (policy + 4 * swap) * 120 / 120_000 <= 0.08
 

@@ -379,6 +379,7 @@ def test_the_modes_are_compared_on_the_same_episodes():
     assert learner.sharing_mode == 'keep'
     counts = [stats['return'].count for stats in evaluate_modes(learner, lottery, 4, 3, swap_episodes=2).values()]
     assert counts == [4, 2, 2, 2, 2]
+    assert list(evaluate_modes(learner, lottery, 4, 3, swap_episodes=0)) == ['policy']
 
 
 def test_an_algorithm_without_modes_has_one():
