@@ -96,6 +96,8 @@ def edge_rows(seeds: int) -> tuple[Row, ...]:
     )
 
 
+CLOSING = ('--final-episodes', '100')  # of a table: as many in every run, however long
+
 STUDIES = (
     Study(
         'groups', 'Game A: hunt, work, tempt', 'dilemmas', ('--graph', 'groups', '--total-steps', '24000'),
@@ -114,13 +116,14 @@ STUDIES = (
         ('--graph', 'offers', '--topology', 'ba'), 'optimality', factorial('0.18'),
     ),
     Study('prisoner', 'Prisoner', 'prisoner', (), 'return', factorial('0.4', learned=5)),
-    Study('jungle', 'Jungle, 20 agents, k = 3', 'jungle', (), 'reward', rows_that_decide(5, 5, 10)),
+    Study('jungle', 'Jungle, 20 agents, k = 3', 'jungle', CLOSING, 'reward', rows_that_decide(5, 5, 10)),
     Study(
-        'jungle-radius', 'Jungle, neighbours within 9 cells', 'jungle', ('--graph', 'radius'), 'reward', edge_rows(3),
+        'jungle-radius', 'Jungle, neighbours within 9 cells', 'jungle', ('--graph', 'radius', *CLOSING), 'reward',
+        edge_rows(3),
     ),
     Study(
         'jungle-gains', 'Jungle, half of the agents gain 6 from an attack', 'jungle',
-        ('--graph', 'radius', '--attack-gain-high', '6'), 'reward', edge_rows(3),
+        ('--graph', 'radius', '--attack-gain-high', '6', *CLOSING), 'reward', edge_rows(3),
     ),
     Study('traffic', 'Generated grid of signals', 'traffic', (), 'duration', edge_rows(1)[1:]),
 )  # fmt: skip
