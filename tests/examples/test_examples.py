@@ -26,6 +26,12 @@ TABLE = [
         ['--graphs', '2'],
         r'groups +2\.3333 +2\.3333 +1\.3333 .*\ndouble star +1\.7222 +1\.7222 +0\.9722 +0\.8889 .*\noffers, ring',
     ),
+    (
+        '06_trained_weights_in_your_gnn.py',
+        ['--steps', '2000', '--epochs', '20'],
+        r'LToS reaches -?\d\.\d\d .*\nits agents keep 0\.\d\d to 0\.\d\d .*\n'
+        r"weights learned by the layers +squared error .* \d\.\d+\nweights the trained policy's +squared error",
+    ),
 ]
 
 
