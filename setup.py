@@ -18,10 +18,15 @@ EXTRAS = {
         'scipy>=1.11',
     ],
     'dev': ['ruff>=0.6', 'mypy>=1.11', 'build>=1.2'],
+    'docs': ['sphinx>=8.1', 'furo>=2024.8', 'myst-nb>=1.1', 'pettingzoo>=1.24', 'mpe2>=1.0'],
 }
 EXTRAS['test'] += EXTRAS['plot']
-# `scatter` builds from source against an installed torch, and `wandb` needs an account: both are asked for by name.
-EXTRAS['all'] = sorted({req for extra, reqs in EXTRAS.items() if extra not in ('scatter', 'wandb') for req in reqs})
+EXTRAS['docs'] += EXTRAS['plot']
+# `scatter` builds from source against an installed torch, `wandb` needs an account, and the site is built for itself:
+# these are asked for by name.
+EXTRAS['all'] = sorted(
+    {req for extra, reqs in EXTRAS.items() if extra not in ('scatter', 'wandb', 'docs') for req in reqs}
+)
 
 setup(
     name='ltos_pyg',

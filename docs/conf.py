@@ -39,6 +39,7 @@ myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence']
 myst_heading_anchors = 3
 nb_execution_mode = 'cache'
 nb_execution_raise_on_error = True
+nb_execution_in_temp = True  # notebooks write files
 nb_execution_timeout = 120
 nb_merge_streams = True
 
