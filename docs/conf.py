@@ -42,6 +42,7 @@ nb_execution_raise_on_error = True
 nb_execution_in_temp = True  # notebooks write files
 nb_execution_timeout = 120
 nb_merge_streams = True
+nb_output_stderr = 'remove'  # progress bars
 
 
 def unlink_run_folders(app: Any, docname: str, source: list[str]) -> None:
