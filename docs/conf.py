@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import myst_nb.core.render
+
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / '_ext'), str(HERE.parent)]
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # also for the notebooks' kernels: the graphs are small
@@ -48,6 +50,20 @@ nb_output_stderr = 'remove'  # progress bars
 def unlink_run_folders(app: Any, docname: str, source: list[str]) -> None:
     """Links to folders of ``docs/results`` (data, not pages) work in a repository; on the site they are plain text."""
     source[0] = re.sub(r'\[([^\]]+)\]\(results(?:/[^)]*)?\)', r'`\1`', source[0])
+
+
+def join_streams(outputs: list[Any]) -> list[Any]:
+    """One output for all that a cell prints. myst-nb's own function breaks a line wherever the kernel flushed."""
+    joined: list[Any] = []
+    for output in outputs:
+        if output['output_type'] == 'stream' and joined and joined[-1].get('name') == output['name']:
+            joined[-1]['text'] += output['text']
+        else:
+            joined.append(output)
+    return joined
+
+
+myst_nb.core.render.coalesce_streams = join_streams
 
 
 def setup(app: Any) -> None:
