@@ -23,7 +23,7 @@ class ActorCriticConfig(OnPolicyConfig):
     """Options of the recurrent actor-critics."""
 
     lr: float = 5e-4  # RMSprop (decay 0.99, eps 1e-5), at the start; one gradient step a segment, through all of it
-    lr_end: float = 1.0  # its last value, as a part of the first
+    lr_final_fraction: float = 1.0  # its last value, as a part of the first
     entropy: float = 0.01  # weight of the policies' entropy
     value_coef: float = 0.25  # weight of the critic's squared error
     max_grad_norm: float = 40.0  # over all agents together
@@ -34,7 +34,7 @@ class ActorCriticConfig(OnPolicyConfig):
         super().__post_init__()
         check_range(self, 'hidden_channels', least=1)
         check_range(self, 'hidden_channels', most=LARGEST_WIDTH)
-        check_range(self, 'lr_end', least=0, most=1)
+        check_range(self, 'lr_final_fraction', least=0, most=1)
         check_range(self, 'alpha', least=0, most=1, none=', or be None for the whole graph')
         check_range(self, 'lr', 'max_grad_norm', above=0)
         check_range(self, 'entropy', 'value_coef', least=0)
@@ -42,16 +42,18 @@ class ActorCriticConfig(OnPolicyConfig):
 
 class RecurrentActorCritic(nn.Module):
     r"""For each agent by itself: observation to ReLU layer to LSTM; from its state the policy, and with the neighbours'
-    actions in their slots the value :math:`V_i(h_i, a_{\mathcal{N}_i})`. Orthogonal weights, zero biases.
+    actions the value :math:`V_i(h_i, a_{\mathcal{N}_i})`. Orthogonal weights, zero biases.
     """
 
-    def __init__(self, num_agents: int, in_channels: int, num_actions: int, slots: int, hidden_channels: int) -> None:
+    def __init__(
+        self, num_agents: int, in_channels: int, num_actions: int, max_neighbours: int, hidden_channels: int
+    ) -> None:
         super().__init__()
         self.sizes = num_agents, hidden_channels, num_actions
         self.obs = AgentLinear(num_agents, in_channels, hidden_channels)
         self.lstm = AgentLSTMCell(num_agents, hidden_channels, hidden_channels)
         self.actor = AgentLinear(num_agents, hidden_channels, num_actions, gain=0.01)  # near uniform at the start
-        self.critic: nn.Module = AgentLinear(num_agents, hidden_channels + slots * num_actions, 1)
+        self.critic: nn.Module = AgentLinear(num_agents, hidden_channels + max_neighbours * num_actions, 1)
 
     def initial(self, num_graphs: int) -> Memory:
         """Memory at the start of an episode."""
@@ -101,7 +103,7 @@ class ActorCritic(OnPolicy):
         self.distance: tuple[Tensor, Tensor, Tensor] | None = None  # edges, places and the spatial weights of them
 
     def build_network(self) -> RecurrentActorCritic:
-        sizes = self.num_agents, self.spec.num_features, self.spec.num_actions, self.slots
+        sizes = self.num_agents, self.spec.num_features, self.spec.num_actions, self.max_neighbours
         return RecurrentActorCritic(*sizes, self.config.hidden_channels)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -124,8 +126,8 @@ class ActorCritic(OnPolicy):
     def bootstrap(self, successor: Batch, memory: Memory) -> Tensor:
         view, layout, _ = self.view(successor)
         logits, after = self.network(view, memory)
-        action = softmax_choice(layout.gather(logits), 1.0, self.explore_rng, successor.get('action_mask'))
-        return self.network.value(after.h, view, self.hot(layout.spread(action), view)).unsqueeze(-1)
+        action = softmax_choice(layout.from_dense(logits), 1.0, self.explore_rng, successor.get('action_mask'))
+        return self.network.value(after.h, view, self.hot(layout.to_dense(action), view)).unsqueeze(-1)
 
     def loss(self, segment: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one segment, and what to log of it."""
@@ -150,7 +152,7 @@ class ActorCritic(OnPolicy):
         metrics = dict(
             zip(('policy_loss', 'value_loss', 'entropy'), (p.detach() / everyone for p in parts), strict=True)
         )
-        return loss, {'loss': loss.detach(), **metrics, 'unheard': s['unheard'].float().mean()}
+        return loss, {'loss': loss.detach(), **metrics, 'dropped_edges': s['dropped_edges'].float().mean()}
 
     def advantage(self, returns: Tensor, value: Tensor, policy: Tensor, view: View, hot: Tensor) -> Tensor:
         """How much better than usual the actions did, (n, G)."""
@@ -158,7 +160,7 @@ class ActorCritic(OnPolicy):
 
     def update(self) -> dict[str, float]:
         loss, metrics = self.loss(self.rollout.read())
-        lr_fraction = linear_schedule(1.0, self.config.lr_end, 1.0, self.progress)
+        lr_fraction = linear_schedule(1.0, self.config.lr_final_fraction, 1.0, self.progress)
         guarded_step(self.optimizer, self.modules(), loss, self.config.max_grad_norm, self.updates, lr_fraction)
         self.rollout.clear()
         self.update_more()

@@ -64,10 +64,10 @@ class Algorithm(ABC):
     def restart_episodes(self) -> None:
         """Tells that the environment starts new episodes without having ended the old ones."""
 
-    def start_play(self) -> None:  # noqa: B027 (most methods have no memory)
+    def reset_eval_state(self) -> None:  # noqa: B027 (most methods have no memory)
         """Tells that episodes without exploration begin: a method with memory forgets those before."""
 
-    def note_play(self, step: GraphStep) -> None:  # noqa: B027
+    def on_eval_step(self, step: GraphStep) -> None:  # noqa: B027
         """Tells what a decision without exploration led to: a method with memory forgets the episodes that ended."""
 
     @abstractmethod
@@ -83,7 +83,7 @@ class Algorithm(ABC):
         """Takes the networks of a saved state, to act."""
 
 
-class Inputs(nn.Module):
+class ObservationScaler(nn.Module):
     """Turns a snapshot's stored columns into what networks see: float32, times the scale that the env declares."""
 
     feature_scale: Tensor | None

@@ -34,13 +34,13 @@ class CocoQConfig:
     epsilon_start: float = 1.0  # chance of a random joint action at the start
     epsilon_end: float = 0.05
     epsilon_fraction: float = 0.3  # part of training over which it falls
-    play_temperature: float = 0.0  # without exploration: draw from softmax((Q_1 + Q_2) / this); 0: greedy
+    eval_temperature: float = 0.0  # without exploration: draw from softmax((Q_1 + Q_2) / this); 0: greedy
     max_states: int = 100_000  # rows of the table; a game with more is not for a table
 
     def __post_init__(self) -> None:
         check_range(self, 'total_steps', 'max_states', least=1)
         check_range(self, 'gamma', 'rate_power', 'epsilon_start', 'epsilon_end', 'epsilon_fraction', least=0, most=1)
-        check_range(self, 'play_temperature', least=0)
+        check_range(self, 'eval_temperature', least=0)
 
 
 def zero_sum_value(payoff: Array) -> float:
@@ -147,7 +147,7 @@ class CocoQ(Algorithm):
             rate = linear_schedule(c.epsilon_start, c.epsilon_end, c.epsilon_fraction, progress)
             joint = epsilon_greedy(q, rate, self.explore_rng, mask)
         else:
-            joint = softmax_choice(q, c.play_temperature, self.play_rng, mask)
+            joint = softmax_choice(q, c.eval_temperature, self.play_rng, mask)
         return Decision(torch.stack([joint // actions, joint % actions], dim=1).flatten().to(self.device))
 
     def _joint_mask(self, graph: Batch) -> Tensor | None:

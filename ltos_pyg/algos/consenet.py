@@ -69,8 +69,10 @@ class JointCritic(nn.Module):
 class JointNetwork(RecurrentActorCritic):
     """Recurrent actors on their own observations, beside :class:`JointCritic`."""
 
-    def __init__(self, num_agents: int, in_channels: int, num_actions: int, slots: int, hidden_channels: int) -> None:
-        super().__init__(num_agents, in_channels, num_actions, slots, hidden_channels)
+    def __init__(
+        self, num_agents: int, in_channels: int, num_actions: int, max_neighbours: int, hidden_channels: int
+    ) -> None:
+        super().__init__(num_agents, in_channels, num_actions, max_neighbours, hidden_channels)
         self.critic: Any = JointCritic(num_agents, in_channels, num_actions, hidden_channels)
 
     def value(self, h: Tensor, view: View, action: Tensor) -> Tensor:
@@ -109,7 +111,7 @@ class ConseNet(ActorCritic):
     matrix: Tensor | None = None  # (n, n), of the segment that is complete
 
     def build_network(self) -> RecurrentActorCritic:
-        sizes = self.num_agents, self.spec.num_features, self.spec.num_actions, self.slots
+        sizes = self.num_agents, self.spec.num_features, self.spec.num_actions, self.max_neighbours
         network = JointNetwork if self.config.critic == 'joint' else RecurrentActorCritic
         return network(*sizes, self.config.hidden_channels)
 

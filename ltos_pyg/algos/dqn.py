@@ -11,7 +11,7 @@ from torch_geometric.data import Batch
 
 from ltos_pyg.algos.base import Decision
 from ltos_pyg.algos.exploration import epsilon_greedy, linear_schedule, softmax_choice
-from ltos_pyg.algos.losses import double_q_value, follow, gap_to_best, masked, mean, td_loss, td_target
+from ltos_pyg.algos.losses import double_q_value, gap_to_best, gather_next_value, masked, mean, td_loss, td_target
 from ltos_pyg.algos.off_policy import OffPolicy, OffPolicyConfig
 from ltos_pyg.algos.team import REWARDS, reward_of
 from ltos_pyg.data import Transition
@@ -110,7 +110,7 @@ class DQN(OffPolicy):
                 q = self.q_values(self.network, graph, sharing)
                 return Decision(epsilon_greedy(q, self.epsilon(graph), self.explore_rng, mask), sharing)
             q = self.over_views(graph, lambda view: self.q_values(self.averaged, view, sharing))
-        return Decision(softmax_choice(q, self.config.play_temperature, self.play_rng, mask), sharing)
+        return Decision(softmax_choice(q, self.config.eval_temperature, self.play_rng, mask), sharing)
 
     def observe(self, graph: Batch, decision: Decision, step: GraphStep) -> None:
         kind = getattr(self.config, 'reward', 'own')
@@ -122,7 +122,9 @@ class DQN(OffPolicy):
         with torch.no_grad():
             online, target = (self.q_values(network, t.successor) for network in (self.network, self.target))
             best_by = online if self.config.double_q else target
-            next_value = follow(double_q_value(best_by, target, t.successor.get('action_mask')), t.successor_node)
+            next_value = gather_next_value(
+                double_q_value(best_by, target, t.successor.get('action_mask')), t.successor_node
+            )
             y = td_target(t.reward, t.discount, next_value)
         values = self.q_values(self.network, t.graph)
         q = values.gather(-1, t.action.unsqueeze(-1)).squeeze(-1)

@@ -138,7 +138,7 @@ class IP(OffPolicy):
             if explore:
                 return Decision(softmax_choice(self.log_policy(self.network, graph), 1.0, self.explore_rng, mask))
             logits = self.over_views(graph, lambda view: self.log_policy(self.averaged, view))
-        return Decision(softmax_choice(logits, self.config.play_temperature, self.play_rng, mask))
+        return Decision(softmax_choice(logits, self.config.eval_temperature, self.play_rng, mask))
 
     def relaxed(self, log_policy: Tensor) -> Tensor:
         """One action of each node as a one-hot (N, A), drawn from the policy, with the gradient of a softmax."""

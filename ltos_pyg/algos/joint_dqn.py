@@ -117,7 +117,7 @@ class JointDQN(DQN):
                 rate = self.epsilon(graph)[:: self.num_agents]
                 return Decision(self.decode(epsilon_greedy(q, rate, self.explore_rng, mask)))
             q = self.over_views(graph, lambda view: self.q_values(self.averaged, view, None))
-        return Decision(self.decode(softmax_choice(q, self.config.play_temperature, self.play_rng, mask)))
+        return Decision(self.decode(softmax_choice(q, self.config.eval_temperature, self.play_rng, mask)))
 
     def over_views(self, graph: Batch, values: Callable[[Batch], Tensor]) -> Tensor:
         if self.symmetries is None or not self.config.average_views:

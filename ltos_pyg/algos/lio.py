@@ -51,12 +51,17 @@ class LIOConfig(OnPolicyConfig):
 class LIONetwork(nn.Module):
     """For each agent by itself: a policy, what it pays whom, and values of what it gets with and without pay."""
 
-    def __init__(self, num_agents: int, in_channels: int, num_actions: int, slots: int, config: LIOConfig) -> None:
+    def __init__(
+        self, num_agents: int, in_channels: int, num_actions: int, max_neighbours: int, config: LIOConfig
+    ) -> None:
         super().__init__()
         n, c = num_agents, config
         self.policy = AgentMLP(n, [in_channels, *c.policy_channels, num_actions], gain=0.01)
         self.incentive = AgentMLP(
-            n, [in_channels + slots * num_actions, *c.incentive_channels, slots], bias=False, gain=0.01
+            n,
+            [in_channels + max_neighbours * num_actions, *c.incentive_channels, max_neighbours],
+            bias=False,
+            gain=0.01,
         )
         self.value = AgentMLP(n, [in_channels, *c.policy_channels, 2], gain=0.01)
         self.num_agents = n
@@ -213,7 +218,7 @@ class LIO(OnPolicy):
     ) -> None:
         super().__init__(spec, config, seed, device)
         lrs = {'value': config.lr_value}
-        if config.reward_max > 0 and self.slots > 0:  # else nobody pays, and no payer learns
+        if config.reward_max > 0 and self.max_neighbours > 0:  # else nobody pays, and no payer learns
             lrs['incentive'] = config.lr_reward
         groups = [{'params': list(self.network.get_submodule(name).parameters()), 'lr': lr} for name, lr in lrs.items()]
         self.optimizer = torch.optim.Adam(groups)
@@ -221,7 +226,7 @@ class LIO(OnPolicy):
         self.round: dict[str, Any] | None = None  # between its two segments: the first one's steps, epsilon and weights
 
     def build_network(self) -> LIONetwork:
-        sizes = self.num_agents, self.spec.num_features, self.spec.num_actions, self.slots
+        sizes = self.num_agents, self.spec.num_features, self.spec.num_actions, self.max_neighbours
         return LIONetwork(*sizes, self.config)
 
     # acting ------------------------------------------------------------------------------------------------------
@@ -285,8 +290,8 @@ class LIO(OnPolicy):
         self.rollout.clear()
         self.updates += 1
         received = (shaped - own).sum() / s.present.sum().clamp(min=1)
-        unheard = steps['unheard'].float().mean()
-        metrics |= {'value_loss': error.detach(), 'received': received, 'unheard': unheard}
+        dropped_edges = steps['dropped_edges'].float().mean()
+        metrics |= {'value_loss': error.detach(), 'received': received, 'dropped_edges': dropped_edges}
         return {name: float(value) for name, value in metrics.items()}
 
     def policy_weights(self) -> Weights:

@@ -15,16 +15,18 @@ class CommunicatingActorCritic(RecurrentActorCritic):
 
     .. math::
         \mathrm{ReLU}(W^x_i [o_i, o_j]), \quad \mathrm{ReLU}(W^p_i [\pi_j^{t-1}]), \quad
-        \mathrm{ReLU}(W^h_i [h_j^{t-1}]), \qquad j \in \mathcal{N}_i \text{ in their slots}
+        \mathrm{ReLU}(W^h_i [h_j^{t-1}]), \qquad j \in \mathcal{N}_i \text{ in the order of their numbers}
 
     An agent without neighbours has the first part alone.
     """
 
-    def __init__(self, num_agents: int, in_channels: int, num_actions: int, slots: int, hidden_channels: int) -> None:
-        super().__init__(num_agents, in_channels, num_actions, slots, hidden_channels)
-        self.obs = AgentLinear(num_agents, (1 + slots) * in_channels, hidden_channels)
-        self.fingerprint = AgentLinear(num_agents, slots * num_actions, hidden_channels)
-        self.message = AgentLinear(num_agents, slots * hidden_channels, hidden_channels)
+    def __init__(
+        self, num_agents: int, in_channels: int, num_actions: int, max_neighbours: int, hidden_channels: int
+    ) -> None:
+        super().__init__(num_agents, in_channels, num_actions, max_neighbours, hidden_channels)
+        self.obs = AgentLinear(num_agents, (1 + max_neighbours) * in_channels, hidden_channels)
+        self.fingerprint = AgentLinear(num_agents, max_neighbours * num_actions, hidden_channels)
+        self.message = AgentLinear(num_agents, max_neighbours * hidden_channels, hidden_channels)
         self.lstm = AgentLSTMCell(num_agents, 3 * hidden_channels, hidden_channels)
 
     def encode(self, view: View, memory: Memory) -> Tensor:
@@ -53,5 +55,5 @@ class NeurComm(ActorCritic):
     config: ActorCriticConfig
 
     def build_network(self) -> CommunicatingActorCritic:
-        sizes = self.num_agents, self.spec.num_features, self.spec.num_actions, self.slots
+        sizes = self.num_agents, self.spec.num_features, self.spec.num_actions, self.max_neighbours
         return CommunicatingActorCritic(*sizes, self.config.hidden_channels)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from ltos_pyg.algos.base import Algorithm, Decision, Inputs, guarded_step, new_weights, soft_update
+from ltos_pyg.algos.base import Algorithm, Decision, ObservationScaler, guarded_step, new_weights, soft_update
 from ltos_pyg.algos.exploration import linear_schedule
 from ltos_pyg.data import GraphReplay, Transition
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep, Symmetries
@@ -29,18 +29,20 @@ class OffPolicyConfig:
     n_step: int = 3  # rewards summed before the bootstrap
     batch_size: int = 32  # graphs per gradient step
     lr: float = 5e-4  # Adam, at the start
-    lr_end: float = 0.03  # its last value, as a part of the first
+    lr_final_fraction: float = 0.03  # its last value, as a part of the first
     tau: float = 0.01  # soft target update per gradient step
-    average: float = 0.999  # greedy actions come from a running average of the weights; 0: from the weights themselves
+    ema_decay: float = (
+        0.999  # greedy actions come from a running average of the weights; 0: from the weights themselves
+    )
     max_grad_norm: float = 10.0
     replay_size: int = 50_000  # graphs kept
     learning_starts: int = 1_000  # env steps before the first gradient step
-    steps_per_update: float = 32.0  # env steps per gradient step
+    train_freq: float = 32.0  # env steps per gradient step
     hidden_channels: int = 128
     encoder_channels: tuple[int, ...] = (512,)
     augment: bool = True  # train on random views, where the env declares symmetries
     average_views: bool = False  # act greedily on the mean over all views (as many times the work)
-    play_temperature: float = 0.0  # without exploration: draw from softmax(values / this); 0: the best action
+    eval_temperature: float = 0.0  # without exploration: draw from softmax(values / this); 0: the best action
     precision: Literal['float32', 'bf16'] = 'float32'  # bf16: the networks' matrix products under autocast
 
     def __post_init__(self) -> None:
@@ -55,9 +57,9 @@ class OffPolicyConfig:
             )
         check_range(self, 'encoder_channels', least=1)
         check_range(self, 'hidden_channels', 'encoder_channels', most=LARGEST_WIDTH)
-        check_range(self, 'gamma', 'tau', 'average', 'lr_end', least=0, most=1)
-        check_range(self, 'lr', 'steps_per_update', 'max_grad_norm', above=0)
-        check_range(self, 'play_temperature', least=0)
+        check_range(self, 'gamma', 'tau', 'ema_decay', 'lr_final_fraction', least=0, most=1)
+        check_range(self, 'lr', 'train_freq', 'max_grad_norm', above=0)
+        check_range(self, 'eval_temperature', least=0)
 
 
 class OffPolicy(Algorithm):
@@ -81,7 +83,7 @@ class OffPolicy(Algorithm):
     ) -> None:
         self.spec, self.config, self.device = spec, config, torch.device(device)
         self.env_steps = self.updates = 0
-        self.inputs = Inputs(spec).to(self.device)
+        self.inputs = ObservationScaler(spec).to(self.device)
         self.symmetries = Symmetries(spec.symmetries).to(self.device) if spec.symmetries else None
         with new_weights(seed):
             self.network = self.build_network().to(self.device)
@@ -135,7 +137,7 @@ class OffPolicy(Algorithm):
     @property
     def due_updates(self) -> int:
         c = self.config
-        due = max(0, int((self.env_steps - c.learning_starts) / c.steps_per_update) - self.updates)
+        due = max(0, int((self.env_steps - c.learning_starts) / c.train_freq) - self.updates)
         return due if due == 0 or self.replay.num_transitions(c.n_step) > 0 else 0
 
     def update(self) -> dict[str, float]:
@@ -170,12 +172,12 @@ class OffPolicy(Algorithm):
 
     def update_average(self) -> None:
         r"""Running average :math:`\bar\theta \leftarrow \beta \bar\theta + (1 - \beta) \theta`, shorter at first."""
-        beta = min(self.config.average, self.updates / (self.updates + 10))
+        beta = min(self.config.ema_decay, self.updates / (self.updates + 10))
         soft_update(self.averaged, self.network, 1 - beta)
 
     def step_optimizer(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         """One guarded step at the schedule's learning rate."""
-        lr_fraction = linear_schedule(1.0, self.config.lr_end, 1.0, self.progress)
+        lr_fraction = linear_schedule(1.0, self.config.lr_final_fraction, 1.0, self.progress)
         guarded_step(optimizer, self.modules(), loss, self.config.max_grad_norm, self.updates, lr_fraction)
 
     # saving ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch_geometric.data import Batch
 
-from ltos_pyg.algos.base import Algorithm, Decision, Inputs, new_weights
+from ltos_pyg.algos.base import Algorithm, Decision, ObservationScaler, new_weights
 from ltos_pyg.algos.exploration import softmax_choice
 from ltos_pyg.data import Rollout
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
@@ -30,20 +30,20 @@ class OnPolicyConfig:
     rollout_steps: int = 20  # steps of a segment, in every graph
     reward_norm: float = 1.0  # rewards are divided by it
     max_agents: int | None = None  # agents with networks of their own; None: as many as the env has nodes at most
-    slots: int | None = None  # neighbours that an agent can tell apart; None: all others
-    play_temperature: float = 0.0  # without exploration: 0: the likeliest action; 1: draw from the policy
+    max_neighbours: int | None = None  # neighbours that an agent can tell apart; None: all others
+    eval_temperature: float = 0.0  # without exploration: 0: the likeliest action; 1: draw from the policy
 
     def __post_init__(self) -> None:
         check_range(self, 'total_steps', 'rollout_steps', least=1)
         check_range(self, 'max_agents', least=1, none=', or None')
-        check_range(self, 'slots', least=0, none=', or None')
+        check_range(self, 'max_neighbours', least=0, none=', or None')
         check_range(self, 'gamma', least=0, most=1)
         check_range(self, 'reward_norm', above=0)
-        check_range(self, 'play_temperature', least=0)
+        check_range(self, 'eval_temperature', least=0)
 
 
 class View(NamedTuple):
-    """A batch of graphs in the agent layout: n agents, G graphs, K slots."""
+    """A batch of graphs in the agent layout: n agents, G graphs, K neighbours at most."""
 
     x: Tensor  # (n, G, F)
     rows: Tensor  # (n G, K): who is in which slot, see `AgentLayout.neighbour_rows`
@@ -67,9 +67,9 @@ class OnPolicy(Algorithm):
     """Plays segments of ``rollout_steps`` steps in every graph; a method learns from each once and drops it.
 
     A network belongs to an agent's number (its place in the graph, or ``node_id`` where agents come and go), so agents
-    can neither be more than ``max_agents`` nor swap numbers. An agent hears at most ``slots`` neighbours, in the order
-    of their numbers; edges beyond that are not heard, and their count is logged as ``unheard``. What an agent remembers
-    starts as zeros with each episode, and whenever it was away.
+    can neither be more than ``max_agents`` nor swap numbers. An agent receives messages from at most ``max_neighbours``
+    neighbours, in the order of their numbers; the number of edges beyond that is logged as ``dropped_edges``. Recurrent
+    states are zero at the start of each episode, and when an agent returns.
     """
 
     config: Any
@@ -79,8 +79,8 @@ class OnPolicy(Algorithm):
         self.spec, self.config, self.device = spec, config, torch.device(device)
         self.env_steps = self.updates = 0
         self.num_agents = config.max_agents or spec.max_nodes
-        self.slots = self.num_agents - 1 if config.slots is None else config.slots
-        self.inputs = Inputs(spec).to(self.device)
+        self.max_neighbours = self.num_agents - 1 if config.max_neighbours is None else config.max_neighbours
+        self.inputs = ObservationScaler(spec).to(self.device)
         with new_weights(seed):
             self.network = self.build_network().to(self.device)
         self.explore_rng = generator(seed, 'explore', self.device)
@@ -123,12 +123,16 @@ class OnPolicy(Algorithm):
         """A batch in the agent layout, and how many edges found no slot."""
         layout = self.layout(graph)
         x, edge_index, _ = self.inputs(graph)
-        rows, unheard = layout.neighbour_rows(edge_index, self.slots)
+        rows, dropped_edges = layout.neighbour_rows(edge_index, self.max_neighbours)
         mask = graph.get('action_mask')
         if mask is None:
             mask = torch.ones(len(x), self.spec.num_actions, dtype=torch.bool, device=x.device)
         present = layout.present()
-        return View(layout.spread(x), rows, present, layout.spread(mask) | ~present.unsqueeze(-1)), layout, unheard
+        return (
+            View(layout.to_dense(x), rows, present, layout.to_dense(mask) | ~present.unsqueeze(-1)),
+            layout,
+            dropped_edges,
+        )
 
     def remember(self, memory: Memory | None, num_graphs: int) -> Memory:
         """The memory to act on; an empty one where episodes begin."""
@@ -142,17 +146,17 @@ class OnPolicy(Algorithm):
         view, layout, _ = self.view(graph)
         memory = self.remember(self.memory if explore else self.play_memory, graph.num_graphs)
         logits, after = self.policy(view, memory, explore)
-        logits, mask = layout.gather(logits), graph.get('action_mask')
+        logits, mask = layout.from_dense(logits), graph.get('action_mask')
         if explore:
             self.memory, self.after = memory, after
             return Decision(softmax_choice(logits, 1.0, self.explore_rng, mask))
         self.play_memory = after
-        return Decision(softmax_choice(logits, self.config.play_temperature, self.play_rng, mask))
+        return Decision(softmax_choice(logits, self.config.eval_temperature, self.play_rng, mask))
 
-    def start_play(self) -> None:
+    def reset_eval_state(self) -> None:
         self.play_memory = None
 
-    def note_play(self, step: GraphStep) -> None:
+    def on_eval_step(self, step: GraphStep) -> None:
         if self.play_memory is not None:
             self.play_memory = self.play_memory.where(~step.ended.to(self.device))
 
@@ -164,19 +168,19 @@ class OnPolicy(Algorithm):
             raise ValueError("'decision' must come from act(graph, explore=True), whose memory it continues")
         check_finite('reward', step.reward)
         graph, successor = graph.to(self.device), step.successor.to(self.device)
-        view, layout, unheard = self.view(graph)
+        view, layout, dropped_edges = self.view(graph)
         then = self.layout(successor).present()
         goes_on = view.present & then & ~step.ended.to(self.device)
-        reward = layout.spread(step.reward.to(self.device, torch.float32))
+        reward = layout.to_dense(step.reward.to(self.device, torch.float32))
         if len(self.rollout) == 0:
             self.start = self.memory
         self.rollout.push(
             **view._asdict(),
-            action=layout.spread(decision.action.to(self.device)),
+            action=layout.to_dense(decision.action.to(self.device)),
             reward=self.learning_reward(graph, layout, reward) / self.config.reward_norm,
             bootstrap=self.bootstrap_if_needed(successor, step, self.after),
             goes_on=goes_on,
-            unheard=unheard,
+            dropped_edges=dropped_edges,
         )
         self.memory, self.after = self.after.where(goes_on), None
         self.env_steps += graph.num_graphs
@@ -247,4 +251,4 @@ class OnPolicy(Algorithm):
         self.env_steps, self.updates = state['env_steps'], state['updates']
         for name, module in self.modules().items():
             module.load_state_dict(state['modules'][name])
-        self.start_play()
+        self.reset_eval_state()

@@ -51,7 +51,7 @@ def main(args: Sequence[str]) -> int:
         spec = env.spec
     algorithm = load_algorithm(config, spec, options.folder)
     if options.temperature is not None:
-        algorithm.config = dataclasses.replace(algorithm.config, play_temperature=options.temperature)
+        algorithm.config = dataclasses.replace(algorithm.config, eval_temperature=options.temperature)
     config = dataclasses.replace(config, env=other_options(config.env, options.env))
     make_env = scenario.make_env(config)
     with closing(make_env(1)) as env:

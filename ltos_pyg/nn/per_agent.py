@@ -50,34 +50,34 @@ class AgentLayout:
         """Rows of the flat layout, n G."""
         return self.num_agents * self.num_graphs
 
-    def spread(self, value: Tensor) -> Tensor:
-        """(N, …) to (n, G, …), zeros where nobody is."""
+    def to_dense(self, value: Tensor) -> Tensor:
+        """(N, …) to (n, G, …), zeros for absent agents."""
         flat = value.new_zeros(self.rows, *value.shape[1:]).index_copy(0, self.place, value)
         return flat.view(self.num_agents, self.num_graphs, *value.shape[1:])
 
-    def gather(self, dense: Tensor) -> Tensor:
+    def from_dense(self, dense: Tensor) -> Tensor:
         """(n, G, …) to (N, …)."""
         return dense.flatten(0, 1).index_select(0, self.place)
 
     def present(self) -> Tensor:
-        """(n, G) bool: who is there."""
-        return self.spread(torch.ones_like(self.place, dtype=torch.bool))
+        """(n, G) bool: whether each agent is present."""
+        return self.to_dense(torch.ones_like(self.place, dtype=torch.bool))
 
-    def neighbour_rows(self, edge_index: Tensor, slots: int) -> tuple[Tensor, Tensor]:
-        r"""Who is in which slot of whom: the in-neighbours of each agent, in the order of their numbers.
+    def neighbour_rows(self, edge_index: Tensor, max_neighbours: int) -> tuple[Tensor, Tensor]:
+        r"""The in-neighbours of each agent, in the order of their numbers.
 
         Returns:
-            Rows of the flat layout :math:`(n G, K)`, with ``rows`` in an empty slot; and how many edges found no slot
-            and are not heard.
+            Rows of the flat layout :math:`(n G, K)`, with ``rows`` where there are fewer than
+            K; and the number of edges beyond the K of an agent, which are dropped.
         """
         sender, receiver = self.place[edge_index]
         order = (receiver * self.rows + sender).argsort()
         sender, receiver = sender[order], receiver[order]
         first = torch.searchsorted(receiver, receiver)
         rank = torch.arange(len(receiver), device=receiver.device) - first
-        table = torch.full((self.rows, slots + 1), self.rows, dtype=torch.int64, device=receiver.device)
-        table[receiver, rank.clamp(max=slots)] = sender  # whoever has no slot goes to the last column
-        return table[:, :slots], (rank >= slots).sum()
+        table = torch.full((self.rows, max_neighbours + 1), self.rows, dtype=torch.int64, device=receiver.device)
+        table[receiver, rank.clamp(max=max_neighbours)] = sender  # dropped edges go to the last column
+        return table[:, :max_neighbours], (rank >= max_neighbours).sum()
 
 
 def gather_slots(value: Tensor, rows: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ DILEMMAS = Scenario(
         'huber': None,
         'replay_size': 50_000,
         'learning_starts': 500,
-        'steps_per_update': 16.0,
+        'train_freq': 16.0,
         'epsilon_end': 0.05,
     },
     presets={('ltos', 'paper'): PAPER_LTOS},

@@ -52,7 +52,7 @@ JUNGLE = Scenario(
         'action_gap': 0.5,
         'average_views': True,
         'encoder_channels': (256,),
-        'steps_per_update': 16.0,
+        'train_freq': 16.0,
     },
     presets={
         ('ltos', 'paper'): PAPER_DGN | PAPER_LTOS | {'env': {'edge_features': False}},
@@ -60,13 +60,13 @@ JUNGLE = Scenario(
         ('dqn', 'paper'): PAPER_DGN,
         ('fixed_ltos', 'paper'): PAPER_DGN | {'kept': 0.8},
         # On-policy: one gradient step a segment, so few graphs at once, or there are few gradient steps.
-        ('neurcomm', 'default'): {'num_envs': 8, 'rollout_steps': 10, 'slots': 8, 'reward_norm': 5.0},
-        ('consenet', 'default'): {'num_envs': 8, 'rollout_steps': 10, 'slots': 8},
+        ('neurcomm', 'default'): {'num_envs': 8, 'rollout_steps': 10, 'max_neighbours': 8, 'reward_norm': 5.0},
+        ('consenet', 'default'): {'num_envs': 8, 'rollout_steps': 10, 'max_neighbours': 8},
         ('consenet', 'reference'): (
-            {'num_envs': 8, 'rollout_steps': 10, 'slots': 8, 'reward_norm': 5.0} | REFERENCE_CONSENET
+            {'num_envs': 8, 'rollout_steps': 10, 'max_neighbours': 8, 'reward_norm': 5.0} | REFERENCE_CONSENET
         ),
         # LIO: an odd number of segments an episode, or policies would learn from every other one alone.
-        ('lio', 'default'): {'num_envs': 8, 'rollout_steps': 8, 'slots': 8, 'pay_cost': 1e-4},
+        ('lio', 'default'): {'num_envs': 8, 'rollout_steps': 8, 'max_neighbours': 8, 'pay_cost': 1e-4},
         ('ip', 'default'): {'aggr': 'mean'},
     },
 )

@@ -11,8 +11,8 @@ PAPER_DGN: dict[str, Any] = {
     'double_q': False,
     'huber': None,
     'lr': 1e-4,
-    'lr_end': 1.0,
-    'average': 0.0,
+    'lr_final_fraction': 1.0,
+    'ema_decay': 0.0,
     'augment': False,
     'average_views': False,
     'action_gap': 0.0,
@@ -35,7 +35,7 @@ PAPER_LTOS: dict[str, Any] = {
     'noise_received': 0.25,
     'noise_local': 1.0,
     'hold_steps': 15,
-    'steps_per_update': 4.0,
+    'train_freq': 4.0,
 }
 
 # ConseNet as in the code of NeurComm's authors.

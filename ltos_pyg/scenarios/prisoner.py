@@ -51,14 +51,14 @@ PRISONER = Scenario(
         'lr': 1e-3,
         'replay_size': 5_000,
         'learning_starts': 500,
-        'steps_per_update': 16.0,
+        'train_freq': 16.0,
         'epsilon_end': 0.05,
     },
     presets={
         ('ltos', 'default'): {'total_steps': 12_000},  # it needs no more; the others get 20,000
         ('ltos_edge', 'default'): {'total_steps': 12_000},
         ('ltos', 'paper'): PAPER_LTOS,
-        ('qmix', 'default'): {'steps_per_update': 4.0},  # with fewer, a mixing weight often dies, see deviations.md
+        ('qmix', 'default'): {'train_freq': 4.0},  # with fewer, a mixing weight often dies, see deviations.md
         ('fixed_ltos', 'default'): {'kept': 0.4},  # at one half, cooperation and a way out of it are worth the same
         ('neurcomm', 'default'): {'rollout_steps': 10, 'alpha': 1.0},  # the sum of both rewards
         ('consenet', 'default'): {'rollout_steps': 5, 'entropy': 0.03, 'critic_lr': 4.0},

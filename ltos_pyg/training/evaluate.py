@@ -211,7 +211,7 @@ class SwitchTally:
             return
         algorithm, action = self.algorithm, decision.action
         graph = graph.to(action.device)
-        if algorithm.config.play_temperature > 0:
+        if algorithm.config.eval_temperature > 0:
             action = algorithm.greedy_action(graph, decision.sharing)
         weight = pending.double() * (1 if early else SWITCH_EVERY)
         self.weight += weight
@@ -299,7 +299,7 @@ def evaluate(
     check_weights(algorithm)
     num_graphs = env.spec.num_envs
     graph = env.reset(seed)
-    algorithm.start_play()
+    algorithm.reset_eval_state()
     tally, by_node = EpisodeTally(num_graphs), KeptByNode()
     switched = SwitchTally(algorithm, num_graphs) if switches else None
     pending = torch.ones(num_graphs, dtype=torch.bool)
@@ -314,7 +314,7 @@ def evaluate(
             if decision.sharing is not None:
                 by_node.step(graph, decision.sharing, pending)
             step = check_step(env.step(decision.action), env)
-            algorithm.note_play(step)
+            algorithm.on_eval_step(step)
             tally.step(graph, step.reward, step.info, decision.sharing)
             ended = step.ended.cpu() & pending
             if bool(ended.any()):

@@ -30,7 +30,7 @@ class Policy:
 
     def reset(self) -> None:
         """New episodes begin: a method with memory forgets those before."""
-        self.algorithm.start_play()
+        self.algorithm.reset_eval_state()
 
     @torch.no_grad()
     def __call__(self, graph: Data | Batch) -> tuple[Tensor, Sharing | None]:

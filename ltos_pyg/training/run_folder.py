@@ -37,7 +37,14 @@ except ImportError:  # no such locks on Windows: two processes in one folder are
 
 # Options of earlier versions by their names of today.
 RENAMED: dict[str, dict[str, str]] = {
-    'algorithm': {'own': 'kept'},  # of fixed_ltos
+    'algorithm': {
+        'own': 'kept',  # of fixed_ltos
+        'average': 'ema_decay',
+        'lr_end': 'lr_final_fraction',
+        'steps_per_update': 'train_freq',
+        'play_temperature': 'eval_temperature',
+        'slots': 'max_neighbours',
+    },
     'env': {},
     'train': {},
 }

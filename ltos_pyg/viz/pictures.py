@@ -117,13 +117,13 @@ def _greedy_steps(
 ) -> Iterator[tuple[Any, Decision, str]]:
     """What each step of one greedy episode starts from, what is decided there, and a title."""
     graph = env.reset(seed)
-    algorithm.start_play()
+    algorithm.reset_eval_state()
     total, played = 0.0, 0
     while steps is None or played < steps:
         decision = algorithm.act(graph)
         yield graph, decision, f'step {played}   return {total:.2f} an agent'
         step = env.step(decision.action)
-        algorithm.note_play(step)
+        algorithm.on_eval_step(step)
         total += float(step.reward.mean())
         played += 1
         if bool(step.ended.any()):

@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {
     'lr': 1e-2,
     'replay_size': 200,
     'learning_starts': 8,
-    'steps_per_update': 3.0,
+    'train_freq': 3.0,
     'hidden_channels': 16,
     'encoder_channels': (16,),
     'num_layers': 1,

@@ -18,7 +18,7 @@ NETWORKED: dict[str, dict[str, Any]] = {
     'lio': {'policy_channels': (8,), 'incentive_channels': (8,), 'rollout_steps': 4, 'lr_reward': 1e-2},
     'ip': {
         'hidden_channels': 8, 'encoder_channels': (8,), 'batch_size': 4, 'replay_size': 200, 'learning_starts': 8,
-        'steps_per_update': 8.0,
+        'train_freq': 8.0,
     },
 }  # fmt: skip
 

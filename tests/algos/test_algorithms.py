@@ -71,7 +71,7 @@ def test_every_algorithm_acts_observes_and_updates(variant):
 @every_variant
 def test_nothing_is_learned_before_there_is_anything_to_learn_from(variant):
     env = jungle()
-    algo = make(variant, env, learning_starts=0, n_step=3, steps_per_update=4.0)
+    algo = make(variant, env, learning_starts=0, n_step=3, train_freq=4.0)
     Loop(algo, env).until(3)
     assert algo.env_steps == 12  # three pushes make one frame with a whole future; the updates that waited follow
     assert algo.updates == 3
@@ -380,7 +380,7 @@ def test_features_of_any_dtype_are_taken():
         ('dqn', {'epsilon_fraction': 1.5}, r"'epsilon_fraction' must lie in \[0, 1\] \(got 1.5\)"),
         ('dqn', {'lr': 0.0}, r"'lr' must be above 0 \(got 0.0\)"),
         ('dqn', {'lr': float('nan')}, r"'lr' must be above 0 \(got nan\)"),
-        ('dqn', {'steps_per_update': -1.0}, r"'steps_per_update' must be above 0 \(got -1.0\)"),
+        ('dqn', {'train_freq': -1.0}, r"'train_freq' must be above 0 \(got -1.0\)"),
         ('dqn', {'n_step': 0}, r"'n_step' must be at least 1 \(got 0\)"),
         ('dqn', {'batch_size': 0}, r"'batch_size' must be at least 1 \(got 0\)"),
         ('dqn', {'learning_starts': -1}, r"'learning_starts' must be at least 0 \(got -1\)"),
@@ -421,5 +421,5 @@ def test_an_option_that_does_not_exist_is_refused():
 
 
 def test_the_learning_rate_falls_to_its_end_with_training():
-    algo = trained('dgn', 2, lr=1e-2, lr_end=0.1, total_steps=40)
+    algo = trained('dgn', 2, lr=1e-2, lr_final_fraction=0.1, total_steps=40)
     assert algo.optimizer.param_groups[0]['lr'] == pytest.approx(1e-2 * (1 - 0.9 * algo.progress))

@@ -134,7 +134,7 @@ def test_the_prisoners_values_are_learned(gamma):
     payments = algo.side_payments(graph).view(8, 2)
     assert payments.abs().max() < 0.05  # a fair game needs none
     assert payments.sum(1).abs().max() < 1e-9
-    algo.config = dataclasses.replace(algo.config, play_temperature=10.0)  # they belong to the best, whatever is played
+    algo.config = dataclasses.replace(algo.config, eval_temperature=10.0)  # they belong to the best, whatever is played
     assert torch.equal(algo.side_payments(graph).view(8, 2), payments)
 
 
@@ -328,7 +328,7 @@ def test_there_must_be_something_to_learn_from():
         ({'gamma': 1.5}, r"'gamma' must lie in \[0, 1\] \(got 1.5\)"),
         ({'rate_power': -0.1}, r"'rate_power' must lie in \[0, 1\]"),
         ({'epsilon_end': float('nan')}, r"'epsilon_end' must lie in \[0, 1\] \(got nan\)"),
-        ({'play_temperature': -1.0}, r"'play_temperature' must be at least 0 \(got -1.0\)"),
+        ({'eval_temperature': -1.0}, r"'eval_temperature' must be at least 0 \(got -1.0\)"),
         ({'max_states': 0}, r"'max_states' must be at least 1 \(got 0\)"),
     ],
 )

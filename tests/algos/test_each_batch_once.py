@@ -9,7 +9,7 @@ import torch
 from algos_zoo import make
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ltos_pyg.algos.base import Inputs
+from ltos_pyg.algos.base import ObservationScaler
 from ltos_pyg.envs import JungleEnv
 from ltos_pyg.nn import check_sharing, constant_sharing
 from ltos_pyg.nn.validation import check_edge_index, trust_edges
@@ -29,8 +29,8 @@ class EdgeChecks(TorchDispatchMode):
 def scalings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The batches that were scaled."""
     seen: list[Any] = []
-    scale = Inputs.scale
-    monkeypatch.setattr(Inputs, 'scale', lambda self, graph: seen.append(graph) or scale(self, graph))
+    scale = ObservationScaler.scale
+    monkeypatch.setattr(ObservationScaler, 'scale', lambda self, graph: seen.append(graph) or scale(self, graph))
     return seen
 
 
@@ -66,7 +66,7 @@ def test_an_update_computes_the_same_as_when_every_layer_looks_again(monkeypatch
     once, _ = ready('ltos search')
     again, _ = ready('ltos search')
     again.update()
-    monkeypatch.setattr(Inputs, 'forward', Inputs.scale)
+    monkeypatch.setattr(ObservationScaler, 'forward', ObservationScaler.scale)
     once.update()
     for name, module in once.modules().items():
         for a, b in zip(module.state_dict().values(), again.modules()[name].state_dict().values(), strict=True):

@@ -175,7 +175,9 @@ class MatchUnheard(Match):
 def test_an_agent_answers_for_the_neighbours_who_hear_it(game, low, high):
     """Its own reward is always 0, so only the neighbour's value can teach it."""
     env = VectorGraphEnv(game, 8)
-    algo = make('ip', env, lr=5e-3, hidden_channels=16, batch_size=16, total_steps=4_000, lr_end=1.0, beta=0.05)
+    algo = make(
+        'ip', env, lr=5e-3, hidden_channels=16, batch_size=16, total_steps=4_000, lr_final_fraction=1.0, beta=0.05
+    )
     Loop(algo, env).until(300)
     graph = env.reset(3)
     with torch.no_grad():

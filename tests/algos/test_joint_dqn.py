@@ -198,7 +198,7 @@ def test_the_prisoners_start_is_worth_half_of_the_joint_optimum():
     env = PrisonerEnv(16)
     options = {'total_steps': 20_000, 'gamma': 0.99, 'batch_size': 64, 'lr': 2e-3, 'replay_size': 5_000}
     config = JointDQNConfig(
-        **options, n_step=1, steps_per_update=16, hidden_channels=32, encoder_channels=(32,), tau=0.05, epsilon_end=0.5
+        **options, n_step=1, train_freq=16, hidden_channels=32, encoder_channels=(32,), tau=0.05, epsilon_end=0.5
     )
     algo = Loop(JointDQN(env.spec, config), env).until(1_100).algo
     start = env.reset(0)

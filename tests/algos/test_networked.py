@@ -99,12 +99,12 @@ def test_an_episode_that_ends_is_forgotten_in_play(variant):
     for _ in range(Path3.horizon):
         algo.act(graph)
         step = env.step(torch.zeros(3, dtype=torch.int64))
-        algo.note_play(step)
+        algo.on_eval_step(step)
     assert step.truncated.all()
     assert all((part == 0).all() for part in algo.play_memory)
     algo.act(graph)
     memory = algo.play_memory
-    algo.start_play()
+    algo.reset_eval_state()
     algo.act(graph)
     assert all(map(torch.equal, memory, algo.play_memory))
     assert torch.isfinite(first).all()
@@ -148,9 +148,9 @@ def test_an_agent_without_a_network_is_refused(variant):
 @own_networks
 def test_jungle_is_played(variant):
     env = JungleEnv(num_envs=2, num_agents=5, num_foods=4, size=8, horizon=12)
-    loop = Loop(make(variant, env, slots=2), env).until(4)
+    loop = Loop(make(variant, env, max_neighbours=2), env).until(4)
     assert all(np.isfinite(value) for row in loop.metrics for value in row.values())
-    assert max(row['unheard'] for row in loop.metrics) > 0  # five agents, two slots
+    assert max(row['dropped_edges'] for row in loop.metrics) > 0  # five agents, two slots
 
 
 @own_networks
@@ -218,10 +218,10 @@ def test_permuting_the_agents_and_their_parameters_permutes_the_policy(variant):
     logits = []
     for a, graph in zip((algo, other), graphs, strict=True):
         view, layout, _ = a.view(graph)
-        logits.append(layout.gather(a.policy(view, a.network.initial(1), False)[0]))
+        logits.append(layout.from_dense(a.policy(view, a.network.initial(1), False)[0]))
     torch.testing.assert_close(logits[0], logits[1])
     view, layout, _ = algo.view(graphs[1])
-    assert not torch.allclose(logits[0], layout.gather(algo.policy(view, algo.network.initial(1), False)[0]))
+    assert not torch.allclose(logits[0], layout.from_dense(algo.policy(view, algo.network.initial(1), False)[0]))
 
 
 @every
@@ -247,7 +247,7 @@ def singles(batch: Any) -> list[Any]:
 def policy_of(algo: Any, graph: Any) -> Any:
     view, layout, _ = algo.view(graph)
     _, memory = algo.policy(view, algo.network.initial(graph.num_graphs), False)
-    return layout.gather(algo.policy(view, memory, False)[0])  # the second step hears what was said at the first
+    return layout.from_dense(algo.policy(view, memory, False)[0])  # the second step hears what was said at the first
 
 
 @pytest.mark.parametrize(
@@ -255,15 +255,15 @@ def policy_of(algo: Any, graph: Any) -> Any:
     [
         ('neurcomm', {'gamma': 2.0}, r"'gamma' must lie in \[0, 1\] \(got 2.0\)"),
         ('neurcomm', {'rollout_steps': 0}, r"'rollout_steps' must be at least 1 \(got 0\)"),
-        ('neurcomm', {'slots': -1}, r"'slots' must be at least 0, or None \(got -1\)"),
+        ('neurcomm', {'max_neighbours': -1}, r"'max_neighbours' must be at least 0, or None \(got -1\)"),
         ('neurcomm', {'max_agents': 0}, r"'max_agents' must be at least 1, or None \(got 0\)"),
         ('neurcomm', {'reward_norm': 0.0}, r"'reward_norm' must be above 0 \(got 0.0\)"),
         ('neurcomm', {'alpha': 1.5}, r"'alpha' must lie in \[0, 1\], or be None .* \(got 1.5\)"),
         ('neurcomm', {'entropy': -1.0}, r"'entropy' must be at least 0 \(got -1.0\)"),
         ('neurcomm', {'lr': 0.0}, r"'lr' must be above 0 \(got 0.0\)"),
-        ('neurcomm', {'lr_end': 2.0}, r"'lr_end' must lie in \[0, 1\] \(got 2.0\)"),
+        ('neurcomm', {'lr_final_fraction': 2.0}, r"'lr_final_fraction' must lie in \[0, 1\] \(got 2.0\)"),
         ('neurcomm', {'hidden_channels': 0}, r"'hidden_channels' must be at least 1 \(got 0\)"),
-        ('neurcomm', {'play_temperature': -1.0}, r"'play_temperature' must be at least 0 \(got -1.0\)"),
+        ('neurcomm', {'eval_temperature': -1.0}, r"'eval_temperature' must be at least 0 \(got -1.0\)"),
         ('consenet', {'critic': 'best'}, r"'critic' must be one of \('joint', 'recurrent'\) \(got 'best'\)"),
         ('consenet', {'consensus': 'mean'}, r"'consensus' must be one of \('metropolis', 'uniform'\) \(got 'mean'\)"),
         ('consenet', {'critic_lr': 0.0}, r"'critic_lr' must be above 0 \(got 0.0\)"),

@@ -82,7 +82,7 @@ def test_without_edges_it_is_independent_recurrent_actor_critic(variant):
             expected += (-advantage * log + 0.25 * (returns - values) ** 2 - 0.1 * entropies).mean() / 2
     loss, metrics = algo.loss(s)
     assert_close(loss, expected)
-    assert_close(metrics['unheard'].item(), 0.0)
+    assert_close(metrics['dropped_edges'].item(), 0.0)
 
 
 def test_the_bootstrap_is_the_value_of_the_true_successor():

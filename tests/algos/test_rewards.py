@@ -42,7 +42,7 @@ def test_the_replay_holds_what_is_maximised(algo, make_env):
     drawn = {}
     for kind in ('own', 'neighbourhood', 'team'):
         # steps until the first update are random, so all three play alike
-        learner = trained(algo, 1, make_env, reward=kind, n_step=1, learning_starts=80, steps_per_update=1.0)
+        learner = trained(algo, 1, make_env, reward=kind, n_step=1, learning_starts=80, train_freq=1.0)
         drawn[kind] = learner.replay.sample(32, torch.Generator().manual_seed(0), 1, 0.9)
     own = drawn['own']
     for kind in ('neighbourhood', 'team'):

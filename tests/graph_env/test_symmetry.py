@@ -100,7 +100,7 @@ def test_training_on_views_is_an_option_and_draws_from_its_own_stream():
     losses = {}
     for augment in (True, False):
         env = JungleEnv(num_envs=4, num_agents=5, seed=0)
-        learner = cls(env.spec, config(**SMALL, augment=augment, steps_per_update=4), 0)
+        learner = cls(env.spec, config(**SMALL, augment=augment, train_freq=4), 0)
         graph = env.reset(0)
         for _ in range(10):
             decision = learner.act(graph, explore=True)

@@ -29,20 +29,20 @@ def test_a_layout_is_a_table_of_agents_and_graphs():
         star([0, 1, 2, 3]), Snapshot(x=torch.tensor([[5.0]]), edge_index=STAR[:, :0], node_id=torch.tensor([2]))
     )
     layout = AgentLayout.of(graph, 5)
-    dense = layout.spread(graph.x)
+    dense = layout.to_dense(graph.x)
     assert dense[..., 0].tolist() == [[10, 0], [11, 0], [12, 5], [13, 0], [0, 0]]
     assert layout.present().tolist() == [[True, False], [True, False], [True, True], [True, False], [False, False]]
-    assert torch.equal(layout.gather(dense), graph.x)
+    assert torch.equal(layout.from_dense(dense), graph.x)
     by_place = AgentLayout.of(graph, 5, by_place=True)
-    assert by_place.spread(graph.x)[0, :, 0].tolist() == [10, 5]
+    assert by_place.to_dense(graph.x)[0, :, 0].tolist() == [10, 5]
 
 
 def test_slots_hold_neighbours_in_the_order_of_their_numbers():
     layout = AgentLayout.of(batch(star([3, 2, 0, 1])), 4)  # agent 3 hears agents 2, 0 and 1; agent 0 hears 3
-    rows, unheard = layout.neighbour_rows(STAR, 2)
+    rows, dropped_edges = layout.neighbour_rows(STAR, 2)
     assert rows.tolist() == [[3, 4], [4, 4], [4, 4], [0, 1]]  # 4: nobody
-    assert unheard == 1
-    heard = gather_slots(layout.spread(torch.tensor([[13.0], [12.0], [10.0], [11.0]])), rows)
+    assert dropped_edges == 1
+    heard = gather_slots(layout.to_dense(torch.tensor([[13.0], [12.0], [10.0], [11.0]])), rows)
     assert heard[:, 0].tolist() == [[13, 0], [0, 0], [0, 0], [10, 11]]
     assert layout.neighbour_rows(STAR, 3)[0][3].tolist() == [0, 1, 2]
     assert layout.neighbour_rows(STAR[:, :0], 2)[0].eq(4).all()

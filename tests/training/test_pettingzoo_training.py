@@ -25,7 +25,7 @@ OPTIONS: dict[str, Any] = {
     'batch_size': 8,
     'replay_size': 300,
     'learning_starts': 40,
-    'steps_per_update': 8.0,
+    'train_freq': 8.0,
     'hidden_channels': 16,
     'encoder_channels': (16,),
     'num_layers': 1,

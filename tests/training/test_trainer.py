@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
     'batch_size': 4,
     'replay_size': 200,
     'learning_starts': 16,
-    'steps_per_update': 8.0,
+    'train_freq': 8.0,
     'hidden_channels': 8,
     'encoder_channels': (8,),
     'num_layers': 1,
@@ -265,7 +265,7 @@ def test_an_evaluation_teaches_nothing_and_uses_no_chance_of_the_algorithm(algo)
 
 def test_what_is_drawn_in_an_evaluation_hangs_on_its_seed_alone():
     env = jungle(3)
-    learner = make_algo('ltos', env, play_temperature=10.0)
+    learner = make_algo('ltos', env, eval_temperature=10.0)
     first = evaluate(learner, env, seed=5)
     learner.act(env.reset(0))  # draws actions
     before = learner.play_rng.get_state()
@@ -297,18 +297,18 @@ class Scripted:
     sharing_modes, sharing_mode = ('own', 'other', 'same'), 'own'
 
     def __init__(self, at: set[int], temperature: float = 0.0) -> None:
-        self.at, self.now, self.config = at, -1, SimpleNamespace(play_temperature=temperature)
+        self.at, self.now, self.config = at, -1, SimpleNamespace(eval_temperature=temperature)
         self.compared: list[int] = []
 
-    def start_play(self) -> None:
+    def reset_eval_state(self) -> None:
         self.now = -1
 
-    def note_play(self, step: Any) -> None:
+    def on_eval_step(self, step: Any) -> None:
         pass
 
     def act(self, graph: Batch, explore: bool) -> Decision:
         self.now += 1
-        drawn = self.config.play_temperature > 0  # then the action is not the greedy one
+        drawn = self.config.eval_temperature > 0  # then the action is not the greedy one
         return Decision(torch.full((graph.num_nodes,), int(drawn)), self.sharing_under(graph, 'own'))
 
     def sharing_under(self, graph: Batch, mode: str) -> Sharing:
@@ -357,7 +357,7 @@ def test_switched_actions_are_those_that_the_network_would_choose():
 def test_a_greedy_action_is_what_is_played_under_the_weights(average_views):
     env = jungle(3)
     graph = env.reset(0)
-    greedy, drawing = (make_algo('ltos', env, average_views=average_views, play_temperature=t) for t in (0.0, 100.0))
+    greedy, drawing = (make_algo('ltos', env, average_views=average_views, eval_temperature=t) for t in (0.0, 100.0))
     for mode in ('uniform', 'keep'):
         greedy.sharing_mode = mode
         decision = greedy.act(graph)

@@ -29,10 +29,10 @@ class Always:
         sharing = constant_sharing(graph.edge_index, graph.num_nodes, 0.6)
         return Decision(torch.full((graph.num_nodes,), self.action), sharing)
 
-    def start_play(self) -> None:
+    def reset_eval_state(self) -> None:
         pass
 
-    def note_play(self, step: Any) -> None:
+    def on_eval_step(self, step: Any) -> None:
         pass
 
 

@@ -10,7 +10,7 @@ from torch_geometric.data import Batch
 
 from ltos_pyg.algos.base import Seen as Seen
 from ltos_pyg.algos.dqn import DQNConfig
-from ltos_pyg.algos.losses import follow, gap_to_best, masked, mean, td_loss, td_target
+from ltos_pyg.algos.losses import gap_to_best, gather_next_value, masked, mean, td_loss, td_target
 from ltos_pyg.algos.ltos.config import SharingQConfig
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
@@ -105,7 +105,7 @@ class NodeCritic(DGN):
         if batch.ahead is not None:
             with torch.no_grad():
                 next_q = taken(target(*batch.ahead.seen, batch.ahead.sharing), batch.ahead.action)
-                y = td_target(y, t.discount, follow(next_q, t.successor_node))
+                y = td_target(y, t.discount, gather_next_value(next_q, t.successor_node))
         values = self(*batch.seen, t.sharing)
         y = y - config.action_gap * gap_below_best(values.detach(), t)
         q = taken(values, t.action)
@@ -194,7 +194,7 @@ class EdgeCritic(nn.Module):
             return torch.zeros_like(t.reward), t.reward.new_zeros(pairs.size(1))
         then = t.successor_node[pairs]
         own, pair = target._pair_values(ahead.seen, ahead.sharing, then)
-        return follow(taken(own, ahead.action), t.successor_node), taken(pair, ahead.action[then[1]])
+        return gather_next_value(taken(own, ahead.action), t.successor_node), taken(pair, ahead.action[then[1]])
 
 
 CRITICS: dict[str, type[NodeCritic] | type[EdgeCritic]] = {'node': NodeCritic, 'edge': EdgeCritic}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MLP, Linear
 
 from ltos_pyg.algos.base import soft_update
-from ltos_pyg.algos.losses import follow, masked, mean, td_loss, td_target
+from ltos_pyg.algos.losses import gather_next_value, masked, mean, td_loss, td_target
 from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen
 from ltos_pyg.algos.ltos.weights import JointNoise, Logits, constant_logits
 from ltos_pyg.graph_env import GraphEnvSpec
@@ -234,7 +234,7 @@ class JointSearch:
                     node_next, seen_next = part_of(batch.ahead.seen, t.successor.batch, mine)
                     next_value = t.reward.new_zeros(t.successor.num_nodes)
                     next_value[node_next] = target(*seen_next, batch.ahead.action[node_next])
-                    y = td_target(y, t.discount[node], follow(next_value, t.successor_node[node]))
+                    y = td_target(y, t.discount[node], gather_next_value(next_value, t.successor_node[node]))
             losses.append(td_loss(value, y, self.config.huber))
         return torch.stack(losses).mean()
 

@@ -67,14 +67,19 @@ TRAFFIC = Scenario(
         'encoder_channels': (128,),
         'heads': 4,
         'learning_starts': 2_880,
-        'steps_per_update': 16.0,
+        'train_freq': 16.0,
         'replay_size': 20_000,
     },
     presets={
         ('ltos', 'paper'): PAPER_LTOS | {'env': {'edge_features': False}},
-        ('neurcomm', 'default'): {'num_envs': 4, 'slots': 4, 'alpha': None, 'reward_norm': 36.0},  # signals of 6x6
-        ('consenet', 'default'): {'num_envs': 4, 'slots': 4},
-        ('consenet', 'reference'): {'num_envs': 4, 'slots': 4, 'reward_norm': 5.0} | REFERENCE_CONSENET,
-        ('lio', 'default'): {'num_envs': 4, 'rollout_steps': 24, 'slots': 4, 'pay_cost': 1e-4},
+        ('neurcomm', 'default'): {
+            'num_envs': 4,
+            'max_neighbours': 4,
+            'alpha': None,
+            'reward_norm': 36.0,
+        },  # signals of 6x6
+        ('consenet', 'default'): {'num_envs': 4, 'max_neighbours': 4},
+        ('consenet', 'reference'): {'num_envs': 4, 'max_neighbours': 4, 'reward_norm': 5.0} | REFERENCE_CONSENET,
+        ('lio', 'default'): {'num_envs': 4, 'rollout_steps': 24, 'max_neighbours': 4, 'pay_cost': 1e-4},
     },
 )

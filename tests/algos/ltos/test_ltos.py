@@ -124,7 +124,7 @@ def test_the_target_of_the_high_level_moves_by_its_own_tau(variant):
 @pytest.mark.parametrize('variant', GRADIENT)
 @pytest.mark.parametrize('make_env', [jungle, crowd])
 def test_the_papers_objective_is_the_mean_of_the_best_legal_values(variant, make_env):
-    algo, batch = prepared(variant, 6, make_env, phi_graphs=100, lr_end=1.0, phi_lr=1e-3)
+    algo, batch = prepared(variant, 6, make_env, phi_graphs=100, lr_final_fraction=1.0, phi_lr=1e-3)
     graph = batch.t.graph
     q = algo.q_values(algo.network, graph, algo.sharing(algo.phi, graph)).detach()
     best = [max(row) for row in (q if make_env is jungle else q.masked_fill(~graph.action_mask, -torch.inf)).tolist()]

@@ -15,7 +15,7 @@ SMALL = {'hidden_channels': 16, 'encoder_channels': (16,), 'heads': 2, 'replay_s
 
 
 def small(**options) -> LToSConfig:
-    return LToSConfig(**SMALL | {'learning_starts': 20, 'steps_per_update': 4, 'phi_starts': 0.0} | options)
+    return LToSConfig(**SMALL | {'learning_starts': 20, 'train_freq': 4, 'phi_starts': 0.0} | options)
 
 
 class MyPolicy(nn.Module):
