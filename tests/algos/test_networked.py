@@ -232,8 +232,8 @@ def test_a_batch_is_its_graphs_side_by_side(variant):
         algo, batch = make(variant, env), env.reset(3)
         with torch.no_grad():
             if variant == 'ip':
-                together = algo.q_values(algo.network, batch, None)
-                alone = [algo.q_values(algo.network, g, None) for g in singles(batch)]
+                together = algo.log_policy(algo.network, batch)
+                alone = [algo.log_policy(algo.network, g) for g in singles(batch)]
             else:
                 together = policy_of(algo, batch)
                 alone = [policy_of(algo, g) for g in singles(batch)]
@@ -276,7 +276,7 @@ def policy_of(algo: Any, graph: Any) -> Any:
         ('ip', {'beta': -0.1}, r"'beta' must be at least 0 \(got -0.1\)"),
         ('ip', {'gumbel': 0.0}, r"'gumbel' must be above 0 \(got 0.0\)"),
         ('ip', {'tau': 2.0}, r"'tau' must lie in \[0, 1\] \(got 2.0\)"),
-        ('ip', {'learning_starts': 20_000}, r"'learning_starts' must lie in \[0, total_steps=10000\)"),
+        ('ip', {'learning_starts': 20_000}, r"'learning_starts' must lie below 'total_steps'.*got 20000 of 10000"),
         ('ip', {'encoder_channels': (0,)}, r"'encoder_channels' must be at least 1 each"),
     ],
 )

@@ -398,7 +398,7 @@ def test_storage_takes_the_dtypes_of_the_spec() -> None:
 
 def test_memory_is_stated_and_does_not_grow() -> None:
     replay = GraphReplay(make_spec(2), 30)
-    per_node, per_edge, per_frame = F + A + 24, 4 * D + 8, 48
+    per_node, per_edge, per_frame = F + A + 20, 4 * D + 8, 48
     assert replay.nbytes == 30 * (per_frame + 6 * per_node + 12 * per_edge)
     world = World(replay, seed=0)
     held = {name: ring.nbytes for name, ring in replay._rings._asdict().items()}
