@@ -1,8 +1,19 @@
-"""Tests run from a checkout: its `benchmarks` can be imported, behind everything that is installed."""
+"""For all tests: a checkout's `benchmarks` can be imported, and what one test registers does not reach the next."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import pytest
+
+from ltos_pyg import registry
+
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+
+@pytest.fixture(autouse=True)
+def registry_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    for name in ('_scenarios', '_algorithms'):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))

@@ -64,7 +64,7 @@ VDN = '''
 import torch
 
 from ltos_pyg.algos import DQN, DQNConfig
-from ltos_pyg.algos.losses import double_q_value, follow, td_loss, td_target
+from ltos_pyg.algos.losses import double_q_value, gather_next_value, td_loss, td_target
 
 
 class VDN(DQN):
@@ -75,7 +75,7 @@ class VDN(DQN):
     def loss(self, t):
         with torch.no_grad():
             online, target = (self.q_values(net, t.successor, None) for net in (self.network, self.target))
-            value = follow(double_q_value(online, target, t.successor.get('action_mask')), t.successor_node)
+            value = gather_next_value(double_q_value(online, target, t.successor.get('action_mask')), t.successor_node)
             y = self.team(t, td_target(t.reward, t.discount, value))
         q = self.q_values(self.network, t.graph, None).gather(-1, t.action.unsqueeze(-1)).squeeze(-1)
         loss = td_loss(self.team(t, q), y, self.config.huber)
