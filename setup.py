@@ -10,6 +10,7 @@ EXTRAS = {
     'scatter': ['torch-scatter>=2.1.2'],
     'test': [
         'pytest>=8',
+        'pytest-xdist>=3.5',
         'hypothesis>=6.100',
         'pettingzoo>=1.24',
         'mpe2>=1.0',
