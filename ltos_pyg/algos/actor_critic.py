@@ -1,4 +1,4 @@
-"""Recurrent advantage actor-critic with networks of each agent's own: what NeurComm and ConseNet have in common."""
+"""Recurrent advantage actor-critic with separate networks per agent: the common base of NeurComm and ConseNet."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ActorCriticConfig(OnPolicyConfig):
     value_coef: float = 0.25  # weight of the critic's squared error
     max_grad_norm: float = 40.0  # over all agents together
     hidden_channels: int = 64  # of each layer and of the recurrent state
-    alpha: float | None = 0.9  # what a reward counts one hop away; 0: own rewards alone; None: all of the graph count 1
+    alpha: float | None = 0.9  # spatial discount per hop; 0: own reward only; None: global reward (weight 1 for all)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,23 +56,23 @@ class RecurrentActorCritic(nn.Module):
         self.critic: nn.Module = AgentLinear(num_agents, hidden_channels + max_neighbours * num_actions, 1)
 
     def initial(self, num_graphs: int) -> Memory:
-        """Memory at the start of an episode."""
+        """Recurrent state at the start of an episode."""
         n, H, A = self.sizes
         zeros = lambda size: self.obs.weight.new_zeros(n, num_graphs, size)
         return Memory(zeros(H), zeros(H), zeros(A))
 
     def encode(self, view: View, memory: Memory) -> Tensor:
-        """What goes into the LSTM, (n, G, ·)."""
+        """The input of the LSTM, (n, G, ·)."""
         return self.obs(view.x).relu()
 
     def forward(self, view: View, memory: Memory) -> tuple[Tensor, Memory]:
-        """One step: logits (n, G, A), forbidden actions at minus infinity, and the memory after it."""
+        """One step: logits (n, G, A), forbidden actions at minus infinity, and the recurrent state after it."""
         h, c = self.lstm(self.encode(view, memory), (memory.h, memory.c))
         logits = masked(self.actor(h), view.mask)
         return logits, Memory(h, c, logits.detach().softmax(-1)).where(view.present)
 
     def value(self, h: Tensor, view: View, action: Tensor) -> Tensor:
-        """Values (n, G) of states ``h`` where everyone does ``action``, one-hot (n, G, A)."""
+        """Values (n, G) of states ``h`` under the joint action ``action``, one-hot (n, G, A)."""
         return self.critic(torch.cat([h, gather_slots(action, view.rows)], dim=-1)).squeeze(-1)
 
 
@@ -84,15 +84,14 @@ class ActorCritic(OnPolicy):
         + c_v (R_{i,t} - V_{i,t})^2 \big], \qquad A = R - V, \qquad
         R_{i,t} = \tilde r_{i,t} + \gamma R_{i,t+1}
 
-    with :math:`\tilde r_i = \sum_j \alpha^{d_{ji}} r_j`, the rewards of others discounted by how many hops they are
-    away. The return bootstraps with V at the segment's end and where the clock cut an episode off; it ends where the
-    task ended and where an agent left. Gradients run back through the recurrent state to the segment's start, not
-    beyond.
+    with :math:`\tilde r_i = \sum_j \alpha^{d_{ji}} r_j`, the rewards of other agents discounted by their distance in
+    hops. The return bootstraps with V at the segment's end and at truncations; it does not bootstrap at terminations
+    and where an agent left. Gradients run back through the recurrent state to the segment's start, not beyond.
 
     The form is that of the reference code of `"Multi-agent Reinforcement Learning for Networked System Control"
     <https://arxiv.org/abs/2004.01339>`_, with these differences: several graphs at once, their mean taken; the value is
-    computed from the same recurrent step as the policy, where that code advances the state once more; a clock's end is
-    not taken for the task's; policies start near uniform.
+    computed from the same recurrent step as the policy, where that code advances the state once more; truncation is not
+    treated as termination; policies start near uniform.
     """
 
     config: Any
@@ -114,7 +113,7 @@ class ActorCritic(OnPolicy):
         return self.network(view, memory)
 
     def learning_reward(self, graph: Batch, layout: AgentLayout, reward: Tensor) -> Tensor:
-        """Rewards discounted in space. The hops are counted anew only when the edges change."""
+        """Rewards discounted in space. Hop distances are recomputed only when the edges change."""
         if self.config.alpha == 0:
             return reward
         edges, place = graph.edge_index, layout.place
@@ -155,7 +154,7 @@ class ActorCritic(OnPolicy):
         return loss, {'loss': loss.detach(), **metrics, 'dropped_edges': s['dropped_edges'].float().mean()}
 
     def advantage(self, returns: Tensor, value: Tensor, policy: Tensor, view: View, hot: Tensor) -> Tensor:
-        """How much better than usual the actions did, (n, G)."""
+        """Advantages of the actions taken, (n, G)."""
         return returns - value
 
     def update(self) -> dict[str, float]:
@@ -171,4 +170,4 @@ class ActorCritic(OnPolicy):
         return {'optimizer': self.optimizer}
 
     def update_more(self) -> None:
-        """What a method does after each gradient step."""
+        """Hook after each gradient step."""

@@ -19,7 +19,7 @@ from ltos_pyg.nn import Sharing
 from ltos_pyg.nn.validation import check_edge_index, trust_edges
 from ltos_pyg.seeding import generator
 
-Seen = tuple[Tensor, Tensor, Tensor | None]  # what networks see: x (N, F) scaled, edge_index, edge_attr (E, D) scaled
+Seen = tuple[Tensor, Tensor, Tensor | None]  # network inputs: x (N, F) scaled, edge_index, edge_attr (E, D) scaled
 NEWEST = 2  # batches remembered: a graph and its successor
 
 BYTES_PER_PARAMETER = 4 * 6  # float32: weights, target, running average, gradient, and two moments of Adam
@@ -29,7 +29,7 @@ class Decision(NamedTuple):
     """What an algorithm does with a batch of graphs."""
 
     action: Tensor  # (N,) int64
-    sharing: Sharing | None = None  # the weights in force, where the algorithm has any
+    sharing: Sharing | None = None  # the sharing weights, if the algorithm has any
 
 
 class NonFiniteLossError(RuntimeError):
@@ -45,11 +45,11 @@ class Algorithm(ABC):
 
     @abstractmethod
     def act(self, graph: Batch, explore: bool = False) -> Decision:
-        """Chooses for every node of a batch; with ``explore`` as in training."""
+        """Chooses an action for every node of a batch; ``explore``: with the exploration of training."""
 
     @abstractmethod
     def observe(self, graph: Batch, decision: Decision, step: GraphStep) -> None:
-        """Takes in what a decision led to."""
+        """Stores the outcome of a decision."""
 
     @property
     @abstractmethod
@@ -62,7 +62,7 @@ class Algorithm(ABC):
 
     @abstractmethod
     def restart_episodes(self) -> None:
-        """Tells that the environment starts new episodes without having ended the old ones."""
+        """Called when the environment starts new episodes without having ended the old ones."""
 
     def reset_eval_state(self) -> None:  # noqa: B027 (most methods have no memory)
         """Tells that episodes without exploration begin: a method with memory forgets those before."""
@@ -76,15 +76,15 @@ class Algorithm(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to a saved state, to train on."""
+        """Restores a saved state, to continue training."""
 
     @abstractmethod
     def load_policy(self, state: dict[str, Any]) -> None:
-        """Takes the networks of a saved state, to act."""
+        """Restores the networks of a saved state, to act."""
 
 
 class ObservationScaler(nn.Module):
-    """Turns a snapshot's stored columns into what networks see: float32, times the scale that the env declares."""
+    """Turns a snapshot's stored columns into network inputs: float32, times the scale that the env declares."""
 
     feature_scale: Tensor | None
     edge_scale: Tensor | None
@@ -106,7 +106,7 @@ class ObservationScaler(nn.Module):
         return seen
 
     def scale(self, graph: Batch) -> Seen:
-        """What :meth:`forward` returns, computed anew."""
+        """What :meth:`forward` returns, without the cache."""
         x = (graph.x if self.feature_scale is None else graph.x * self.feature_scale).float()
         edge_attr = graph.get('edge_attr')
         if edge_attr is not None:
@@ -115,10 +115,10 @@ class ObservationScaler(nn.Module):
 
     @contextmanager
     def each_batch_once(self, *graphs: Batch) -> Iterator[None]:
-        """Within it, a batch is scaled once however often it is asked for, and its edges are trusted.
+        """Within this context, each batch is scaled once and cached, and its edges are not checked again.
 
         Args:
-            graphs: The batches to be seen; their edges are checked here.
+            graphs: The batches to be used; their edges are checked here.
 
         Raises:
             ValueError: If an ``edge_index`` does not fit its batch.
@@ -135,7 +135,7 @@ class ObservationScaler(nn.Module):
 
 @contextmanager
 def new_weights(seed: int) -> Iterator[None]:
-    """Within it, networks are built: their initial weights are drawn from the seed's stream ``'weights'``.
+    """Context in which networks are built: their initial weights are drawn from the seed's stream ``'weights'``.
 
     Raises:
         ValueError: Before a network takes more memory than the machine has free.

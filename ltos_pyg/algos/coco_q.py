@@ -1,4 +1,4 @@
-"""Coco-Q: a table of values for two players who may pay each other."""
+"""Coco-Q: Q-learning on a table for two players with side payments."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class CocoQConfig:
     epsilon_end: float = 0.05
     epsilon_fraction: float = 0.3  # part of training over which it falls
     eval_temperature: float = 0.0  # without exploration: draw from softmax((Q_1 + Q_2) / this); 0: greedy
-    max_states: int = 100_000  # rows of the table; a game with more is not for a table
+    max_states: int = 100_000  # rows of the table; a game with more states is refused
 
     def __post_init__(self) -> None:
         check_range(self, 'total_steps', 'max_states', least=1)
@@ -84,7 +84,7 @@ def coco_value(own: Array, other: Array) -> tuple[float, float]:
     .. math::
         \max_{a, b} \frac{U + V}{2} \pm \mathrm{val}\Big(\frac{U - V}{2}\Big)
 
-    They sum to the best joint payoff; the difference is what each could wrest from the other.
+    Their sum is the best joint payoff; their difference is twice the value of the zero-sum part of the game.
     """
     best, edge = float((own + other).max()) / 2, zero_sum_value((own - other) / 2)
     return best + edge, best - edge
@@ -99,22 +99,22 @@ class CocoQ(Algorithm):
 
     after `"Coco-Q: Learning in Stochastic Games with Side Payments" <https://proceedings.mlr.press/v28/sodomka13.html>`_
     with :func:`coco_value`; both play :math:`\arg\max (Q_1 + Q_2)`, ties broken by the lowest number. Acting is
-    centralised. The payments that make each player content with its part are :meth:`side_payments`; the environment's
-    rewards are left as they are.
+    centralised. The payments that make the best joint action acceptable to both players are :meth:`side_payments`; the
+    environment's rewards are not changed.
 
-    The paper's: the operator, the update, the side payments. Ours: the falling learning rate (races in the prisoner
-    make targets random), exploration that falls linearly, and what a state is: the node features (and action masks) of
-    the graph, bit by bit. Edges play no role.
+    From the paper: the operator, the update, the side payments. Ours: the decaying learning rate (races in the prisoner
+    make targets random), the linear exploration schedule, and the definition of a state: the node features (and action
+    masks) of the graph, compared byte by byte. Edges are not used.
 
     Args:
         spec: What the environment promises.
         config: The options.
         seed: Seeds the exploration.
-        device: Where actions are handed out; the table is in main memory.
+        device: Where actions are returned; the table is in main memory.
 
     Raises:
-        ValueError: Unless every graph has the same two agents: with more, values of this kind have no simple form. Or
-            if the game has more than ``max_states`` states.
+        ValueError: Unless every graph has the same two agents (for more, coco values have no simple form), or if the
+            game has more than ``max_states`` states.
     """
 
     config: CocoQConfig
@@ -133,7 +133,7 @@ class CocoQ(Algorithm):
         self.explore_rng = generator(seed, 'explore')
         self.play_rng = generator(seed, 'play')
         self.table = Table(spec.num_actions, config.max_states)
-        self.pending: list[dict[str, Tensor]] = []  # observed, not learned from
+        self.pending: list[dict[str, Tensor]] = []  # observed, not used in an update yet
 
     # acting ------------------------------------------------------------------------------------------------------
 
@@ -176,7 +176,7 @@ class CocoQ(Algorithm):
         self.env_steps += graph.num_graphs
 
     def _rows(self, graph: Batch) -> Tensor:
-        """The table's row of each graph (B,), added where it is new."""
+        """The table's row of each graph (B,); a new state gets a new row."""
         mask = graph.get('action_mask')
         actions = self.spec.num_actions
         allowed = torch.ones(graph.num_nodes, actions, dtype=torch.bool) if mask is None else mask.cpu()
@@ -193,7 +193,8 @@ class CocoQ(Algorithm):
         return len(self.pending)
 
     def update(self) -> dict[str, float]:
-        """Learns from the oldest step that was observed and not learned from: one change per graph, in their order."""
+        """Updates the table with the oldest observed step that was not used yet: one change per graph, in graph
+        order."""
         if not self.pending:
             raise ValueError("there is nothing to learn from: call 'observe' first, and 'update' 'due_updates' times.")
         t = self.pending.pop(0)
@@ -213,14 +214,14 @@ class CocoQ(Algorithm):
     # what was learned --------------------------------------------------------------------------------------------
 
     def values(self, graph: Batch) -> Tensor:
-        """The coco value of each node (N,), float64; 0 in states that were never seen."""
+        """The coco value of each node (N,), float64; 0 in unvisited states."""
         rows = [self.table.find(key) for key in _keys(graph)]
         return torch.tensor([self.table.coco(row) for row in rows], dtype=torch.float64).flatten()
 
     def side_payments(self, graph: Batch) -> Tensor:
         r"""What each node is to receive (N,) for the best joint action, :math:`\mathrm{coco}_i(s) - Q_i(s, a^*)`.
 
-        The two of a graph sum to zero. With them the future is worth to each what :meth:`values` says.
+        The two payments of a graph sum to zero. With them, each node's expected return is its value in :meth:`values`.
         """
         row = [self.table.find(key) for key in _keys(graph)]
         q = torch.from_numpy(self.table.q[row]).flatten(2)  # (B, 2, A^2)
@@ -253,7 +254,7 @@ TRANSITION = ('row', 'action', 'reward', 'next_row')
 
 
 def _keys(graph: Batch) -> list[bytes]:
-    """What each graph looks like, bit by bit."""
+    """The state of each graph as bytes."""
     num_graphs = graph.num_graphs
     parts = [graph.x + 0]  # no minus zero
     if graph.get('action_mask') is not None:
@@ -263,9 +264,8 @@ def _keys(graph: Batch) -> list[bytes]:
 
 
 class Table:
-    """Values of both players for each state and joint action; rows are added as states are met.
-
-    One row beyond the last stays zero: that of a state never met.
+    """Values of both players for each state and joint action; a row is added for each new state. One row beyond the
+    last stays zero: it stands for every unvisited state.
     """
 
     def __init__(self, num_actions: int, max_states: int) -> None:
@@ -273,7 +273,7 @@ class Table:
         self.clear()
 
     def clear(self) -> None:
-        """Forgets all states."""
+        """Removes all states."""
         actions = self.num_actions
         self.row: dict[bytes, int] = {}
         self.q = np.zeros((1, 2, actions, actions))
@@ -282,15 +282,15 @@ class Table:
 
     @property
     def size(self) -> int:
-        """States met so far."""
+        """Number of visited states."""
         return len(self.row)
 
     def find(self, key: bytes) -> int:
-        """The row of a state, or one of zeros."""
+        """The row of a state, or the zero row for an unvisited one."""
         return self.row.get(key, self.size)
 
     def add(self, key: bytes, allowed: NDArray[np.bool_]) -> int:
-        """The row of a state, a new one if it was never met; ``allowed`` (2, A) are the actions that the players have.
+        """The row of a state, a new one for an unvisited state; ``allowed`` (2, A) are the players' legal actions.
 
         Raises:
             ValueError: If there is no room.
@@ -314,7 +314,7 @@ class Table:
         return row
 
     def coco(self, row: int) -> tuple[float, float]:
-        """The coco values of a state, over the actions that its players have."""
+        """The coco values of a state, over the players' legal actions."""
         first, second = self.allowed[row]
         own, other = self.q[row][:, first][:, :, second]
         return coco_value(own, other)
@@ -326,7 +326,7 @@ class Table:
         return {'keys': torch.from_numpy(keys.copy()), **used}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to saved rows."""
+        """Restores saved rows."""
         self.clear()
         for key, allowed in zip(state['keys'].numpy(), state['allowed'].numpy(), strict=True):
             self.add(key.tobytes(), allowed)

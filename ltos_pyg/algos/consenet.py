@@ -25,7 +25,7 @@ class ConseNetConfig(ActorCriticConfig):
     """Options of ConseNet."""
 
     alpha: float | None = 0.0  # own rewards alone (the theory); the reference code's is 0.9 on traffic
-    critic: Literal['joint', 'recurrent'] = 'joint'  # of everything, all of it averaged; or on the actor's LSTM
+    critic: Literal['joint', 'recurrent'] = 'joint'  # inputs: all agents, or the actor's LSTM
     consensus: Literal['metropolis', 'uniform'] = 'metropolis'  # how neighbours average
     critic_lr: float = 2.0  # the joint critic's learning rate, as a multiple of the actors'
 
@@ -38,8 +38,8 @@ class ConseNetConfig(ActorCriticConfig):
 
 
 class JointCritic(nn.Module):
-    r"""For each agent a critic :math:`Q_i(s, a)` of everyone's observations and everyone's actions, in the order of
-    their numbers: all critics see the same, so that averaging their weights has a meaning. Who is not there is zeros.
+    r"""For each agent a critic :math:`Q_i(s, a)` of all agents' observations and actions, ordered by agent number. All
+    critics have the same inputs, so averaging their weights is meaningful. Absent agents are zeros.
     """
 
     def __init__(self, num_agents: int, in_channels: int, num_actions: int, hidden_channels: int) -> None:
@@ -58,7 +58,7 @@ class JointCritic(nn.Module):
         return self.out(self.hidden(x, action).relu()).squeeze(-1)
 
     def alternatives(self, x: Tensor, action: Tensor) -> Tensor:
-        """Values (n, G, A) of each action of an agent's own, the others doing what they did."""
+        """Values (n, G, A) of each own action of an agent, with the other agents' actions as taken."""
         n, G, A = action.shape
         own = torch.stack([weight[i * A : (i + 1) * A] for i, weight in enumerate(self.action.weight)])  # (n, A, H)
         others = self.hidden(x, action) - torch.bmm(action, own)
@@ -80,11 +80,11 @@ class JointNetwork(RecurrentActorCritic):
 
 
 class ConseNet(ActorCritic):
-    r"""Networked actor-critic with consensus: no reward is ever told to anyone, only critics' weights.
+    r"""Networked actor-critic with consensus: agents exchange the weights of their critics, never their rewards.
 
-    After each gradient step, neighbours average their critics, :math:`w_i \leftarrow \sum_j c_{ij} w_j`, everyone at
-    once, so that every critic comes to estimate the team's mean return, though each agent learns from its own reward.
-    (With ``consensus='uniform'`` on a graph that is not regular, it is a mean weighted by degree plus one.)
+    After each gradient step, neighbours average their critics, :math:`w_i \leftarrow \sum_j c_{ij} w_j`, all agents
+    synchronously, so that every critic comes to estimate the team's mean return, though each agent learns from its own
+    reward. (With ``consensus='uniform'`` on a graph that is not regular, it is a mean weighted by degree plus one.)
 
     ``critic='joint'`` is the method of Zhang et al., `"Fully Decentralized Multi-Agent Reinforcement Learning with
     Networked Agents" <https://arxiv.org/abs/1802.08757>`_, its first algorithm: :math:`Q_i(s, a)` sees all observations
@@ -99,8 +99,9 @@ class ConseNet(ActorCritic):
     ``critic='recurrent'`` (``--preset reference``) is what the code of `"Multi-agent Reinforcement Learning for
     Networked System Control" <https://arxiv.org/abs/2004.01339>`_ calls ConseNet: the critic is a layer on the actor's
     own LSTM and neighbours' actions, only the LSTMs are averaged (so actors' features are averaged too), and rewards
-    are discounted in space, which hands rewards around. That code averages while it reads; here all read before any
-    writes. On own rewards this form is no team learner: its advantage is made of own returns.
+    are discounted in space, which does exchange rewards. That code averages in place, one agent after the other; here
+    all agents read before any writes. With own rewards only, this form does not optimise the team's return: its
+    advantages are computed from own returns.
 
     Weights belong to agents and not to graphs, so the consensus matrix is the mean over the graphs of the segment's
     last step; ``'metropolis'`` keeps the mean of all weights, ``'uniform'`` is the reference's plain mean. The

@@ -1,4 +1,4 @@
-"""DGN: Q-learning over messages between neighbours, each node for its own reward."""
+"""DGN: Q-learning with message passing between neighbours, each node on its own reward."""
 
 from __future__ import annotations
 

@@ -23,18 +23,18 @@ from ltos_pyg.ranges import check_range
 
 @dataclass(frozen=True, kw_only=True)
 class DQNConfig(OffPolicyConfig):
-    """Options of every method that learns Q-values as DQN does."""
+    """Options of every method of the DQN family."""
 
     double_q: bool = True  # the online network chooses the successor's action
-    action_gap: float = 0.0  # advantage learning: part of the gap to the best action that targets lose
-    huber: float | None = 1.0  # where the loss turns linear; None: mean square
+    action_gap: float = 0.0  # advantage learning: fraction of the action gap subtracted from targets
+    huber: float | None = 1.0  # error from which the loss is linear; None: mean square
     epsilon_start: float = 1.0  # chance of a random action at the start
     epsilon_end: float = 0.02
     epsilon_fraction: float = 0.3  # part of training over which it falls
-    greedy_fraction: float = 0.5  # part of the episodes in which it falls to 0: they show where greed is stuck
-    num_layers: int = 2  # layers of messages (DQN has none: no node sees another)
+    greedy_fraction: float = 0.5  # fraction of episodes in which it decays to 0: near-greedy data
+    num_layers: int = 2  # message-passing layers (DQN has none: no communication)
     heads: int = 8
-    conv: str = 'DGNConv'  # the layer of messages: a name in ltos_pyg.nn or torch_geometric.nn, or package.module:Name
+    conv: str = 'DGNConv'  # message-passing layer: a name in ltos_pyg.nn or torch_geometric.nn, or package.module:Name
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,12 +67,13 @@ class DQN(OffPolicy):
 
     after `"Human-level control through deep reinforcement learning" <https://doi.org/10.1038/nature14236>`_, with
     double-Q choice, n-step returns :math:`R_i` and soft target updates. With ``reward='neighbourhood'`` or ``'team'``
-    (:func:`~ltos_pyg.algos.team.reward_of`) it is a control for learned sharing: the usual sums, on no simplex.
+    (:func:`~ltos_pyg.algos.team.reward_of`) it is a control for learned sharing: the usual reward sums, which are not
+    shares of a simplex.
     """
 
     config: DQNConfig
-    messages = False  # whether nodes see each other
-    conv: Conv | None = None  # the layer of messages, where it is not the configuration's
+    messages = False  # whether nodes exchange messages
+    conv: Conv | None = None  # message-passing layer, if other than the configuration's
 
     def build_network(self) -> nn.Module:
         c, spec = self.config, self.spec

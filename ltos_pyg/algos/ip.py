@@ -1,4 +1,4 @@
-"""IP, intention propagation: agents agree on what they are about to do, and answer for what that does to others."""
+"""IP, intention propagation: agents exchange embeddings of their intended actions before they act."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class IPConfig(OffPolicyConfig):
 
     n_step: int = 1  # rewards summed before the bootstrap; entropy counts at the last step only
     beta: float = 0.05  # what a nat of a policy's entropy is worth, in units of reward
-    rounds: int = 2  # of telling intentions within a step
+    rounds: int = 2  # of message passing within a step
     aggr: Literal['add', 'mean'] = 'add'  # over neighbours; 'mean' does not grow with their number
     gumbel: float = 1.0  # temperature of the relaxation through which an action's gradient reaches its agent
 
@@ -43,7 +43,7 @@ class IPConfig(OffPolicyConfig):
 
 
 class IntentionPolicy(nn.Module):
-    """Observations to intentions, told around for some rounds; an intention to action logits, (N, A)."""
+    """Observations to intentions, exchanged for some rounds; intentions to action logits, (N, A)."""
 
     def __init__(self, spec: GraphEnvSpec, c: IPConfig) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class IntentionPolicy(nn.Module):
 
 
 class NeighbourCritic(nn.Module):
-    r"""Values (N, O) of a node that sees one hop: :math:`f(h_i, \sum_{j \to i} g(h_j, a_j, e_{ji}))`.
+    r"""Values (N, O) of each node from its one-hop neighbourhood: :math:`f(h_i, \sum_{j \to i} g(h_j, a_j, e_{ji}))`.
 
     With ``hears_actions`` neighbours' actions are an input, (N, A) of any numbers on the simplex.
     """
@@ -90,7 +90,7 @@ class IPNetwork(nn.Module):
 
 
 class IP(OffPolicy):
-    r"""Soft actor-critic on a graph, with a policy that reaches its mean field by telling intentions around.
+    r"""Soft actor-critic on a graph, with a policy that approaches its mean field by exchanging intentions.
 
     .. math::
         J_Q &= \tfrac12 \big(Q_i(o, a_i, a_{\mathcal{N}_i}) - r_i - \gamma V^{-}_i(o')\big)^2 \\
@@ -100,14 +100,14 @@ class IP(OffPolicy):
         \big[\beta \log q_i(a_i) - Q_i(o, a_i, a_{\mathcal{N}_i})\big]
 
     after `"Intention Propagation for Multi-agent Reinforcement Learning" <https://arxiv.org/abs/2004.08883>`_ (later
-    "Variational Policy Propagation"). Everyone learns its own reward's value; since :math:`J_\pi` is summed over nodes,
-    an action answers for the values of the neighbours who know it. That is the only way to cooperation here: no reward
-    is handed around.
+    "Variational Policy Propagation"). Each node learns the value of its own reward. Since :math:`J_\pi` is summed over
+    nodes, an action is also trained on the values of the neighbours that have it as input. This is the only mechanism
+    for cooperation here: rewards are not shared.
 
-    No code of its authors was found, and what follows is ours: actions are discrete, an agent's own is averaged over
-    exactly, those of its neighbours are drawn afresh from the policy for :math:`J_V` and :math:`J_\pi` (never taken
-    from the replay), with the straight-through Gumbel relaxation as the path of the gradient; critics see one hop
-    through a sum of messages, so any number of neighbours will do; sizes, rounds and :math:`\beta`. Replay, soft
+    No code of its authors was found, and what follows is ours: actions are discrete, the expectation over an agent's
+    own action is exact, its neighbours' actions are resampled from the policy for :math:`J_V` and :math:`J_\pi` (never
+    taken from the replay), with the straight-through Gumbel relaxation as the path of the gradient; critics cover one
+    hop by a sum of messages, so the number of neighbours may vary; sizes, rounds and :math:`\beta`. Replay, soft
     targets, running average and learning rates are those of all off-policy methods here.
     """
 

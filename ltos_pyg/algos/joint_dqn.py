@@ -33,19 +33,19 @@ class JointDQNConfig(DQNConfig):
 
 
 class JointDQN(DQN):
-    r"""Centralised Q-learning: a value for each joint action of a graph, from all observations side by side.
+    r"""Centralised Q-learning: a value for each joint action of a graph, from the concatenated observations.
 
     .. math::
         L = \frac{1}{B} \sum_b \mathrm{Huber}\Big(R_b + \gamma^n Q^{-}(s'_b, \arg\max_{\mathbf{a}} Q(s'_b, \mathbf{a}))
         - Q(s_b, \mathbf{a}_b)\Big), \qquad \mathbf{a} \in \{0, \dots, A - 1\}^N
 
-    `"Learning to Share in Multi-Agent RL" <https://arxiv.org/abs/2112.08702>`_ names it as the centralised reference of
-    its prisoner and no more; reward (the mean over the agents; the sum is as good), network (DQN's, on the observations
-    side by side) and schedules are ours. Joint action :math:`(a_1, \dots, a_N)` has the number :math:`\sum_i a_i
-    A^{N-i}`. The edges play no role, and acting is centralised too.
+    `"Learning to Share in Multi-Agent RL" <https://arxiv.org/abs/2112.08702>`_ names it as the centralised reference on
+    its prisoner, without details; reward (the mean over the agents; the sum would do as well), network (DQN's, on the
+    concatenated observations) and schedules are ours. Joint action :math:`(a_1, \dots, a_N)` has the number
+    :math:`\sum_i a_i A^{N-i}`. Edges are not used, and acting is centralised too.
 
     Raises:
-        ValueError: If the agents of a graph may come and go, or there are more than 4096 joint actions: their number
+        ValueError: If the agents of a graph may change, or there are more than 4096 joint actions: their number
             grows as :math:`A^N`.
     """
 

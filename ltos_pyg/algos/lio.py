@@ -1,4 +1,4 @@
-"""LIO: agents learn to pay their neighbours, for what the neighbours will have learnt from the pay."""
+"""LIO: agents learn payments to their neighbours that change what the neighbours learn."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Weights = dict[str, Tensor]
 class LIOConfig(OnPolicyConfig):
     """Options of LIO."""
 
-    reward_max: float = 2.0  # the most that an agent pays one neighbour in one step; 0: nobody pays
-    lr_actor: float = 0.1  # of the policies' plain gradient steps, which the payers look through
+    reward_max: float = 2.0  # maximum payment to one neighbour per step; 0: no payments
+    lr_actor: float = 0.1  # of the policies' plain gradient steps, which payers differentiate through
     lr_reward: float = 1e-3  # Adam, of the incentive networks
     lr_value: float = 1e-3  # Adam, of the values that serve as baseline and bootstrap
-    pay_cost: float = 0.0  # weight of what an agent pays, against what it gains
+    pay_cost: float = 0.0  # weight of the payments in the payer's objective
     entropy: float = 0.01  # weight of the policies' entropy
     epsilon_start: float = 0.5  # part of the policy that is uniform, at the start
     epsilon_end: float = 0.05
@@ -49,7 +49,7 @@ class LIOConfig(OnPolicyConfig):
 
 
 class LIONetwork(nn.Module):
-    """For each agent by itself: a policy, what it pays whom, and values of what it gets with and without pay."""
+    """For each agent by itself: a policy, payments to each neighbour, and values with and without received payments."""
 
     def __init__(
         self, num_agents: int, in_channels: int, num_actions: int, max_neighbours: int, config: LIOConfig
@@ -67,7 +67,7 @@ class LIONetwork(nn.Module):
         self.num_agents = n
 
     def initial(self, num_graphs: int) -> Memory:
-        """Nobody remembers anything."""
+        """No recurrent state."""
         nothing = next(self.parameters()).new_zeros(self.num_agents, num_graphs, 0)
         return Memory(nothing, nothing, nothing)
 
@@ -80,7 +80,7 @@ class Segment:
     hot: Tensor  # (n, M, A) actions
     mask: Tensor  # (n, M, A)
     present: Tensor  # (n, M)
-    rows: Tensor  # (n M, K): who is in which slot; n M: nobody
+    rows: Tensor  # (n M, K): row of the neighbour in each slot; n M: empty
     reward: Tensor  # (T, n, G)
     bootstrap: Tensor  # (T, n, G, 2)
     goes_on: Tensor  # (T, n, G)
@@ -114,15 +114,15 @@ class Segment:
         return self.by_agent(discounted_returns(self.by_step(reward), bootstrap, self.goes_on, gamma))
 
     def less_common(self, surplus: Tensor) -> Tensor:
-        """(n, M) less its mean over the graphs at each step, where an agent is in several: pay that comes whatever one
-        does is left out, for one."""
+        """(n, M) less its mean over the graphs at each step, where an agent is in several: this removes, for example,
+        payments that do not depend on the agent's action."""
         by_step, here = self.by_step(surplus), self.by_step(self.present)
         count = here.sum(-1, keepdim=True)
         mean = by_step.sum(-1, keepdim=True) / count.clamp(min=1)
         return self.by_agent(by_step - mean * (here & (count > 1)))
 
     def credit(self, inner: Tensor, gamma: float) -> Tensor:
-        r"""What a unit of pay counts at each moment for what it does to the learning from earlier ones, the mirror of
+        r"""Weight of a unit of payment at each moment in the learning from earlier actions, the mirror of
         :meth:`returns`: :math:`C_t = g_t + \gamma C_{t-1}`, (n, n, M) from (n, n, M)."""
         steps, credit, out = self.by_step(inner), torch.zeros_like(self.by_step(inner)[0]), []
         for t, now in enumerate(steps):
@@ -132,7 +132,7 @@ class Segment:
 
 
 def log_probs(policy: nn.Module, weights: Weights, s: Segment) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (n, M) of the actions taken, 0 for who is not there; and the entropies (n, M)."""
+    """Log-probabilities (n, M) of the actions taken, 0 for absent agents; and the entropies (n, M)."""
     probs = mixed(masked(functional_call(policy, weights, (s.x,)), s.mask), s.mask, s.epsilon)
     log = probs.clamp(min=1e-12).log()
     return (log * s.hot).sum(-1), -(probs * log).sum(-1) * s.present
@@ -153,21 +153,21 @@ def incentive_gradient(
     lr: float,
     gamma: float,
 ) -> Tensor:
-    r"""What a unit of pay from i to j at each moment would have brought i: :math:`\partial J_i / \partial m_{ij,t}`.
+    r"""Gain of agent i from a unit of payment to j at each moment: :math:`\partial J_i / \partial m_{ij,t}`.
 
     .. math::
         \frac{\partial J_i}{\partial m_{ij,t}} = \lambda \sum_{t' \le t} \gamma^{t - t'}
         \big\langle \nabla \log \pi_j(a_{t'}), g_{ij} \big\rangle, \qquad
         g_{ij} = \nabla_{\hat\theta_j} \sum_{\hat t} \log \pi_{\hat\theta_j}(\hat a^j_{\hat t})\, \hat G^i_{\hat t}
 
-    j's step is linear in what it was paid, so this is exact, with no gradient of a gradient, and it holds i's own
-    payments alone: differentiating all agents' objectives at once would also credit i for what others paid.
+    The step of j is linear in its received payments, so this is exact, without second derivatives, and covers only the
+    payments of i: differentiating all agents' objectives at once would also credit i for payments of other agents.
 
     Args:
         policy: The stacked policies.
         old: Weights that played the first segment.
         new: Weights after the policies' step, that played the second.
-        gain: :math:`\hat G^i`, what each moment of the second segment brought i, (n, M).
+        gain: :math:`\hat G^i`, the gain of i at each moment of the second segment, (n, M).
         lr: :math:`\lambda`, of the policies' step; their objective is summed over time and averaged over graphs.
 
     Returns:
@@ -187,10 +187,10 @@ class LIO(OnPolicy):
     r"""Learning to incentivise others, after `"Learning to Incentivize Other Learning Agents"
     <https://arxiv.org/abs/2006.06051>`_.
 
-    At each step agent i pays each neighbour j that it hears :math:`m_{ij} = R_{max}\, \sigma(f_i(o_i,
+    At each step agent i pays each in-neighbour j :math:`m_{ij} = R_{max}\, \sigma(f_i(o_i,
     a_{\mathcal{N}_i}))_j`. Two segments make one round:
 
-    1. play; every policy takes a plain gradient step on its own reward and the pay that it got,
+    1. play; every policy takes a plain gradient step on its own reward plus received payments,
        :math:`\hat\theta_j = \theta_j + \lambda \sum_t \nabla \log \pi_j(a_t) (G^j_t - b_j)`, b a baseline (and
        entropy);
     2. play with :math:`\hat\theta`; every incentive network climbs its agent's return *without* pay,
@@ -199,15 +199,16 @@ class LIO(OnPolicy):
 
     Both segments count as env steps, and each ends in an update. As in the `authors' code
     <https://github.com/011235813/lio>`_: policies mixed with a uniform part, plain gradient steps inside and Adam
-    outside, incentive heads without bias, pay that is not taken off the payer's reward but held down by ``pay_cost``.
-    Ours: payments go to neighbours, by slot, instead of to everyone (with two agents this is the same); segments of a
+    outside, incentive heads without bias, payments that are not subtracted from the payer's reward but penalised by
+    ``pay_cost``.
+    Ours: payments go to neighbours, by slot, instead of to all agents (with two agents this is the same); segments of a
     fixed length in many graphs at once instead of whole episodes, so returns bootstrap with a learned value, which is
-    also the baseline, together with the mean over the graphs (taken as given); the exact closed form instead of
+    also the baseline, together with the mean over the graphs (treated as constant); the exact closed form instead of
     automatic second derivatives, which in that code leak credit between payers when there are more than two agents.
 
-    Paying needs to know whom: on moving graphs a slot holds now one neighbour and now another, and the method is at a
-    loss by its own definition, as the LToS paper reports. Payers see their neighbours' parameters (in training);
-    fitting models of them instead, as the LIO paper proposes, is not offered.
+    Payments are indexed by slot: where the graph changes, a slot holds different neighbours over time, and the method
+    is not well defined, as the LToS paper reports. Payers see their neighbours' parameters (in training); fitting
+    models of them instead, as the LIO paper proposes, is not offered.
     """
 
     config: LIOConfig
@@ -233,7 +234,7 @@ class LIO(OnPolicy):
 
     @property
     def epsilon(self) -> float:
-        """The uniform part of the policies, now."""
+        """The current uniform part of the policies."""
         c = self.config
         return linear_schedule(c.epsilon_start, c.epsilon_end, c.epsilon_fraction, self.progress)
 
@@ -261,7 +262,7 @@ class LIO(OnPolicy):
         return self.config.reward_max * torch.sigmoid(self.network.incentive(told)) * (s.rows < n * M).view(n, M, -1)
 
     def received(self, s: Segment, paid: Tensor) -> Tensor:
-        """What everyone gets, (n, M) from (n, M, K)."""
+        """Payments received by each agent, (n, M) from (n, M, K)."""
         n, M, _ = paid.shape
         total = paid.new_zeros(n * M + 1).index_add(0, s.rows.flatten(), paid.flatten())
         return total[:-1].view(n, M)
@@ -295,11 +296,11 @@ class LIO(OnPolicy):
         return {name: float(value) for name, value in metrics.items()}
 
     def policy_weights(self) -> Weights:
-        """The policies' weights as they are."""
+        """The current weights of the policies."""
         return {name: p.detach().clone() for name, p in self.network.policy.named_parameters()}
 
     def policy_gradient(self, s: Segment, advantage: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-        """The direction of every policy's plain step, on what it got with pay."""
+        """The gradient of every policy's plain step, on rewards plus received payments."""
         log, entropy = log_probs(self.network.policy, dict(self.network.policy.named_parameters()), s)
         objective = (log * advantage + self.config.entropy * entropy).sum() / s.reward.size(-1)
         grads = torch.autograd.grad(objective, list(self.network.policy.parameters()))
@@ -316,7 +317,7 @@ class LIO(OnPolicy):
         }
 
     def incentive_loss(self, second: Segment, gain: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the payers descend, given what they gained after the policies' step."""
+        """The loss of the payers, given their gains after the policies' step."""
         assert self.round is not None
         c, first = self.config, Segment.of(self.round['steps'], self.round['epsilon'])
         worth = incentive_gradient(
@@ -324,7 +325,7 @@ class LIO(OnPolicy):
         )
         n, M = gain.shape
         paid = self.payments(first)
-        # Row j M + m of payer i's table is what paying j at moment m is worth to i; an empty slot is worth nothing.
+        # Row j M + m of payer i's table is the gain of i from paying j at moment m; an empty slot has gain 0.
         table = torch.cat([worth.flatten(1), worth.new_zeros(n, 1)], dim=1)
         worth_of_slot = table.gather(1, first.rows.view(n, -1)).view(n, M, -1)
         late = c.gamma ** torch.arange(len(first.reward), device=paid.device)

@@ -1,4 +1,4 @@
-"""Targets and losses as pure functions, each with its equation; tested with numbers worked by hand."""
+"""Targets and losses as pure functions, each with its equation; tested against values computed by hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def td_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
 
     Args:
         reward (Tensor): n-step discounted reward sum :math:`R = \sum_k \gamma^k r_{t+k}`.
-        discount (Tensor): :math:`d = \gamma^n (1 - \text{terminated})`; an episode that the clock cut off goes on.
+        discount (Tensor): :math:`d = \gamma^n (1 - \text{terminated})`; a truncated episode bootstraps.
         next_value (Tensor): Value of the successor, of the same shape.
     """
     return reward + discount * next_value
@@ -37,11 +37,12 @@ def gather_next_value(value: Tensor, row: Tensor) -> Tensor:
 
 
 def gap_to_best(values: Tensor, best: Tensor, taken: Tensor) -> Tensor:
-    r"""What the action taken falls short of the best one: :math:`Q(s, a^*) - Q(s, a)`, (M,) from (M, A), (M,) and (M,).
+    r"""Gap of the action taken to the best one: :math:`Q(s, a^*) - Q(s, a)`, (M,) from (M, A), (M,) and (M,).
 
-    Advantage learning takes a part :math:`\alpha` of it off the target, so that the best action stands out and errors
-    of the network no longer make a greedy agent swing between two: `"Increasing the Action Gap: New Operators for
-    Reinforcement Learning" <https://arxiv.org/abs/1512.04860>`_, there with the target network's values.
+    Advantage learning subtracts a fraction :math:`\alpha` of it from the target. That widens the gap between the best
+    action and the others, so that small errors of the network do not change the greedy action: `"Increasing the Action
+    Gap: New Operators for Reinforcement Learning" <https://arxiv.org/abs/1512.04860>`_, there with the target network's
+    values.
     """
     return (values.gather(-1, best.unsqueeze(-1)) - values.gather(-1, taken.unsqueeze(-1))).squeeze(-1)
 
@@ -63,7 +64,7 @@ def td_loss(value: Tensor, target: Tensor, delta: float | None = 1.0) -> Tensor:
 
 def discounted_returns(reward: Tensor, bootstrap: Tensor, goes_on: Tensor, gamma: float) -> Tensor:
     r"""Returns of a segment, :math:`R_t = r_t + \gamma R_{t+1}`, with the bootstrap in place of :math:`R_{t+1}` at the
-    segment's end and wherever the episode does not go on.
+    segment's end and wherever the episode ends.
 
     Args:
         reward (Tensor): :math:`(T, \dots)`.
@@ -79,10 +80,10 @@ def discounted_returns(reward: Tensor, bootstrap: Tensor, goes_on: Tensor, gamma
 
 
 def soft_value(q: Tensor, log_policy: Tensor, beta: float) -> Tensor:
-    r"""What a policy is worth with its entropy, :math:`\sum_a \pi(a) (Q(a) - \beta \log \pi(a))`, (N, A) -> (N,).
+    r"""Soft value of a policy, :math:`\sum_a \pi(a) (Q(a) - \beta \log \pi(a))`, (N, A) -> (N,).
 
-    The best policy is :math:`\mathrm{softmax}(Q / \beta)`, worth :math:`\beta \log \sum_a e^{Q(a) / \beta}`, after
-    `"Soft Actor-Critic" <https://arxiv.org/abs/1801.01290>`_. Forbidden actions have :math:`\log \pi = -\infty`.
+    The best policy is :math:`\mathrm{softmax}(Q / \beta)`, with the value :math:`\beta \log \sum_a e^{Q(a) / \beta}`,
+    after `"Soft Actor-Critic" <https://arxiv.org/abs/1801.01290>`_. Forbidden actions have :math:`\log \pi = -\infty`.
     """
     finite = log_policy.masked_fill(log_policy.isneginf(), 0.0)
     return (log_policy.exp() * (q - beta * finite)).sum(-1)

@@ -1,4 +1,4 @@
-"""NeurComm: actor-critic whose agents tell their neighbours what they see, think and are about to do."""
+"""NeurComm: actor-critic whose agents send observations, recurrent states and policies to their neighbours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ltos_pyg.nn import AgentLinear, AgentLSTMCell, gather_slots
 
 
 class CommunicatingActorCritic(RecurrentActorCritic):
-    r"""What goes into each agent's LSTM is
+    r"""The input of each agent's LSTM is
 
     .. math::
         \mathrm{ReLU}(W^x_i [o_i, o_j]), \quad \mathrm{ReLU}(W^p_i [\pi_j^{t-1}]), \quad
@@ -42,14 +42,14 @@ class NeurComm(ActorCritic):
     r"""Recurrent actor-critic over differentiable messages, after `"Multi-agent Reinforcement Learning for Networked
     System Control" <https://arxiv.org/abs/2004.01339>`_ and its authors' code (``ma2c_nc``).
 
-    At each step an agent hears its neighbours' observations, and their policies and recurrent states of the step
-    before; what a node sees travels one hop a step, and gradients of an agent's loss reach its neighbours' networks
-    through the recurrent states (policies are told as numbers). The critic also knows the neighbours' actions. Rewards
-    are those of :class:`~ltos_pyg.algos.actor_critic.ActorCritic`: discounted in space by ``alpha``; ``alpha=None`` is
-    the reference's global reward, the sum over the graph.
+    At each step an agent receives its neighbours' observations, and their policies and recurrent states of the step
+    before. Information travels one hop per step, and gradients of an agent's loss reach its neighbours' networks
+    through the recurrent states (policies are sent without gradient). The critic's input includes the neighbours'
+    actions. Rewards are those of :class:`~ltos_pyg.algos.actor_critic.ActorCritic`: discounted in space by ``alpha``;
+    ``alpha=None`` is the reference's global reward, the sum over the graph.
 
-    Each agent's weights are per slot, so an agent whose neighbours come and go hears different agents in the same slot:
-    on moving graphs the method is at a loss by its own definition, as the LToS paper reports.
+    Each agent's weights are per slot, so an agent whose neighbours change receives messages from different agents in
+    the same slot: where the graph changes, the method is not well defined, as the LToS paper reports.
     """
 
     config: ActorCriticConfig

@@ -1,4 +1,4 @@
-"""What all methods that learn from a replay have in common: schedules, networks and their averages, saving."""
+"""The common base of all methods with a replay: schedules, networks and their averages, saving."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class OffPolicyConfig:
 class OffPolicy(Algorithm):
     """A method that stores transitions and learns from batches of them.
 
-    A subclass builds its network, acts, and says what its loss is. :meth:`learn` is one gradient step on it; a method
+    A subclass builds its network, acts, and defines its loss. :meth:`learn` is one gradient step on it; a method
     with more than one network overrides it.
 
     Args:
@@ -102,7 +102,7 @@ class OffPolicy(Algorithm):
         """The network that acts."""
 
     def build_more(self) -> None:
-        """Networks beside it, where a method has any."""
+        """Additional networks, if a method has any."""
 
     @abstractmethod
     def loss(self, t: Transition) -> tuple[Tensor, dict[str, Tensor]]:
@@ -191,7 +191,7 @@ class OffPolicy(Algorithm):
         return {'optimizer': self.optimizer}
 
     def generators(self) -> dict[str, torch.Generator]:
-        """Streams of chance, by name."""
+        """Random generators, by name."""
         own = {'explore': self.explore_rng, 'views': self.views_rng, 'play': self.play_rng}
         return {'replay': self.replay_rng, **own}
 

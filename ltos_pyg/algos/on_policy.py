@@ -1,4 +1,4 @@
-"""What on-policy methods have in common whose agents have networks of their own: they act, and gather segments."""
+"""The common base of on-policy methods with separate networks per agent: acting, and collecting segments."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ class View(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What agents carry from step to step; zeros at the start of an episode and for who is not there."""
+    """Recurrent state of the agents; zeros at the start of an episode and for absent agents."""
 
     h: Tensor  # (n, G, H)
     c: Tensor  # (n, G, H)
-    policy: Tensor  # (n, G, A): the last action probabilities, as they were told to neighbours
+    policy: Tensor  # (n, G, A): the last action probabilities, as sent to neighbours
 
     def where(self, keep: Tensor) -> Memory:
-        """Memory of those in ``keep`` (n, G) or (G,), zeros for the others."""
+        """The state of those in ``keep`` (n, G) or (G,), zeros for the others."""
         return Memory(*(part * keep.unsqueeze(-1) for part in self))
 
 
@@ -86,12 +86,12 @@ class OnPolicy(Algorithm):
         self.explore_rng = generator(seed, 'explore', self.device)
         self.play_rng = generator(seed, 'play', self.device)
         self.rollout = Rollout(config.rollout_steps)
-        self.memory: Memory | None = None  # now, in the training episodes; None: they begin
+        self.memory: Memory | None = None  # current, of the training episodes; None: at their start
         self.start: Memory | None = None  # at the first step of the segment
         self.after: Memory | None = None  # after the decision that was not observed yet
         self.play_memory: Memory | None = None
 
-    # what a method is made of ------------------------------------------------------------------------------------
+    # defined by each method ----------------------------------------------------------------------------------------
 
     @abstractmethod
     def build_network(self) -> Any:
@@ -106,7 +106,7 @@ class OnPolicy(Algorithm):
         """Values (n, G, V) of the successors, given the memory after the last decision; V is :attr:`num_values`."""
 
     def learning_reward(self, graph: Batch, layout: AgentLayout, reward: Tensor) -> Tensor:
-        """What the agents learn from, (n, G), given what they got."""
+        """Training rewards, (n, G), from the environment's rewards."""
         return reward
 
     @abstractmethod
@@ -116,7 +116,7 @@ class OnPolicy(Algorithm):
     # acting ------------------------------------------------------------------------------------------------------
 
     def layout(self, graph: Batch) -> AgentLayout:
-        """Who is who: by place where the environment promises the same nodes in the same order, else by number."""
+        """Agent layout: by position where the environment declares fixed nodes, else by ``node_id``."""
         return AgentLayout.of(graph, self.num_agents, by_place=self.spec.fixed_nodes)
 
     def view(self, graph: Batch) -> tuple[View, AgentLayout, Tensor]:
@@ -135,7 +135,7 @@ class OnPolicy(Algorithm):
         )
 
     def remember(self, memory: Memory | None, num_graphs: int) -> Memory:
-        """The memory to act on; an empty one where episodes begin."""
+        """The recurrent state to act on; zeros where episodes begin."""
         if memory is None or memory.h.size(1) != num_graphs:
             return self.network.initial(num_graphs)
         return memory
@@ -186,14 +186,14 @@ class OnPolicy(Algorithm):
         self.env_steps += graph.num_graphs
 
     def bootstrap_if_needed(self, successor: Batch, step: GraphStep, memory: Memory) -> Tensor:
-        """The bootstrap where the segment or the clock cuts returns off, and zeros where no one will look."""
+        """The bootstrap where the segment or the clock cuts returns off, and zeros where they are not used."""
         then, goes_on = self.layout(successor).present(), ~step.terminated.to(self.device)
         if not (len(self.rollout) == self.rollout.length - 1 or bool(step.truncated.any())):
             return then.new_zeros((*then.shape, self.num_values), dtype=torch.float32)
         return self.bootstrap(successor, memory) * (then & goes_on).unsqueeze(-1)
 
     def hot(self, action: Tensor, view: View) -> Tensor:
-        """Actions (n, G) as one-hots, zeros for who is not there."""
+        """Actions (n, G) as one-hots, zeros for absent agents."""
         return one_hot(action, self.spec.num_actions) * view.present.unsqueeze(-1).float()
 
     def restart_episodes(self) -> None:
@@ -218,7 +218,7 @@ class OnPolicy(Algorithm):
         return {'network': self.network}
 
     def generators(self) -> dict[str, torch.Generator]:
-        """Streams of chance, by name."""
+        """Random generators, by name."""
         return {'explore': self.explore_rng, 'play': self.play_rng}
 
     def state_dict(self) -> dict[str, Any]:
@@ -233,7 +233,7 @@ class OnPolicy(Algorithm):
         }
 
     def memories(self) -> dict[str, Memory | None]:
-        """Recurrent states that a resumed run goes on from."""
+        """Recurrent states from which a resumed run continues."""
         return {'memory': self.memory, 'start': self.start}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

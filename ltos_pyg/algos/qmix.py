@@ -24,7 +24,7 @@ from ltos_pyg.ranges import LARGEST_WIDTH, check_range
 class QMIXConfig(DQNConfig):
     """Options of QMIX."""
 
-    mixing: Literal['slots', 'shared'] = 'slots'  # who an agent is counts (the paper's), or only what it sees (ours)
+    mixing: Literal['slots', 'shared'] = 'slots'  # by agent identity (the paper's), or by features only (ours)
     team_reward: TeamReward = 'mean'  # over the nodes; the paper's objective is the sum: N times as much
     mixer_channels: int = 32  # hidden layer of the mixing network
     hyper_channels: int = 64  # hidden layer of the networks that make its weights
@@ -39,7 +39,7 @@ class QMIXConfig(DQNConfig):
 
 
 class QMIXNetwork(nn.Module):
-    """The agents' network and the mixer, with what they see: own features, who one is, the state of the graph."""
+    """The agents' network and the mixer, with their inputs: own features, agent identity, the state of the graph."""
 
     def __init__(self, spec: GraphEnvSpec, config: QMIXConfig) -> None:
         super().__init__()
@@ -81,21 +81,21 @@ class QMIX(DQN):
         Q_{tot} = f_s(Q_1(o_1, a_1), \dots, Q_N(o_N, a_N)), \quad \frac{\partial f_s}{\partial Q_i} \ge 0
 
     with :math:`a^*_i = \arg\max_a Q_i(o'_i, a)` and :math:`f_s` of :class:`~ltos_pyg.nn.QMixer`. Nodes act on their own
-    observation alone; state and team reward serve training only, and no edge is looked at.
+    observation alone; state and team reward are used in training only, and edges are not used.
 
-    The paper's (`"QMIX" <https://arxiv.org/abs/1803.11485>`_): the mixing network, one agent network for all with the
-    agent's number as an input, the target. The `authors' code <https://github.com/oxwhirl/pymarl>`_: hidden layer 64 in
-    the networks that make the mixing weights, 32 in the mixing network, double-Q. Ours: agents without memory, on
+    From the paper (`"QMIX" <https://arxiv.org/abs/1803.11485>`_): the mixing network, one agent network for all with
+    the agent's number as an input, the target. The `authors' code <https://github.com/oxwhirl/pymarl>`_: hidden layer
+    64 in the networks that make the mixing weights, 32 in the mixing network, double-Q. Ours: agents without memory, on
     replayed transitions (the authors' have a GRU and replay whole episodes; the `extended code
     <https://github.com/uoe-agents/epymarl>`_ has none by default), with the encoder, optimiser and schedules that DQN
-    and DGN have here. What the state is, the LToS paper does not say: here all observations of the graph in the order
+    and DGN have here. The LToS paper does not define the state; here it is all observations of the graph in the order
     of the agents.
 
-    Graphs that change: with ``mixing='slots'`` an agent is known by its place (or ``node_id``, where agents come and
-    go) and absent ones leave their slots empty. With ``mixing='shared'`` the mixing rows come from what a node sees and
-    the mean of a layer over the graph: any number of agents, nobody has a name. With ``n_step`` above 1, rewards of
-    agents who arrive within the n steps are not part of the team's; and a team whose every member of step t has left n
-    steps later is over.
+    Changing graphs: with ``mixing='slots'`` an agent is identified by its position (or by ``node_id``, where agents
+    enter and leave), and slots of absent agents are empty. With ``mixing='shared'`` the mixing rows are computed from a
+    node's features and the mean of a layer over the graph: this holds for any number of agents, without identities.
+    With ``n_step`` above 1, rewards of agents that enter within the n steps are not part of the team reward; and if
+    every agent of step t has left n steps later, the target does not bootstrap.
 
     Raises:
         ValueError: If a ``node_id`` exceeds the number of slots.
@@ -109,7 +109,7 @@ class QMIX(DQN):
         return QMIXNetwork(self.spec, self.config)
 
     def slot(self, graph: Batch) -> Tensor | None:
-        """Who is who, (N,), where it counts."""
+        """The slot of each node, (N,), if the mixer uses slots."""
         return slots(graph, self.spec) if self.config.mixing == 'slots' else None
 
     def q_values(self, network: nn.Module, graph: Batch, sharing: Sharing | None = None) -> Tensor:
@@ -118,7 +118,7 @@ class QMIX(DQN):
             return network(x, edge_index, self.slot(graph))
 
     def total(self, network: QMIXNetwork, graph: Batch, q: Tensor, action: Tensor) -> Tensor:
-        """The value of each graph (B,) if its nodes act so, from the values of all their actions (N, A)."""
+        """The value of each graph (B,) under these actions, from the values of all their actions (N, A)."""
         x, _, _ = self.inputs(graph)
         with self.autocast():
             return network.mix(q.gather(-1, action.unsqueeze(-1)).squeeze(-1), x, graph, self.slot(graph))

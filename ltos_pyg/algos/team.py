@@ -1,4 +1,4 @@
-"""Rewards of neighbourhoods and teams; what the centralised methods share: slots, observations side by side."""
+"""Rewards of neighbourhoods and teams; helpers of the centralised methods: slots, concatenated observations."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ def reward_of(kind: str, graph: Batch, reward: Tensor) -> Tensor:
 
 
 def slots(graph: Batch, spec: GraphEnvSpec) -> Tensor:
-    """The slot of each node (N,), in [0, max_nodes): its place in its graph, or ``node_id`` where nodes come and go.
+    """The slot of each node (N,), in [0, max_nodes): its position in its graph, or ``node_id`` where nodes enter and
+    leave.
 
     Raises:
-        ValueError: If a ``node_id`` is larger than the slots there are (looked at on the CPU only).
+        ValueError: If a ``node_id`` is not below the number of slots (checked on the CPU only).
     """
     if spec.fixed_nodes:
         return torch.arange(graph.num_nodes, device=graph.batch.device) - graph.ptr[graph.batch]
@@ -48,7 +49,7 @@ def slots(graph: Batch, spec: GraphEnvSpec) -> Tensor:
 def side_by_side(x: Tensor, graph: Batch, slot: Tensor, num_slots: int) -> Tensor:
     """The features of all nodes of each graph in the order of their slots, (N, F) -> (B, K * F); 0 where one is empty.
 
-    A node more than the slots hold would land in the next graph: :func:`slots` refuses it.
+    More nodes than slots would overlap with the next graph: :func:`slots` raises then.
     """
     table = x.new_zeros(graph.num_graphs * num_slots, x.size(1))
     return table.index_copy(0, graph.batch * num_slots + slot, x).view(graph.num_graphs, num_slots * x.size(1))
@@ -61,12 +62,12 @@ def team_reward(reward: Tensor, graph: Batch, kind: TeamReward) -> Tensor:
 
 
 def team_discount(discount: Tensor, graph: Batch) -> Tensor:
-    """One discount per graph, (N,) -> (B,): the team goes on as long as one of those who acted does."""
+    """One discount per graph, (N,) -> (B,): the team goes on as long as one of the agents that acted does."""
     return discount.new_zeros(graph.num_graphs).scatter_reduce(0, graph.batch, discount, 'amax')
 
 
 def check_team_reward(kind: str) -> None:
-    """Raises a ``ValueError`` unless there is such a reward."""
+    """Raises a ``ValueError`` for an unknown team reward."""
     if kind not in TEAM_REWARDS:
         raise ValueError(f"'team_reward' must be one of {TEAM_REWARDS} (got {kind!r})")
 

@@ -1,4 +1,4 @@
-"""Pure maths of reward sharing: who gets which part of whose value, along the edges of a graph."""
+"""Pure functions of reward sharing: sharing weights and the values moved along the edges of a graph."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ltos_pyg.nn.validation import check_edge_index, check_rows, check_unit_inte
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Autocast runs the matrix products in half precision; softmax, sums and what leaves a network stay in float32."""
+    """Under autocast, matrix products run in half precision; softmax, sums and outputs of networks stay in float32."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
@@ -47,8 +47,8 @@ def sender_softmax(edge_logit: Tensor, self_logit: Tensor, edge_index: Tensor) -
         - **output:** :class:`Sharing` of the same shapes
 
     Raises:
-        ValueError: If ``edge_index`` is no (2, E) int64 tensor over the nodes without self-loops, or the logits do not
-            fit it.
+        ValueError: If ``edge_index`` is not a (2, E) int64 tensor over the nodes without self-loops, or the logits do
+            not fit it.
     """
     check_edge_index(edge_index, self_logit.size(0))
     check_rows('edge_logit', edge_logit, edge_index.size(1), 'edge')
@@ -61,7 +61,7 @@ def sender_softmax(edge_logit: Tensor, self_logit: Tensor, edge_index: Tensor) -
 
 
 def softmax_by_sender(edge_logit: Tensor, self_logit: Tensor, edge_index: Tensor) -> Sharing:
-    """:func:`sender_softmax` of input that was checked already."""
+    """:func:`sender_softmax` without checks, for checked input."""
     sender = edge_index[0]
     index = sender.view(-1, *[1] * (edge_logit.dim() - 1)).expand_as(edge_logit)
     # The largest logit of each sender is subtracted (softmax does not change), so that exp cannot overflow.
@@ -73,7 +73,7 @@ def softmax_by_sender(edge_logit: Tensor, self_logit: Tensor, edge_index: Tensor
 
 
 def keep_all(edge_index: Tensor, num_nodes: int, dtype: torch.dtype = torch.float32) -> Sharing:
-    """Nobody shares: ``given = 0``, ``kept = 1``. With it LToS is DGN."""
+    """No sharing: ``given = 0``, ``kept = 1``. With it LToS equals DGN."""
     device = edge_index.device
     return Sharing(
         torch.zeros(edge_index.size(1), dtype=dtype, device=device), torch.ones(num_nodes, dtype=dtype, device=device)
@@ -128,7 +128,7 @@ def share_value(value: Tensor, edge_index: Tensor, sharing: Sharing) -> Tensor:
     .. math::
         y_i = w_{ii} v_i + \sum_{j \to i} w_{ji} v_j
 
-    Value is moved, never made: :math:`\sum_i y_i = \sum_i v_i` in each graph whenever the weights lie on the simplex
+    Value is conserved: :math:`\sum_i y_i = \sum_i v_i` in each graph whenever the weights lie on the simplex
     of each sender. :math:`N = 0`, :math:`E = 0` and isolated nodes are ordinary.
 
     Shapes:

@@ -10,10 +10,10 @@ from ltos_pyg.nn.validation import check_edge_index, check_rows
 
 
 def add_edges(pair: Tensor, lin_edge: Linear | None, edge_attr: Tensor | None) -> Tensor:
-    """Adds what ``lin_edge`` makes of the edge features to the values of pairs (E, C).
+    """Adds ``lin_edge`` of the edge features to the values of pairs (E, C).
 
     Raises:
-        ValueError: If there are features but no layer for them, the other way round, or they do not fit.
+        ValueError: If there are features but no layer for them, a layer but no features, or they do not fit.
     """
     if lin_edge is None:
         if edge_attr is not None:
@@ -105,7 +105,7 @@ class EdgePolicyHead(nn.Module):
         return edge_logit, self_logit
 
     def share(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Sharing:
-        """The weights themselves: the softmax of the logits over each sender."""
+        """Returns the weights: the softmax of the logits over each sender."""
         edge_logit, self_logit = self(h, edge_index, edge_attr)
         return softmax_by_sender(edge_logit, self_logit, edge_index)
 
@@ -131,13 +131,13 @@ class QHead(nn.Module):
 
 
 class EdgeQHead(nn.Module):
-    r"""Action values of each *pair*: what :math:`i`'s action is worth to itself and to each node that shares with it.
+    r"""Action values of each *pair*: the value of :math:`i`'s action for itself and for each node that shares with it.
 
     .. math::
         U_{ji}(a) = \big(\mathbf{W}_U\,\mathrm{ReLU}(\mathbf{W}_s \mathbf{h}_j + \mathbf{W}_r \mathbf{h}_i +
         \mathbf{W}_e \mathbf{e}_{ji} + \mathbf{b})\big)_a, \qquad U_{ii}(a) = (\mathbf{W} \mathbf{h}_i + \mathbf{b})_a
 
-    :math:`U_{ji}(a)` is what :math:`i`'s doing :math:`a` is worth to :math:`j`, in :math:`j`'s own discounted reward.
+    :math:`U_{ji}(a)` is the value of action :math:`a` of :math:`i` for :math:`j`, in :math:`j`'s own discounted reward.
     Since the shaped reward is linear in the weights, so is
     :math:`Q_i(a) = w_{ii} U_{ii}(a) + \sum_{j \to i} w_{ji} U_{ji}(a)` (:meth:`combine`), and the gradient through the
     weights is exact.
@@ -146,11 +146,11 @@ class EdgeQHead(nn.Module):
         in_channels (int): Size of each node feature.
         num_actions (int): Number of actions :math:`A`.
         hidden_channels (int): Size of the hidden layer.
-        edge_dim (int, optional): Size of each edge feature, if there are any. Without them an actor cannot tell which
-            of its neighbours it is asked about, but by that neighbour's features.
+        edge_dim (int, optional): Size of each edge feature, if there are any. Without them, neighbours are
+            distinguished by their node features alone.
 
     Shapes:
-        - **input:** node features :math:`(N, F)`, pairs :math:`(2, P)` (row 0 owns the reward, row 1 acts), edge
+        - **input:** node features :math:`(N, F)`, pairs :math:`(2, P)` (row 0: whose reward, row 1: whose action), edge
           features :math:`(P, D)`
         - **output:** own values :math:`(N, A)`, pair values :math:`(P, A)`; float32 also under autocast
 

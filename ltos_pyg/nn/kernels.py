@@ -1,7 +1,7 @@
 """The attention core of :class:`~ltos_pyg.nn.DGNConv` as one compiled CPU kernel, with its exact gradient.
 
 PyTorch's scatter operations write one row per edge and head several times over. This kernel walks over the receivers,
-reads each sender's row where it lies and keeps nothing but the attention weights. It is compiled by Numba on first
+reads each sender's row in place and stores only the attention weights. It is compiled by Numba on first
 use (some seconds, then cached on disk), is imported only when a layer asks for it, and needs no C++ compiler.
 """
 
@@ -61,9 +61,9 @@ def _has_numba() -> bool:
 
 
 def can_use_kernel(qkv: Tensor, edge_index: Tensor) -> bool:
-    """Whether the compiled kernel serves here: float32 on the CPU, enough edges, and no tracing or transforming.
+    """Whether the compiled kernel can be used: float32 on the CPU, enough edges, and no tracing or transforming.
 
-    Tracing is asked about first: under ``torch.export`` the comparison of the number of edges would freeze it.
+    Tracing is checked first: under ``torch.export``, comparing the number of edges would specialise the graph to it.
     """
     return (
         not torch.compiler.is_compiling()
@@ -92,6 +92,7 @@ def neighbour_attention(
           all in float32 on the CPU
         - **output:** :math:`y` of shape :math:`(N, H, C)`
 
-    The input is trusted: the compiled loops have no bounds checks, and :class:`~ltos_pyg.nn.DGNConv` has made them.
+    The input is not checked here: the compiled loops have no bounds checks, and :class:`~ltos_pyg.nn.DGNConv` does
+    them.
     """
     return _NeighbourAttention.apply(qkv, edge_attr, edge_key, edge_value, edge_index)

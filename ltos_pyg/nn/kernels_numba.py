@@ -1,8 +1,8 @@
 """The compiled half of :mod:`ltos_pyg.nn.kernels`: plain loops over NumPy arrays, for Numba.
 
 Row ``p = ptr[i] + i`` of ``alpha`` is node i itself, and the rows ``p + 1 ... ptr[i + 1] + i`` are its in-edges in the
-order of ``order``: what belongs to one receiver lies together. Each loop over ``c`` runs along one head's channels,
-which lie together as well; they are what the compiler turns into vector instructions.
+order of ``order``: the rows of one receiver are contiguous. Each loop over ``c`` runs along one head's channels, which
+are contiguous too, so the compiler vectorises it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 ZERO, ONE = np.float32(0), np.float32(1)
-# Sums may be reordered; NaN and infinities keep their meaning, so that a broken input shows in the output.
+# Sums may be reordered; NaN and infinities are respected, so that they propagate from input to output.
 FASTMATH = {'reassoc', 'nsz', 'arcp', 'contract', 'afn'}
 
 
 def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
     try:
         return numba.njit(cache=True, nogil=True, fastmath=FASTMATH)(function)
-    except RuntimeError:  # neither this folder nor the user's cache can be written to: compile once per process
+    except RuntimeError:  # no writable cache folder: compile once per process
         return numba.njit(nogil=True, fastmath=FASTMATH)(function)
 
 

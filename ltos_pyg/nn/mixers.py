@@ -19,14 +19,14 @@ class QMixer(nn.Module):
         + V(s)
 
     The weights come from networks of the graph's state (hypernetworks). Their absolute values make
-    :math:`\partial Q_{tot} / \partial Q_i \ge 0`, so that what is best for each node is best for the graph.
+    :math:`\partial Q_{tot} / \partial Q_i \ge 0`, so that the nodes' greedy actions maximise the value of the graph.
 
-    A node's row :math:`\mathbf{w}_1^i` is told apart from the others' in one of two ways:
+    A node's row :math:`\mathbf{w}_1^i` is defined in one of two ways:
 
-    - ``num_slots``: each node has a slot, and each slot rows of its own. This is QMIX as published, where node i of
+    - ``num_slots``: each node has a slot, and each slot its own rows. This is QMIX as published, where node i of
       every graph is the same agent; slots may be empty.
-    - ``node_channels``: one network for all rows, of the state and the node's own features. This holds for any number
-      of nodes and follows any renaming of them; it is ours.
+    - ``node_channels``: one network for all rows, of the state and the node's own features. This works for any number
+      of nodes and is permutation-equivariant; it is ours.
 
     Args:
         state_channels (int): Size :math:`S` of each graph's state.
@@ -35,14 +35,14 @@ class QMixer(nn.Module):
             are linear, as in the paper.
         num_slots (int, optional): Number of slots :math:`K`.
         node_channels (int, optional): Size :math:`F` of each node's features, instead of ``num_slots``.
-        activation (torch.nn.Module, optional): Between the two layers; it must not fall. ``None``: ELU.
+        activation (torch.nn.Module, optional): Between the two layers; it must be non-decreasing. ``None``: ELU.
 
     Shapes:
         - **input:** values :math:`(N,)`, states :math:`(B, S)`, graph of each node :math:`(N,)`, and of each node its
           slot :math:`(N,)` or its features :math:`(N, F)`
         - **output:** one value per graph :math:`(B,)`, float32 also under autocast
 
-    A graph without nodes is worth what its state says.
+    An empty graph has the value that its state alone gives (the sum over nodes is 0).
 
     Raises:
         ValueError: Unless exactly one of ``num_slots`` and ``node_channels`` is given, or if an input does not fit.

@@ -15,11 +15,11 @@ from ltos_pyg.nn.functional import Sharing
 from ltos_pyg.nn.heads import EdgePolicyHead, QHead
 from ltos_pyg.nn.validation import check_rows
 
-SMALL_SHARE = 0.02  # shares below it look much the same to a network
+SMALL_SHARE = 0.02  # shares below it have nearly the same features
 
 
 def sharing_features(edge_index: Tensor, sharing: Sharing) -> tuple[Tensor, Tensor]:
-    """What a network sees of the sharing weights: (N, 4) and (E, 2), all zero under "keep all"."""
+    """Input features made of the sharing weights: (N, 4) and (E, 2), all zero under "keep all"."""
     kept, given = sharing.kept, sharing.given
     received = torch.zeros_like(kept).index_add(0, edge_index[1], given)
     of_node = [
@@ -32,7 +32,7 @@ def sharing_features(edge_index: Tensor, sharing: Sharing) -> tuple[Tensor, Tens
 
 
 class DGNTrunk(nn.Module):
-    r"""Encoder, then ``num_layers`` relation kernels; all their outputs side by side.
+    r"""Encoder, then ``num_layers`` relation kernels; returns all their outputs concatenated.
 
     .. math::
         \mathbf{h}^0 = \mathrm{MLP}(\mathbf{x}) , \qquad
@@ -47,20 +47,20 @@ class DGNTrunk(nn.Module):
         \Big(w_{ii} - 1,\ \log\frac{w_{ii} + \epsilon}{1 + \epsilon},\ \hat w_i,\
         \tfrac14 \log(1 + \hat w_i / \epsilon)\Big), \qquad \epsilon = 0.02,
 
-    which join the encoder's first layer through a linear map without bias. The logarithms keep small shares apart:
-    what an agent should do can turn at a share of a few percent. Under "keep all" every one of these features is
-    zero, so the network equals the one without these inputs, to the bit.
+    which join the encoder's first layer through a linear map without bias. The logarithms resolve small shares: the
+    best action can change at a share of a few percent. Under "keep all" every one of these features is zero, so the
+    network equals the one without these inputs, to the bit.
 
     Args:
         in_channels (int): Size of each node feature.
         hidden_channels (int): Size of the encoder's output and of each layer.
-        num_layers (int): Number of relation kernels L. With 0 no node sees another.
+        num_layers (int): Number of relation kernels L. With 0 there is no communication.
         heads (int): Attention heads of each.
         encoder_channels (sequence of int): Sizes of the encoder's hidden layers.
         edge_dim (int, optional): Size of each edge feature, if there are any.
         sharing (bool): Whether the sharing weights are an input.
-        conv: The layer of messages, instead of the relation kernel: the class of any PyTorch Geometric layer that takes
-            ``(x, edge_index, edge_attr)``, its name, or ``'package.module:Name'``. A ReLU follows it.
+        conv: The message-passing layer, instead of the relation kernel: the class of any PyTorch Geometric layer that
+            takes ``(x, edge_index, edge_attr)``, its name, or ``'package.module:Name'``. A ReLU follows it.
 
     Shapes:
         - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)`, edge features :math:`(E, D)`
@@ -102,7 +102,7 @@ class DGNTrunk(nn.Module):
     def _scale_sharing(self) -> None:
         """Brings the map of the weights' features to the scale of the first layer's other columns.
 
-        On its own scale, of 4 inputs, it drowns a wide and sparse observation, and learning takes twice as long.
+        With the scale for 4 inputs alone it dominates a wide and sparse observation, and learning takes twice as long.
         """
         if self.lin_sharing is not None:
             with torch.no_grad():
@@ -111,7 +111,7 @@ class DGNTrunk(nn.Module):
     def forward(
         self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, sharing: Sharing | None = None
     ) -> Tensor:
-        """Runs the trunk; ``sharing`` is needed exactly if the trunk was built with it."""
+        """Runs the trunk; ``sharing`` is required if and only if the trunk was built with it."""
         if (sharing is not None) != self.sharing:
             raise ValueError(
                 f"'sharing' must {'be given to' if self.sharing else 'not be given to'} a trunk built with "
@@ -182,7 +182,7 @@ class SharingPolicy(nn.Module):
         in_channels (int): Size of each node feature.
         hidden_channels (int): Size of the hidden layers.
         heads (int): Attention heads.
-        num_layers (int): Hops that :math:`\phi` sees.
+        num_layers (int): Number of hops of the input of :math:`\phi`.
         encoder_channels (sequence of int): Sizes of the encoder's hidden layers.
         edge_dim (int, optional): Size of each edge feature, if there are any.
         initial_own (float, optional): The share kept at the start; ``None`` is uniform.

@@ -1,4 +1,4 @@
-"""Maths of networked agents: how far apart they are, what the others' rewards count, and how neighbours agree."""
+"""Functions for networked agents: hop distances, spatial weights of rewards, and consensus."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ def hop_distance(adjacency: Tensor) -> Tensor:
 
 
 def spatial_weights(edge_index: Tensor, place: Tensor, num_graphs: int, num_agents: int, alpha: float | None) -> Tensor:
-    r"""What the reward of agent j counts for agent i: :math:`\alpha^{d_{ji}}`, :math:`(G, n, n)` by graph, j and i.
+    r"""Weight of the reward of agent j for agent i: :math:`\alpha^{d_{ji}}`, :math:`(G, n, n)` by graph, j and i.
 
     :math:`d_{ji}` is the number of hops from j to i along the edges; where no path leads the weight is 0, and with
-    :math:`\alpha = 0` everyone has its own reward alone. ``alpha=None`` gives 1 throughout each graph, path or no path.
+    :math:`\alpha = 0` each agent has only its own reward. ``alpha=None`` gives 1 for all pairs of a graph, connected or
+    not.
 
     Args:
         edge_index (Tensor): :math:`(2, E)`.
@@ -62,17 +63,18 @@ def spatial_discount(value: Tensor, weights: Tensor) -> Tensor:
 def consensus_weights(
     edge_index: Tensor, num_nodes: int, rule: Literal['metropolis', 'uniform'] = 'metropolis'
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""How much node i takes over from neighbour j, :math:`c_{ij}` along :math:`j \to i`, and keeps, :math:`c_{ii}`.
+    r"""Weight of neighbour j in the consensus step of node i, :math:`c_{ij}` along :math:`j \to i`, and of its own
+    value, :math:`c_{ii}`.
 
-    ``'uniform'``: the plain mean over a node and those it hears, :math:`c_{ij} = 1 / (1 + d_i)`; the mean over all
+    ``'uniform'``: the plain mean over a node and its in-neighbours, :math:`c_{ij} = 1 / (1 + d_i)`; the mean over all
     nodes is kept on regular graphs only. ``'metropolis'``: :math:`c_{ij} = 1 / (1 + \max(d_i, d_j))` on the graph made
     undirected, :math:`c_{ii}` the rest; rows and columns sum to one, so the mean is kept.
 
     Returns:
-        The edges that the weights belong to (2, E'), their weights (E',), and what each node keeps (N,).
+        The edges that the weights belong to (2, E'), their weights (E',), and the weight of each node for itself (N,).
 
     Raises:
-        ValueError: If there is no such rule, or ``edge_index`` does not fit the nodes.
+        ValueError: If the rule is unknown, or ``edge_index`` does not fit the nodes.
     """
     check_edge_index(edge_index, num_nodes)
     if rule == 'metropolis':
@@ -94,7 +96,7 @@ def consensus_matrix(
     rule: Literal['metropolis', 'uniform'] = 'metropolis',
 ) -> Tensor:
     r"""The matrix :math:`C` (n, n) of one consensus step between agents: the mean of the :func:`consensus_weights` over
-    the graphs of a batch. An agent that is not in a graph keeps what it has there."""
+    the graphs of a batch. In a graph where an agent is absent, its weight for itself is 1."""
     check_rows('place', place, place.numel(), 'node')
     edge_index, weight, kept = consensus_weights(edge_index, place.numel(), rule)
     agent = place // num_graphs

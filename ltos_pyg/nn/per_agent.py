@@ -1,8 +1,8 @@
-r"""Networks of which every agent has its own: parameters stacked along the agents, one matrix product for all of them.
+r"""Separate networks per agent: parameters stacked along the agents, one batched matrix product for all of them.
 
 Everything here works on the *agent layout*: a batch of G graphs of at most n agents as one dense tensor
-:math:`(n, G, F)`, in which an agent that is not there is a row of zeros. Agents and edges may come and go from step
-to step; the shapes stay, and so does the row of each agent, which is where its recurrent state lives.
+:math:`(n, G, F)`, in which an absent agent is a row of zeros. Agents and edges may change from step to step; the shapes
+stay the same, and so does the row of each agent, which holds its recurrent state.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch_geometric.data import Batch
 
 @dataclass(frozen=True)
 class AgentLayout:
-    """Where each node of a batch lies in tensors :math:`(n, G, F)`."""
+    """Position of each node of a batch in tensors :math:`(n, G, F)`."""
 
     place: Tensor  # (N,) int64: agent * num_graphs + graph
     num_agents: int  # n
@@ -29,7 +29,7 @@ class AgentLayout:
         """The layout of a batch. A node's agent is its ``node_id``, or its place in the graph with ``by_place``.
 
         Raises:
-            ValueError: If an agent's number is not in [0, num_agents). (On CUDA that is not looked at.)
+            ValueError: If an agent's number is not in [0, num_agents). (Not checked on CUDA.)
         """
         agent = graph.get('node_id')
         if by_place or agent is None:
@@ -81,7 +81,7 @@ class AgentLayout:
 
 
 def gather_slots(value: Tensor, rows: Tensor) -> Tensor:
-    """What the neighbours in each agent's slots hold, side by side: (n, G, d) and (n G, K) to (n, G, K d); an empty
+    """Concatenates the values of the neighbours in each agent's slots: (n, G, d) and (n G, K) to (n, G, K d); an empty
     slot is zeros."""
     n, G, d = value.shape
     flat = torch.cat([value.reshape(n * G, d), value.new_zeros(1, d)])

@@ -1,7 +1,7 @@
-"""Border checks of graph tensors: each says what is wrong, what was expected, what came, and what to do next.
+"""Input checks of graph tensors: each error names the argument, what was expected, what it got, and what to do next.
 
 Checks of shape and dtype always run. Checks of the numbers themselves run in eager mode on the CPU: under
-``torch.compile`` and ``torch.export`` they would break the graph, and on CUDA each would wait for the device.
+``torch.compile`` and ``torch.export`` they would break the graph, and on CUDA each would synchronise with the device.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _edges_are_trusted: ContextVar[bool] = ContextVar('edges_are_trusted', default=F
 
 @contextmanager
 def trust_edges() -> Iterator[None]:
-    """Within it, :func:`check_edge_index` looks at shapes and dtypes only.
+    """Within this context, :func:`check_edge_index` checks shapes and dtypes only.
 
     For code that has checked the edges of a batch and runs many layers on it.
     """

@@ -1,4 +1,4 @@
-"""LToS in one room: the update (`ltos.py`), the low level's critics, the high level's search, exploration."""
+"""LToS: the update (`ltos.py`), the low level's critics, the high level's search, exploration."""
 
 from ltos_pyg.algos.ltos.config import LToSConfig
 from ltos_pyg.algos.ltos.critics import CRITICS, EdgeCritic, NodeCritic

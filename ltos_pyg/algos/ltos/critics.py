@@ -1,4 +1,4 @@
-"""The low level's two critics: action values under given sharing weights, and what they learn from."""
+"""The low level's two critics: action values under given sharing weights, and their targets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ltos_pyg.nn.conv.by_name import Conv
 
 
 class Ahead(NamedTuple):
-    """What the low level looks ahead to: the successors of a batch."""
+    """The successors of a batch, for the low level's bootstrap."""
 
     seen: Seen
     sharing: Sharing  # the weights there, from the target high level
@@ -31,12 +31,12 @@ class LowLevelBatch(NamedTuple):
 
     t: Transition
     seen: Seen  # of t.graph
-    ahead: Ahead | None  # None where no agent has a future: the discounts are all 0, as in one-step games
-    apart: Tensor  # (2, P) more pairs that the edge critic learns the values of, see random_pairs
+    ahead: Ahead | None  # None where all discounts are 0, as in one-step games
+    apart: Tensor  # (2, P) more pairs to train the edge critic on, see random_pairs
 
 
 def random_pairs(graph: Batch, rng: torch.Generator) -> Tensor:
-    """Pairs of different agents of one graph, (2, P): about as many as edges, all owners alike."""
+    """Pairs of different agents of one graph, (2, P): about as many as edges, each reward owner equally likely."""
     N = graph.num_nodes
     owner = torch.arange(max(graph.num_edges, N), device=graph.ptr.device) % max(N, 1)
     first, size = (part[graph.batch[owner]] for part in (graph.ptr[:-1], graph.ptr.diff()))
@@ -75,8 +75,8 @@ class NodeCritic(DGN):
         R^w_i = w_{ii} R_i + \sum_{j \to i} w_{ji} R_j
 
     with the n-step returns :math:`R` of own rewards, shared by the weights :math:`w` that are the input: so the target
-    depends on no weights that the network does not see. The weights are inputs of the network (see
-    :class:`~ltos_pyg.nn.DGNTrunk`), unless ``sees_weights`` is false: where they never change there is nothing to see.
+    depends only on weights that the network has as input. The weights are inputs of the network (see
+    :class:`~ltos_pyg.nn.DGNTrunk`), unless ``sees_weights`` is false, for weights that never change.
 
     Shapes:
         - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)`, edge features :math:`(E, D)`, weights
@@ -114,23 +114,24 @@ class NodeCritic(DGN):
 
 
 class EdgeCritic(nn.Module):
-    r"""Ours: one value a *pair*, so that :math:`Q_i(o, a; w) = w_{ii} U_{ii}(o, a; w) + \sum_{j \to i} w_{ji}
-    U_{ji}(o, a; w)`.
+    r"""The edge critic (ours): one value per *pair* of agents, so that :math:`Q_i(o, a; w) = w_{ii} U_{ii}(o, a; w) +
+    \sum_{j \to i} w_{ji} U_{ji}(o, a; w)`.
 
     :math:`U_{ii}` is the discounted return of i's *own* reward, and :math:`U_{ji}(o, a_i)` what i's action adds to
-    *j's own* return beyond what j foresees:
+    *j's own* return beyond j's own estimate:
 
     .. math::
         U_{ii} \to R_i + \gamma^n U^-_{ii}(o', a'_i), \qquad
         U_{ji} \to \delta_j + \gamma^n U^-_{ji}(o', a'_i), \qquad
         \delta_j = R_j + \gamma^n U^-_{jj}(o', a'_j) - U_{jj}(o, a_j).
 
-    Each reward is learned once, unmixed, and i's action is told apart from the rest of j's return. The network also
-    sees the weights (others react to them), so :math:`Q_i` is linear in :math:`w` only as far as nobody else reacts.
+    Each reward is learned once, unmixed, and the effect of i's action is separated from the rest of j's return. The
+    weights are also network inputs (other agents react to them), so :math:`Q_i` is linear in :math:`w` only while other
+    agents do not react.
 
-    Neighbours part while the effect of an action goes on, so where the graph moves, :math:`U_{ji}` is learned for
-    random pairs of a graph too, with zeros for edge features where no edge joins them: values that a pair falls back
-    to are trained ones.
+    Two agents may stop being neighbours while the effect of an action lasts. So where the graph changes, :math:`U_{ji}`
+    is also trained on random pairs of a graph, with zeros for edge features where there is no edge: the bootstrap then
+    uses trained values.
 
     Shapes: as :class:`NodeCritic`.
     """

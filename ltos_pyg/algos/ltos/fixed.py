@@ -36,9 +36,9 @@ class FixedLToS(SharingQ):
     r"""LToS with constant weights (the paper's ablation): its low level on
     :math:`r^w_i = w_{ii} r_i + \sum_{j \to i} w_{ji} r_j`, with either critic.
 
-    ``kept`` says which weights: ``'uniform'``, :math:`w_{jj} = w_{ji} = 1 / (1 + d_j)`; a number :math:`s`, the share
+    ``kept`` sets the weights: ``'uniform'``, :math:`w_{jj} = w_{ji} = 1 / (1 + d_j)`; a number :math:`s`, the share
     that each node with neighbours keeps (1: every agent keeps all); or ``'random'``, drawn uniformly on each sender's
-    simplex at each step. The paper does not state its weights. They are no inputs of the networks, so with ``kept=1``
+    simplex at each step. The paper does not state its weights. They are not inputs of the networks, so with ``kept=1``
     and the node critic this is DGN, to the bit.
     """
 

@@ -1,4 +1,4 @@
-"""LToS: a high level that learns how to share rewards, a low level that learns to act for what it receives."""
+"""LToS: a high level learns sharing weights, a low level learns actions on the shaped rewards."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class LToS(SharingQ):
        paper's) climbs :math:`\sum_i \max_a Q_i(o, a; \phi(o))` with Q frozen.
 
     The logits of the weights are those of a constant share plus what :math:`\phi` adds to them, which is zero at the
-    start. With the search, :math:`\phi` is pulled to the best constant found so far where its critics disagree.
+    start. With the search, :math:`\phi` is pulled towards the best constant found so far where the critics disagree.
 
     **Exploration of weights.** In a part of the episodes (``wide_start`` falling to ``wide_end``) the weights are wide
     noise around the first share, in the others small noise around :math:`\phi`; see
-    :class:`~ltos_pyg.algos.ltos.JointNoise`. So Q learns what to do under any weights.
+    :class:`~ltos_pyg.algos.ltos.JointNoise`. So Q is trained under many weights.
 
-    :attr:`sharing_mode` swaps the weights of :meth:`act` without exploration: ``'phi'``, ``'constant'`` (the best
-    one found), ``'uniform'``, ``'keep'`` (every agent keeps all) or ``'random'`` (uniform on the
-    simplex, anew at each step).
+    :attr:`sharing_mode` selects the weights of :meth:`act` without exploration: ``'phi'``, ``'constant'`` (the best
+    one found), ``'uniform'``, ``'keep'`` (every agent keeps all) or ``'random'`` (uniform on the simplex, redrawn at
+    each step).
 
     Args:
         spec: What the environment promises.
@@ -59,7 +59,7 @@ class LToS(SharingQ):
         policy: The high level :math:`\phi`, instead of :class:`~ltos_pyg.nn.SharingPolicy`: a module with
             ``logits(x, edge_index, edge_attr)``, which returns edge logits (E,) and self logits (N,). They are added to
             the logits of the first share, so a policy whose last layers are zero starts from it.
-        conv: The low level's layer of messages, instead of the configuration's: see :class:`~ltos_pyg.nn.DGNTrunk`.
+        conv: The low level's message-passing layer, instead of the configuration's: see :class:`~ltos_pyg.nn.DGNTrunk`.
     """
 
     config: LToSConfig
@@ -107,7 +107,7 @@ class LToS(SharingQ):
         return metrics
 
     def learn_objective(self) -> dict[str, Tensor]:
-        """One step of the objective's own critics on the low level's batch, where it has any."""
+        """One step of the objective's critics, if any, on the low level's batch."""
         with self.autocast():
             loss = self.objective.critic_loss(self.batch)
         if loss is None:
@@ -151,7 +151,7 @@ class LToS(SharingQ):
         return Logits(first.edge + edge, first.own + own)
 
     def sharing(self, phi: Any, graph: Batch) -> Sharing:
-        """The weights that a high level decides on."""
+        """The weights of a high level."""
         return softmax_by_sender(*self.logits(phi, self.inputs(graph)), graph.edge_index)
 
     def sharing_under(self, graph: Batch, mode: str) -> Sharing:

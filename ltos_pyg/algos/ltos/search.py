@@ -20,7 +20,7 @@ from ltos_pyg.nn.functional import softmax_by_sender
 if TYPE_CHECKING:
     from ltos_pyg.algos.ltos.config import LToSConfig
 
-SHARES = (None, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)  # constants that are compared; None: uniform
+SHARES = (None, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)  # constant shares that are compared; None: uniform
 FIRST_SHARE = 0.4  # the one that training starts from
 
 
@@ -49,15 +49,15 @@ class ShapedGradient:
 
     @property
     def constant_own(self) -> float | None:
-        """The share that phi started from: this objective finds no constant."""
+        """The initial share of phi: this objective does not search for a constant."""
         return self.first_own
 
     def critic_loss(self, batch: LowLevelBatch) -> Tensor | None:
-        """None: it has no critic but the low level's."""
+        """None: it uses no critic but the low level's."""
         return None
 
     def update_targets(self) -> None:
-        """Nothing: it has no targets."""
+        """Does nothing: there are no targets."""
 
     def step_loss(self, batch: HighLevelBatch, q_values: Callable[..., Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Minus the mean over nodes of the largest value; the caller freezes Q."""
@@ -67,11 +67,11 @@ class ShapedGradient:
         return -mean(masked(q_values(*batch.seen, sharing), batch.mask).amax(-1)), {}
 
     def modules(self) -> dict[str, nn.Module]:
-        """Networks of its own, by name: none."""
+        """Its additional networks, by name: none."""
         return {}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Optimizers of its own, by name: none."""
+        """Its additional optimizers, by name: none."""
         return {}
 
 
@@ -84,8 +84,8 @@ class JointActionCritic(nn.Module):
         \mathrm{ReLU}(\mathbf{M}_l \mathbf{h}^{l-1}_j + \mathbf{E}_l \mathbf{e}_{ji})\Big]\Big), \qquad
         G_i = \mathrm{MLP}(\mathbf{h}^0_i \Vert \dots \Vert \mathbf{h}^L_i)
 
-    with one layer a hop, L = ``hops``. Messages are summed, not averaged: whether *all* neighbours act is what counts
-    in a joint action, and attention, which averages, learns it several times more slowly.
+    with one layer a hop, L = ``hops``. Messages are summed, not averaged: the value of a joint action may depend on
+    whether *all* neighbours take part, and attention, which averages, learns that several times more slowly.
 
     Shapes:
         - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)`, edge features :math:`(E, D)`, joint
@@ -153,7 +153,7 @@ class BestConstant(nn.Module):
         return 1 + int(self.visits[1:].argmin())
 
     def compare(self, which: int, difference: Tensor) -> None:
-        """Takes in what the two critics (2,) found the share to gain over uniform sharing."""
+        """Updates the estimates with the gain of the share over uniform sharing, by both critics (2,)."""
         self.visits[which] += 1
         n = int(self.visits[which])
         alpha = max(1 / n, 0.05)
@@ -171,9 +171,10 @@ class BestConstant(nn.Module):
 class JointSearch:
     r"""Moves :math:`\phi` towards joint weights whose *induced joint actions* are worth more, in unshaped reward.
 
-    Weights touch the world only through the actions that they lead to. For each state, K joint candidates of logits
-    :math:`L_k` are drawn, half of them widely around own share ``FIRST_SHARE``, half closely around :math:`\phi`. All
-    agents respond at once, :math:`\mathbf{a}_k = \arg\max_a Q(o, a; \mathrm{softmax}(L_k))`, and two critics of the
+    Weights affect the environment only through the actions that they induce. For each state, K joint candidates of
+    logits :math:`L_k` are drawn, half of them with wide noise around the constant share ``FIRST_SHARE``, half with
+    small noise around :math:`\phi`. All agents respond at once,
+    :math:`\mathbf{a}_k = \arg\max_a Q(o, a; \mathrm{softmax}(L_k))`, and two critics of the
     unshaped return, each learned from its own half of the frames, score the joint actions:
 
     .. math::
@@ -185,7 +186,8 @@ class JointSearch:
         - (1 - T_i) (L_i - L^{const}_i)
 
     with :math:`C(i)` all nodes within two hops. The gradient step moves :math:`L_i` along :math:`d_i`: towards the
-    better candidates as far as the critics agree (:math:`T_i`), and back to the best constant as far as they do not.
+    better candidates with weight :math:`T_i`, the agreement of the critics, and back to the best constant with weight
+    :math:`1 - T_i`.
 
     Args:
         spec: What the environment promises.
@@ -210,11 +212,11 @@ class JointSearch:
         return self.constant.own
 
     def modules(self) -> dict[str, nn.Module]:
-        """Networks of its own, by name."""
+        """Its additional networks, by name."""
         return {'search_critics': self.critics, 'search_targets': self.targets, 'constant': self.constant}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Optimizers of its own, by name."""
+        """Its additional optimizers, by name."""
         return {'search_optimizer': self.optimizer}
 
     # the critics -------------------------------------------------------------------------------------------------
@@ -222,7 +224,7 @@ class JointSearch:
     def critic_loss(self, batch: LowLevelBatch) -> Tensor:
         r"""Mean loss of :math:`G_c(o, \mathbf{a}) \to R + \gamma^n G^-_c(o', \mathbf{a}')`, c by the frame's number."""
         t = batch.t
-        which = (t.index % 2).to(t.reward.device)  # (B,) always the same critic for the same frame
+        which = (t.index % 2).to(t.reward.device)  # (B,) the same critic for the same frame in every batch
         losses = []
         for c, (critic, target) in enumerate(zip(self.critics, self.targets, strict=True)):
             mine = which == c
@@ -270,7 +272,7 @@ class JointSearch:
         return noise.on(phi, edge_index, self.config.noise_local)
 
     def _score(self, batch: HighLevelBatch, candidates: list[Logits], q_values: Callable[..., Tensor]) -> Tensor:
-        """The two critics' returns of each node after the joint response to each candidate, (2, K, N)."""
+        """The two critics' returns of each node under the joint greedy actions of each candidate, (2, K, N)."""
         K, N = len(candidates), batch.seen[0].size(0)
         x, edge_index, edge_attr = repeated(batch.seen, K)
         stacked = Logits(*(torch.cat(parts) for parts in zip(*candidates, strict=True)))
@@ -281,7 +283,7 @@ class JointSearch:
     def _target(
         self, value: Tensor, draws: list[Logits], phi: Logits, base: Logits, edge_index: Tensor, num_nodes: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Where the self logits (N,) and edge logits (E,) shall go, and how far the critics agree (N,)."""
+        """Targets of the self logits (N,) and edge logits (E,), and the critics' agreement (N,)."""
         row, column = within_hops(edge_index, num_nodes, self.config.hops)
         F = torch.zeros_like(value).index_add(2, row, value.index_select(2, column))
         F = F - F.mean(1, keepdim=True)
@@ -295,7 +297,7 @@ class JointSearch:
 
 
 def toward(p: Tensor, trust: Tensor, draws: Tensor, phi: Tensor, base: Tensor) -> Tensor:
-    """:math:`L + d` of :class:`JointSearch`: where logits (M,) shall go, from K draws (K, M) with weights p (K, M)."""
+    """:math:`L + d` of :class:`JointSearch`: targets of logits (M,), from K draws (K, M) with weights p (K, M)."""
     d = (p * draws).sum(0) - (trust * phi + (1 - trust) * draws.mean(0)) - (1 - trust) * (phi - base)
     return phi + d
 
@@ -324,7 +326,7 @@ def within_hops(edge_index: Tensor, num_nodes: int, hops: int) -> tuple[Tensor, 
 
 
 def repeated(seen: Seen, times: int) -> Seen:
-    """The same graphs ``times`` over, side by side."""
+    """The graphs repeated ``times`` times, as one batch."""
     x, edge_index, edge_attr = seen
     shift = x.size(0) * torch.arange(times, device=x.device).repeat_interleave(edge_index.size(1))
     return (
@@ -345,7 +347,7 @@ def first_graphs(seen: Seen, ptr: Tensor, most: int) -> Seen:
 
 
 def part_of(seen: Seen, graph_of_node: Tensor, chosen: Tensor) -> tuple[Tensor, Seen]:
-    """Those graphs of a batch that are chosen (B,): the numbers of their nodes, and what networks see of them."""
+    """Those graphs of a batch that are chosen (B,): the numbers of their nodes, and their network inputs."""
     x, edge_index, edge_attr = seen
     mine = chosen[graph_of_node]
     node = mine.nonzero().squeeze(-1)

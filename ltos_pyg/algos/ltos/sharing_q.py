@@ -1,4 +1,4 @@
-"""Q-learning on rewards that neighbours share: what LToS and fixed LToS have in common."""
+"""Q-learning on shaped rewards: the common base of LToS and fixed LToS."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ltos_pyg.seeding import generator
 
 
 class SharingQ(DGN):
-    """DGN whose agents act on values under sharing weights, and learn them from shaped rewards."""
+    """DGN whose action values depend on sharing weights and are trained on shaped rewards."""
 
     stores_sharing = True
     critic: str  # 'node' or 'edge'
@@ -55,7 +55,8 @@ class SharingQ(DGN):
         raise NotImplementedError
 
     def pairs_apart(self, t: Transition) -> Tensor:
-        """Random pairs (2, P) for the edge critic, where neighbours of the batch part; else none."""
+        """Random pairs (2, P) for the edge critic, if some neighbours of the batch are no longer neighbours in the
+        successor; else none."""
         if self.critic == 'edge':
             there = (t.discount > 0)[t.graph.edge_index].all(0)
             then = t.successor_node[t.graph.edge_index[:, there]]

@@ -1,4 +1,4 @@
-"""How training explores sharing weights: noise that all agents of a graph have in common, held for a while."""
+"""Exploration of sharing weights: noise shared by all agents of a graph and held for several steps."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class JointNoise:
         z_i = c + u\,\sigma_s\,\varepsilon_i, \qquad v_i = u\,\sigma_r\,\varepsilon'_i, \qquad
         c \sim U(-J, J), \quad u \sim U(0, 1), \quad \varepsilon, \varepsilon' \sim N(0, 1)
 
-    with one :math:`c` and one :math:`u` a graph. Where cooperation pays only if all take part, independent noise
-    never shows it: all must share at the same time.
+    with one :math:`c` and one :math:`u` a graph. Where cooperation pays only if all agents take part, independent noise
+    almost never samples it: all agents must share at the same time.
 
     Args:
         joint: :math:`J`.
@@ -62,8 +62,8 @@ class JointNoise:
 class HeldNoise:
     """Noise for the streams of an environment, held for some steps, and which streams explore widely.
 
-    Wide or not is drawn anew with the noise, for each stream by itself: it must not coincide with anything else that
-    tells streams apart, such as which of them act greedily.
+    Whether a stream explores widely is redrawn with the noise, independently for each stream: it must not correlate
+    with other differences between streams, such as which of them act greedily.
 
     Args:
         noise: What to draw.
@@ -75,7 +75,7 @@ class HeldNoise:
         self._held: dict[str, Tensor] | None = None  # own (N,), received (N,), wide (B,), age (B,)
 
     def current(self, batch: Tensor, num_graphs: int, wide: float, rng: torch.Generator) -> tuple[Noise, Tensor]:
-        """The noise in force, and which graphs explore widely (B,), each with probability ``wide`` when drawn."""
+        """The current noise, and which graphs explore widely (B,), each with probability ``wide`` when drawn."""
         drawn = self.noise.draw(batch, num_graphs, rng)
         fresh = {
             'own': drawn.own,
@@ -93,21 +93,21 @@ class HeldNoise:
         return Noise(fresh['own'], fresh['received']), fresh['wide']
 
     def step(self, ended: Tensor) -> None:
-        """Says that a step was played and which episodes ended, (B,)."""
+        """Advances by one played step; ``ended`` (B,) are the episodes that ended."""
         if self._held is not None:
             age = self._held['age']
             self._held['age'] = torch.where(ended.to(age.device), 0, (age + 1) % self.hold)
 
     def restart(self) -> None:
-        """Drops all noise: it is drawn anew at the next step."""
+        """Drops all noise: it is redrawn at the next step."""
         self._held = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The noise held now."""
+        """The current noise and its age."""
         return {} if self._held is None else dict(self._held)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to the noise held then."""
+        """Restores saved noise."""
         self._held = dict(state) or None
 
 

@@ -1,4 +1,4 @@
-"""Any PyTorch Geometric layer as a layer of messages between agents, by class or by name."""
+"""Any PyTorch Geometric layer as the message-passing layer between agents, by class or by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def find_conv(conv: Conv) -> Callable[..., nn.Module]:
     """The class of a layer, from its name in ``ltos_pyg.nn`` or ``torch_geometric.nn`` or ``package.module:Name``.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If there is no such layer.
     """
     if not isinstance(conv, str):
         return conv
@@ -40,7 +40,7 @@ class ConvLayer(nn.Module):
 
     Args:
         conv: The layer.
-        takes_edges: Whether it is given the edge features.
+        takes_edges: Whether the edge features are passed to it.
     """
 
     def __init__(self, conv: nn.Module, takes_edges: bool) -> None:

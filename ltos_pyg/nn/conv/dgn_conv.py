@@ -24,8 +24,8 @@ class DGNConv(MessagePassing):
     with :math:`\mathbf{q}, \mathbf{k}, \mathbf{v} = \mathrm{ReLU}(\mathbf{W}_{Q,K,V}\,\mathbf{x} + \mathbf{b})` and
     :math:`C = \text{out\_channels} / H`. Edge features :math:`\mathbf{e}_{ji}` (if ``edge_dim`` is given) join the
     keys and values, :math:`\mathbf{k}^h_{ji} = \mathbf{k}^h_j + \mathbf{W}^h_K \mathbf{e}_{ji}` and
-    :math:`\mathbf{v}^h_{ji} = \mathbf{v}^h_j + \mathbf{W}^h_V \mathbf{e}_{ji}`, without bias: an edge whose features
-    are zero counts as one without features. The node itself has none.
+    :math:`\mathbf{v}^h_{ji} = \mathbf{v}^h_j + \mathbf{W}^h_V \mathbf{e}_{ji}`, without bias: zero edge features are
+    equivalent to no edge features. The attention of a node to itself uses none.
 
     Both edge terms are computed per node, :math:`\mathbf{q}^\top \mathbf{W}_K \mathbf{e} = (\mathbf{W}_K^\top
     \mathbf{q})^\top \mathbf{e}` and :math:`\sum \alpha \mathbf{W}_V \mathbf{e} = \mathbf{W}_V \sum \alpha \mathbf{e}`,
@@ -33,7 +33,7 @@ class DGNConv(MessagePassing):
 
     On the CPU in float32 and from about a thousand edges on, the attention runs in one compiled kernel (Numba; see
     :mod:`ltos_pyg.nn.kernels`); elsewhere, under ``torch.compile``, ``torch.export`` and ``torch.func``, and while
-    message hooks or an explainer watch the layer, in plain PyTorch. The kernel has a first derivative only (set
+    message hooks or an explainer are attached, in plain PyTorch. The kernel has a first derivative only (set
     ``ltos_pyg.nn.kernels.MIN_EDGES`` to ``sys.maxsize`` for more). TorchScript, deprecated by PyTorch, is not
     supported.
 
@@ -106,7 +106,7 @@ class DGNConv(MessagePassing):
         return edge_attr.to(qkv.dtype), maps[0], maps[1]
 
     def _is_watched(self) -> bool:
-        """Whether a hook or an explainer waits for single messages; the kernel makes none."""
+        """Whether a hook or an explainer needs single messages, which the kernel does not compute."""
         steps = ('propagate', 'message', 'aggregate', 'edge_update')
         hooks = (getattr(self, f'_{step}_forward{pre}_hooks') for step in steps for pre in ('_pre', ''))
         return bool(self.explain) or any(hooks)

@@ -10,15 +10,15 @@ from ltos_pyg.nn.validation import check_edge_index, check_in_channels, check_no
 
 
 class IntentionConv(MessagePassing):
-    r"""Rounds of intention propagation: each node tells its neighbours what it is about to do, hears theirs, and thinks
-    again, after `"Intention Propagation for Multi-agent Reinforcement Learning" <https://arxiv.org/abs/2004.08883>`_.
+    r"""Rounds of intention propagation: nodes repeatedly exchange embeddings of their intended actions and update their
+    own, after `"Intention Propagation for Multi-agent Reinforcement Learning" <https://arxiv.org/abs/2004.08883>`_.
 
     .. math::
         \boldsymbol{\mu}^{m}_i = \sigma\Big(\mathbf{W}_1 \mathbf{x}_i + \mathbf{b} + \sum_{j \to i} \big(\mathbf{W}_2
         \boldsymbol{\mu}^{m-1}_j + \mathbf{W}_3 \mathbf{e}_{ji}\big)\Big), \qquad m = 1, \dots, M
 
     It is the fixed-point iteration of a mean-field approximation in an embedding: with :math:`\mu_i` a probability and
-    :math:`\sigma` the logistic function it is mean field itself. The weights are the same in every round.
+    :math:`\sigma` the logistic function it is the mean-field iteration itself. The weights are the same in every round.
 
     Args:
         in_channels (int): Size of each node feature.
@@ -82,7 +82,7 @@ class IntentionConv(MessagePassing):
         return mu
 
     def _edges(self, edge_attr: Tensor | None, edge_index: Tensor, like: Tensor) -> Tensor:
-        """What edge features add to a message, (E, F') or, without any, (E, 1) of zeros."""
+        """Term of the edge features in a message, (E, F') or, without any, (E, 1) of zeros."""
         if self.lin_edge is None:
             return like.new_zeros(edge_index.size(1), 1)
         if edge_attr is None or edge_attr.dim() != 2 or edge_attr.size(1) != self.edge_dim:

@@ -10,7 +10,7 @@ from ltos_pyg.nn.validation import check_edge_index, check_in_channels, check_no
 
 
 class LToSConv(MessagePassing):
-    r"""Splits what each node holds over its out-neighbours and itself, with learned weights, after
+    r"""Distributes each node's value over its out-neighbours and itself, with learned weights, after
     `"Learning to Share in Multi-Agent Reinforcement Learning" <https://arxiv.org/abs/2112.08702>`_.
 
     .. math::
@@ -52,7 +52,7 @@ class LToSConv(MessagePassing):
         share = conv.share(x, edge_index)
         node, sub_index, mapping, edge_mask = k_hop_subgraph(target, 1, edge_index, relabel_nodes=True)
         sampled = Sharing(share.given[edge_mask], share.kept[node])
-        out = conv(x[node], sub_index, share=sampled)[mapping]  # what the whole graph gives
+        out = conv(x[node], sub_index, share=sampled)[mapping]  # as on the whole graph
 
     TorchScript (deprecated by PyTorch) is not supported; ``torch.compile`` and ``torch.export`` are.
 
@@ -124,7 +124,7 @@ class LToSConv(MessagePassing):
         return out.to(self.lin.weight.dtype)
 
     def share(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Sharing:
-        """The learned weights themselves."""
+        """Returns the learned weights."""
         check_node_features(x)
         check_edge_index(edge_index, x.size(0))
         share = self._share(self._value(x), edge_index, edge_attr)
