@@ -56,16 +56,17 @@ class GraphReplay:
     r"""Keeps the newest ``capacity`` frames of ``spec.num_envs`` parallel streams of graphs; samples transitions.
 
     Args:
-        spec: What the environment promises; storage takes its dtypes (int8 features stay int8).
+        spec: What the environment promises; it sets the dtypes of the storage (int8 features stay int8).
         capacity: Frames kept; a frame is one graph at one step, and the end of an episode takes one more.
         share: Whether sharing weights are stored.
         max_nodes: Node rows over all frames. Default ``capacity * spec.max_nodes``: every frame fits, whatever its
-            size. Give less where graphs are far smaller than the bound on average; old frames then go earlier.
+            size. Choose fewer if graphs are on average far smaller than the bound; old frames are then overwritten
+            earlier.
         max_edges: Edge rows over all frames, likewise.
-        seed: Of the replay's own generator, which :meth:`sample` uses when it is given none.
+        seed: Seed of the replay's own generator, the default of :meth:`sample`.
 
-    :meth:`push` takes what the loop of an environment holds after a step. Stream b of one push goes on as stream b of
-    the next, so call :meth:`start_stream` when the environment was reset in between.
+    :meth:`push` stores one step of a batched environment. Stream b of one push continues as stream b of the next, so
+    call :meth:`start_stream` if the environment was reset in between.
 
     Memory is bounded: :attr:`nbytes` is allocated on construction and does not grow.
 
@@ -134,14 +135,13 @@ class GraphReplay:
         return int(self._counters[FRAMES] - self._counters[OLDEST])
 
     def num_transitions(self, n_step: int = 1) -> int:
-        """Number of frames that have their whole n-step future, or an end before it."""
+        """Number of frames with a complete n-step future, or an episode end before it."""
         start, late = late_frames(self._rings, self._counters, n_step, self.spec.num_envs)
         return int(start - self._counters[ACTED_OLDEST]) + late.size
 
     def start_stream(self) -> None:
-        """Cuts the streams: the next graph pushed does not follow from the last step (the environment was reset).
-
-        The last graphs stay as successors to bootstrap from, as after a truncation.
+        """Cuts the streams: the next graph pushed does not follow the last step (the environment was reset). The last
+        graphs stay as successors to bootstrap from, as after a truncation.
         """
         cut_streams(self._rings, self._counters, self.spec.num_envs)
 
@@ -151,13 +151,14 @@ class GraphReplay:
         """Stores one step of all streams.
 
         Args:
-            graph: What was acted on: ``step.graph`` of the push before, or the first graph of a stream.
+            graph: The graphs that the actions were for: ``step.graph`` of the push before, or the first graph of a
+                stream.
             action: (N,) integers.
-            sharing: The weights in force, given (E,) and kept (N,); None exactly if ``share=False``.
-            step: What the environment returned.
+            sharing: The weights in force, given (E,) and kept (N,); None if and only if ``share=False``.
+            step: The step that the environment returned.
 
         Raises:
-            ValueError: If anything does not fit the spec, the graph or the stream. Nothing is stored then.
+            ValueError: If anything does not fit the spec, the graph or the stream. The replay is then unchanged.
         """
         parts = read_batch(self.spec, 'graph', graph)
         if not self._counters[OPEN]:
@@ -180,7 +181,7 @@ class GraphReplay:
         return parts
 
     def _room(self, parts: Parts, first: Parts, last: Parts, status: Array) -> Array:
-        """Frames, nodes and edges that the push adds; the frames acted on must stay beside them."""
+        """Frames, nodes and edges that the push adds; the frames acted on must also stay in memory."""
         acted = np.array([status.size, parts.ptr[-1], parts.edge_ptr[-1]])
         new = np.array([status.size, first.ptr[-1], first.edge_ptr[-1]])
         if last is not first:
@@ -213,7 +214,7 @@ class GraphReplay:
             gamma: Discount per step.
             newest: Draw from that many newest transitions only; None: from all.
 
-        Only frames take part whose n-step future is known in full (:meth:`num_transitions`).
+        Only frames with a complete n-step future are drawn (:meth:`num_transitions`).
 
         Raises:
             ValueError: If there are none yet, or an argument makes no sense.
@@ -256,7 +257,7 @@ class GraphReplay:
         )
 
     def _read(self, frames: Tensor, ptr: Tensor, edge_ptr: Tensor) -> tuple[Batch, Sharing | None, Tensor]:
-        """The frames as one batch, their weights, and whether there are any."""
+        """The frames as one batch, their weights, and whether weights are stored."""
         spec, num_nodes, num_edges = self.spec, int(ptr[-1]), int(edge_ptr[-1])
         out: dict[str, Any] = {
             'x': torch.empty((num_nodes, spec.num_features), dtype=spec.feature_dtype),
@@ -287,7 +288,7 @@ class GraphReplay:
     # -- saving
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that is stored, as tensors and plain containers; only the used part of the rings."""
+        """The whole content as tensors and plain containers; only the used part of the rings."""
         spans = self._spans(self._counters, self._rings.frame[self._counters[OLDEST] % self.capacity :])
         rings = {}
         for name, (at, rows, width) in spans.items():
@@ -303,10 +304,10 @@ class GraphReplay:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes back to a saved state: the same generator then draws the same transitions.
+        """Restores a saved state: the same generator then draws the same transitions.
 
         Raises:
-            ValueError: If the state is of another version or size, or damaged. Nothing changes then.
+            ValueError: If the state is of another version or size, or damaged. The replay is then unchanged.
         """
         if state.get('version') != STATE_VERSION:
             raise ValueError(
@@ -348,7 +349,7 @@ class GraphReplay:
         return {name: (start, stop - start, width) for name, ((start, stop), width) in spans.items()}
 
     def _signature(self) -> dict[str, int | str | None]:
-        """What must agree for a saved state to fit."""
+        """Properties that must be equal for a saved state to fit."""
         spec = self.spec
         sizes = {'capacity': self.capacity, 'max_nodes': self.max_nodes, 'max_edges': self.max_edges}
         names = ('num_envs', 'num_features', 'num_actions', 'edge_dim', 'has_action_mask')

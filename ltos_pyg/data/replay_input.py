@@ -1,4 +1,4 @@
-"""The border of the replay: fields of a batch and of a step as arrays, once they are found to fit the spec."""
+"""Input checks of the replay: converts the fields of a batch and of a step to arrays, if they fit the spec."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NO_BYTES = np.empty(0, np.uint8)
 
 
 def as_array(tensor: Tensor) -> Array:
-    """The entries as a contiguous array in main memory; shares memory where it can."""
+    """The entries as a contiguous array in main memory; shares memory if possible."""
     return tensor.cpu().contiguous().numpy()
 
 
@@ -47,7 +47,7 @@ def as_bytes(tensor: Tensor) -> Array:
 
 
 def raw_field(name: str, value: Tensor | None, rows: int, columns: int | None, dtype: torch.dtype) -> Array:
-    """A field as bytes, once it is found to be what the spec says (``columns=None``: absent)."""
+    """A field as bytes, if it matches the spec (``columns=None``: absent)."""
     expected = 'none, as the spec declares none' if columns is None else f'({rows}, {columns}) of {dtype}'
     if value is None and columns is None:
         return NO_BYTES
@@ -58,7 +58,7 @@ def raw_field(name: str, value: Tensor | None, rows: int, columns: int | None, d
 
 
 def read_batch(spec: GraphEnvSpec, name: str, batch: Batch) -> Parts:
-    """The batch as arrays, once shapes and dtypes are found to fit the spec; ``edge_ptr`` is left to be filled."""
+    """The batch as arrays, if shapes and dtypes fit the spec; ``edge_ptr`` is filled later."""
     ptr, edge_index = batch.get('ptr'), batch.get('edge_index')
     if ptr is None or ptr.numel() != spec.num_envs + 1:
         got = 'none with a ptr' if ptr is None else f'{ptr.numel() - 1}'
@@ -83,10 +83,10 @@ def read_batch(spec: GraphEnvSpec, name: str, batch: Batch) -> Parts:
 
 
 def check_values(spec: GraphEnvSpec, name: str, batch: Batch, parts: Parts, table: Array) -> None:
-    """Raises a ``ValueError`` unless ids, edges and features make sense; fills ``parts.edge_ptr``."""
+    """Raises a ``ValueError`` unless ids, edges and features are valid; fills ``parts.edge_ptr``."""
     for field in ('x', 'edge_attr'):
         value = batch.get(field)
-        # a finite sum in float64 says in one pass that all is finite
+        # a finite sum in float64 shows in one pass that all entries are finite
         if value is not None and value.is_floating_point() and not value.sum(dtype=torch.float64).isfinite():
             check_finite(f'{name}.{field}', value.cpu())
     finding, where = inspect(parts, spec.max_nodes, spec.max_edges, table)
@@ -132,7 +132,7 @@ def _malformed(spec: GraphEnvSpec, name: str, parts: Parts, finding: int, where:
 
 
 def read_status(spec: GraphEnvSpec, step: GraphStep) -> Array:
-    """How each stream goes on, (B,) int8: running, terminated or truncated."""
+    """Status of each stream, (B,) int8: running, terminated or truncated."""
     flags = []
     for name in ('terminated', 'truncated'):
         flag = getattr(step, name)
@@ -154,7 +154,7 @@ def read_played(
     reward: Tensor,
     status: Array,
 ) -> Played:
-    """What was done on ``parts`` as arrays, once it is found to fit them and the spec."""
+    """The actions on ``parts`` and their outcome as arrays, if they fit ``parts`` and the spec."""
     num_nodes = int(parts.ptr[-1])
     for name, value in (('action', action), ('step.reward', reward)):
         if value.shape != (num_nodes,):

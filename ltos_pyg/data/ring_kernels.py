@@ -1,12 +1,12 @@
 """The compiled half of :class:`~ltos_pyg.data.GraphReplay`: rings of records, and the kernels that read and write them.
 
-How it lies in memory. A *frame* is one graph at one step. Each is stored once, in rings of contiguous rows: one row per
+Memory layout. A *frame* is one graph at one step. Each is stored once, in rings of contiguous rows: one row per
 frame, one per node, one per edge. A frame that was acted on links to the frame that the actions led to, and each of its
-nodes to the row of the same agent there. An n-step transition is a walk along these links, so that overlapping
-transitions share their memory. The oldest frames make room as soon as any ring is full.
+nodes to the row of the same agent there. An n-step transition is a walk along these links, so overlapping transitions
+share memory. The oldest frames are dropped as soon as any ring is full.
 
-Counters never wrap: the frame with number ``f`` lies in slot ``f % capacity``, and the node row at position ``p`` of
-the endless tape in row ``p % rows``.
+Counters never wrap: the frame with number ``f`` is in slot ``f % capacity``, and the node row at position ``p`` is in
+row ``p % rows``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numba import njit
 Array = np.ndarray[Any, Any]
 
 SIMPLEX_ATOL = 1e-4  # as in `check_sharing`
-WAITING, RUNNING, TERMINATED, TRUNCATED = -1, 0, 1, 2  # status of a frame; waiting: not acted on (yet)
+WAITING, RUNNING, TERMINATED, TRUNCATED = -1, 0, 1, 2  # status of a frame; WAITING: no action stored yet
 TOO_MANY_NODES, TOO_MANY_EDGES, BAD_EDGE, BAD_ID, BAD_ACTION, BAD_REWARD, BAD_SHARING = range(1, 8)  # findings
 
 FRAME = np.dtype(
@@ -30,23 +30,23 @@ EDGE = {size: np.dtype([('sender', size), ('receiver', size), ('given', 'f4')]) 
 
 
 class Rings(NamedTuple):
-    """All storage. Records lie side by side, so that reading a frame touches few places in memory."""
+    """All storage. Records are contiguous, so reading a frame touches few places in memory."""
 
-    frame: Array  # FRAME: where the first node and edge lie, number of the successor frame, sizes, status
+    frame: Array  # FRAME: position of the first node and edge, number of the successor frame, sizes, status
     acted: Array  # frame numbers, in the order in which they were acted on
-    node: Array  # NODE: `next_row` is the row of the same agent in the successor frame, -1 if it is gone
+    node: Array  # NODE: `next_row` is the row of the same agent in the successor frame, -1 if it left
     edge: Array  # EDGE: ends counted inside the graph
     x: Array  # bytes, as are `mask` (of actions) and `edge_attr`
     mask: Array
     edge_attr: Array
 
 
-# What `counters` holds. They live in one array so that a push is one kernel call: an interrupt cannot split it.
+# Content of `counters`: one array, so that a push is one kernel call, which an interrupt cannot split.
 OLDEST, FRAMES, NODES, EDGES, ACTED_OLDEST, ACTED, OPEN = range(7)
 
 
 class Parts(NamedTuple):
-    """A batch of graphs as the kernels read and write it."""
+    """A batch of graphs as arrays for the kernels."""
 
     ptr: Array
     edge_ptr: Array
@@ -58,7 +58,7 @@ class Parts(NamedTuple):
 
 
 class Played(NamedTuple):
-    """What was done on a batch and what came of it."""
+    """The actions on a batch and their outcome."""
 
     action: Array
     reward: Array
@@ -86,7 +86,7 @@ def copy_rows(source: Array, at: int, target: Array, to: int, rows: int, width: 
 
 @njit(cache=True)
 def same_rows(source: Array, other: Array, to: int, rows: int, width: int) -> bool:
-    """Whether the first rows of ``source`` lie at position ``to`` of the ring ``other``."""
+    """Whether the first rows of ``source`` equal those at position ``to`` of the ring ``other``."""
     if width == 0 or rows == 0:
         return True
     other_rows = other.size // width
@@ -149,7 +149,7 @@ def unique(ids: Array, table: Array) -> bool:
 
 @njit(cache=True)
 def inspect(parts: Parts, max_nodes: int, max_edges: int, table: Array) -> tuple[int, int]:
-    """Finds where each graph's edges start, and what is wrong (0: nothing) in which graph or edge."""
+    """Finds where each graph's edges start; returns a fault code (0: valid) and the graph or edge of the fault."""
     ptr, edge_index = parts.ptr, parts.edge_index
     e, num_edges = 0, edge_index.shape[1]
     for graph in range(ptr.size - 1):
@@ -176,7 +176,7 @@ def inspect(parts: Parts, max_nodes: int, max_edges: int, table: Array) -> tuple
 
 @njit(cache=True)
 def inspect_played(parts: Parts, played: Played, num_actions: int, share: bool) -> tuple[int, int]:
-    """What is wrong (0: nothing), and at which node."""
+    """A fault code (0: valid), and the node of the fault."""
     for i in range(played.action.size):
         if played.action[i] < 0 or played.action[i] >= num_actions:
             return BAD_ACTION, i
@@ -204,7 +204,7 @@ def next_slot(row: int, ring: Array) -> int:
 
 @njit(cache=True)
 def continues(rings: Rings, counters: Array, parts: Parts, widths: Array) -> bool:
-    """Whether the batch is what the newest frames hold, one for each stream; if so, fills its ``edge_ptr``."""
+    """Whether the batch equals the newest frames, one for each stream; if so, fills its ``edge_ptr``."""
     num_graphs = parts.ptr.size - 1
     first = rings.frame[(counters[FRAMES] - num_graphs) % rings.frame.size]
     num_nodes, num_edges = counters[NODES] - first.node_at, counters[EDGES] - first.edge_at
@@ -262,7 +262,7 @@ def write_frame(rings: Rings, counters: Array, parts: Parts, graph: int, widths:
 
 @njit(cache=True)
 def write_next_rows(nodes: Array, at: int, ids: Array, new_ids: Array, table: Array) -> None:
-    """For each agent its row among ``new_ids``, -1 if it is not there."""
+    """For each agent its row among ``new_ids``, -1 if it is absent."""
     tabulated = False
     part = table[: table_size(new_ids.size)]
     row = at % nodes.size
@@ -327,7 +327,7 @@ def commit_step(
 ) -> None:
     """One push: makes room, stores what is new, and links the frames acted on to it.
 
-    What is new are the ``last`` graphs of the episodes that ended, and then ``first``, what each stream acts on next.
+    New frames are the ``last`` graphs of the episodes that ended, then ``first``, the next graph of each stream.
     """
     num_graphs = parts.ptr.size - 1
     evict(rings, counters, room)
@@ -357,7 +357,7 @@ def commit_step(
 
 @njit(cache=True)
 def cut_streams(rings: Rings, counters: Array, num_graphs: int) -> None:
-    """Ends the running episodes where they are."""
+    """Ends the running episodes at their current frame."""
     if counters[OPEN] == 0:
         return
     for k in range(counters[ACTED] - num_graphs, counters[ACTED]):
@@ -379,7 +379,7 @@ def is_complete(rings: Rings, number: int, n_step: int) -> bool:
 
 @njit(cache=True)
 def late_frames(rings: Rings, counters: Array, n_step: int, num_graphs: int) -> tuple[int, Array]:
-    """Only the last ``n_step - 1`` pushes can lack a future: where they start, and which of them have one."""
+    """Only the last ``n_step - 1`` pushes can lack an n-step future: where they start, and which of them have one."""
     start = max(counters[ACTED_OLDEST], counters[ACTED] - (n_step - 1) * num_graphs)
     complete = np.empty(counters[ACTED] - start, np.int64)
     count = 0
@@ -426,7 +426,7 @@ def read_frames(
     kept: Array,
     known: Array,
 ) -> None:
-    """Graphs side by side, with the weights stored with them where there are any, otherwise keep-all."""
+    """Concatenates graphs, with their stored weights if there are any, otherwise keep-all."""
     for g in range(frames.size):
         frame = rings.frame[frames[g] % rings.frame.size]
         low, edge_low, n, m = out.ptr[g], out.edge_ptr[g], frame.nodes, frame.edges

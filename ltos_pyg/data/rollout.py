@@ -1,4 +1,4 @@
-"""Storage of on-policy methods: the newest steps, in order, read once and dropped."""
+"""Storage of on-policy methods: the newest steps, in order, read once and then discarded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Rollout:
-    """The steps of one segment, each a set of named tensors of shapes that stay the same from step to step.
+    """The steps of one segment, each a set of named tensors whose shapes are the same at every step.
 
     Ragged graphs have such shapes in the :class:`~ltos_pyg.nn.AgentLayout`.
 
@@ -55,13 +55,13 @@ class Rollout:
         return {name: torch.stack([step[name] for step in self.steps]) for name in self.steps[0]}
 
     def clear(self) -> None:
-        """Forgets all steps."""
+        """Removes all steps."""
         self.steps = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The steps so far."""
+        """The stored steps."""
         return {'steps': [dict(step) for step in self.steps]}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device | str = 'cpu') -> None:
-        """Goes back to earlier steps."""
+        """Restores saved steps."""
         self.steps = [{name: value.to(device) for name, value in step.items()} for step in state['steps']]

@@ -1,4 +1,4 @@
-"""One moment of a graph environment as PyG data, with a declared rule for how each field collates."""
+"""One step of a graph environment as PyG data, with a declared collation rule for each field."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch_geometric.data import Batch, Data
 
 
 class Snapshot(Data):
-    r"""The graph that agents see at one step: nodes are agents, edges are who hears whom.
+    r"""The graph of one step: nodes are agents, edges are the channels for messages and reward.
 
     Fields (all but ``x`` and ``edge_index`` optional):
 
@@ -19,8 +19,8 @@ class Snapshot(Data):
     ``x``            ``(N, F)``          what each agent observes, in the dtype that the environment declares
     ``edge_index``   ``(2, E)`` int64    row 0 sends, row 1 receives; no self-loops
     ``edge_attr``    ``(E, D)``          features of the edges
-    ``node_id``      ``(N,)`` int64      who is who across the steps of an episode
-    ``action_mask``  ``(N, A)`` bool     which actions each agent may choose
+    ``node_id``      ``(N,)`` int64      identifies an agent across the steps of an episode
+    ``action_mask``  ``(N, A)`` bool     legal actions of each agent
     ===============  ==================  =====================================================================
 
     A plain :class:`torch_geometric.data.Data` guesses from a field's *name* how to batch it (a name that contains
@@ -54,15 +54,15 @@ def batch_snapshots(
     batch: Tensor | None = None,
     **fields: Tensor,
 ) -> Batch:
-    r"""Builds the PyG batch of many graphs from tensors that already lie side by side: no loop over graphs.
+    r"""Builds the PyG batch of many graphs from concatenated tensors, without a loop over graphs.
 
     Args:
         nodes_per_graph (Tensor): Number of nodes of each graph :math:`(B,)`, int64.
         edges_per_graph (Tensor): Number of edges of each graph :math:`(B,)`, int64.
-        cls: The snapshot class, which says how the fields collate.
+        cls: The snapshot class, which defines how the fields collate.
         ptr (Tensor, optional): First node of each graph and the end :math:`(B + 1,)`, where it is known already.
         batch (Tensor, optional): Graph of each node :math:`(N,)`, where it is known already.
-        fields: The concatenated fields. Node numbers (``edge_index``) must count over the whole batch already.
+        fields: The concatenated fields. Node numbers (``edge_index``) must already be those of the whole batch.
             A field has one entry per edge if it is named in ``cls.EDGE_FIELDS`` and one per node otherwise.
 
     The result equals ``Batch.from_data_list`` of the single graphs; ``to_data_list`` and ``batch[i]`` work on it.
@@ -75,7 +75,7 @@ def batch_snapshots(
     edge_ptr = torch.cat([zero, edges_per_graph.cumsum(0)])
     num_graphs = nodes_per_graph.numel()
     no_shift = torch.zeros(num_graphs, dtype=torch.int64)
-    base: Any = cls  # mypy does not see the base class of `Snapshot`, and takes no such class for hashable
+    base: Any = cls  # mypy does not see the base class of `Snapshot`, and treats it as unhashable
     out: Any = type.__call__(_batch_class(base))  # past the search for the class
     for key, value in fields.items():
         out[key] = value

@@ -22,13 +22,13 @@ class Transition:
 
     graph: Batch  # o_t
     action: Tensor  # (N,) int64
-    sharing: Sharing | None  # the weights stored with the action: given (E,), kept (N,); None: the replay keeps none
+    sharing: Sharing | None  # the weights stored with the action: given (E,), kept (N,); None: the replay stores none
     reward: Tensor  # (N,) float32: sum over k < m of gamma^k times the node's own reward, up to its last step
-    discount: Tensor  # (N,) float32: gamma^m, and 0 where the task terminated or the agent is gone
+    discount: Tensor  # (N,) float32: gamma^m, and 0 where the task terminated or the agent left
     successor: Batch  # o_{t+m}
-    successor_node: Tensor  # (N,) int64: row of the same agent in `successor`; 0 where it is gone (there discount is 0)
-    sharing_next: Sharing | None  # the weights stored with `successor`; keep-all where there are none
-    sharing_next_known: Tensor  # (B,) bool: whether there are
+    successor_node: Tensor  # (N,) int64: row of the same agent in `successor`; 0 where it left (there discount is 0)
+    sharing_next: Sharing | None  # the weights stored with `successor`; keep-all if none are stored
+    sharing_next_known: Tensor  # (B,) bool: whether they are stored
     index: Tensor  # (B,) int64: number of the frame, counted from the first one ever stored
 
     @property
@@ -38,7 +38,7 @@ class Transition:
     def bootstrap(self, value: Tensor) -> Tensor:
         r"""``discount`` times each agent's value in ``successor``: what a TD target adds to ``reward``.
 
-        Right also where no agent is left in any successor and ``value`` (N',) is therefore empty.
+        Also valid if no agent is left in any successor and ``value`` (N',) is therefore empty.
         """
         check_rows('value', value, self.successor.num_nodes, 'node of successor')
         if value.size(0) == 0:

@@ -1,4 +1,4 @@
-"""The contract between environments and algorithms: batched graph episodes, and what helps to keep it."""
+"""The contract between environments and algorithms: batched graph episodes, with adapters and a checker."""
 
 from ltos_pyg.graph_env.adapters.pettingzoo import (
     FullyConnected,

@@ -18,8 +18,8 @@ class GraphStep:
 
     ``graph`` and ``successor`` differ only in the graphs whose episode ended: there ``successor`` is the end of the
     old episode and ``graph`` the start of the next one. Bootstrap from ``successor``, act on ``graph``. (Where no
-    episode ended they may be one and the same object.) An agent that is in ``graph`` and not in ``successor`` has
-    left for good: it has no value to bootstrap from.
+    episode ended they may be the same object.) An agent that is in ``graph`` and not in ``successor`` has left for
+    good: it has no value to bootstrap from.
 
     No episode is both ``terminated`` and ``truncated``: if the task ends just when the clock runs out, it terminated.
     """
@@ -39,7 +39,7 @@ class GraphStep:
 
 
 def check_step(step: object, env: object) -> GraphStep:
-    """The step that an environment returned; raises a ``ValueError`` if it is none."""
+    """The step that an environment returned; raises a ``ValueError`` if it is not a step."""
     if not isinstance(step, GraphStep):
         raise ValueError(
             f'{type(env).__name__}.step() must return a GraphStep (got {type(step).__name__}). Does it end in a '
@@ -49,17 +49,17 @@ def check_step(step: object, env: object) -> GraphStep:
 
 
 class GraphEnv(ABC):
-    """``num_envs`` episodes of one game, stepped together; a finished episode restarts within the step.
+    """``num_envs`` parallel episodes of one game; a finished episode restarts within the step.
 
-    An environment owns its randomness: two of them never disturb each other, and the global generators of torch and
-    numpy are left alone. ``reset(seed)`` restarts every episode and the randomness; ``reset()`` restarts the episodes
-    and lets the randomness run on.
+    An environment owns its random generators: instances do not affect each other, and the global generators of torch
+    and numpy are not used. ``reset(seed)`` restarts every episode and reseeds the generators; ``reset()`` restarts the
+    episodes without reseeding.
 
     Batches are PyG batches of :class:`~ltos_pyg.data.Snapshot`, nodes and edges ordered by graph. ``node_id`` is
-    needed unless ``spec.fixed_nodes``; ``edge_attr`` and ``action_mask`` are there exactly when the spec says so. What
-    was returned stays as it is: an environment never writes to a tensor that it has handed out.
+    needed unless ``spec.fixed_nodes``; ``edge_attr`` and ``action_mask`` are present if and only if the spec declares
+    them. An environment never writes to a tensor that it has returned.
 
-    :func:`~ltos_pyg.graph_env.check_env` holds an environment to all this. Most environments need not implement this
+    :func:`~ltos_pyg.graph_env.check_env` checks all this. Most environments need not implement this
     class: :class:`~ltos_pyg.graph_env.VectorGraphEnv` makes one from a game that plays a single episode.
     """
 
@@ -74,17 +74,17 @@ class GraphEnv(ABC):
         """Plays one action per node of the last batch, (N,) integers in node order.
 
         Raises:
-            ValueError: If there is not one action per node; nothing has moved then.
+            ValueError: If there is not one action per node; the state is then unchanged.
         """
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Everything needed to go on exactly from here (tensors and plain containers), or ``None`` where the game
-        cannot say: a resumed run then starts new episodes."""
+        """Everything needed to continue exactly from here (tensors and plain containers), or ``None`` if the game
+        cannot save its state: a resumed run then starts new episodes."""
         return None
 
     def load_state_dict(self, state: dict[str, Any]) -> Batch:
-        """Goes back to a saved state and returns the batch to act on."""
+        """Restores a saved state and returns the batch to act on."""
         raise RuntimeError(f'{type(self).__name__} does not save its state: call reset() instead')
 
-    def close(self) -> None:  # noqa: B027 (not every game holds something)
-        """Releases what the game holds (windows, processes)."""
+    def close(self) -> None:  # noqa: B027 (not every game holds resources)
+        """Releases the game's resources (windows, processes)."""

@@ -1,4 +1,4 @@
-"""Who is whose neighbour: edge indices of the usual rules, for one graph at a time."""
+"""Neighbour rules: edge indices of fully connected, k-nearest and radius graphs, one graph at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def fully_connected(num_nodes: int) -> Tensor:
-    """Edges between each two of ``num_nodes`` nodes, both ways: (2, N (N - 1)) int64, ordered by sender."""
+    """Edges between all pairs of ``num_nodes`` nodes, in both directions: (2, N (N - 1)) int64, ordered by sender."""
     return _off_diagonal(torch.ones(num_nodes, num_nodes, dtype=torch.bool))
 
 
@@ -16,13 +16,14 @@ def k_nearest(position: Tensor, k: int, symmetric: bool = True) -> Tensor:
 
     Args:
         position (Tensor): Where each node is :math:`(N, D)`.
-        k (int): Others to hear. With fewer than ``k`` others, all of them.
-        symmetric (bool): If ``True``, two nodes are neighbours, both ways, as soon as either is among the other's
-            ``k`` nearest (a node may then have more than ``k``). If ``False``, each node hears exactly its ``k``.
+        k (int): Number of senders for each node. With fewer than ``k`` others, all of them.
+        symmetric (bool): If ``True``, two nodes are connected in both directions if either is among the other's ``k``
+            nearest (a node may then have more than ``k`` neighbours). If ``False``, each node receives messages from
+            exactly its ``k`` nearest.
 
     Returns:
-        Tensor: Edge indices :math:`(2, E)` int64 ordered by sender, free of self-loops and duplicates. Of two others
-        equally far away, the one with the lower number is the nearer.
+        Tensor: Edge indices :math:`(2, E)` int64 ordered by sender, free of self-loops and duplicates. Ties in distance
+            go to the lower node number.
     """
     _check_position(position)
     if k < 0:
@@ -37,7 +38,8 @@ def k_nearest(position: Tensor, k: int, symmetric: bool = True) -> Tensor:
 
 
 def within_radius(position: Tensor, radius: float) -> Tensor:
-    """Edges, both ways, between each two nodes of ``position`` (N, D) that are at most ``radius`` apart."""
+    """Edges, in both directions, between all pairs of nodes of ``position`` (N, D) that are at most ``radius``
+    apart."""
     _check_position(position)
     return _off_diagonal(_squared_distance(position) <= radius**2)
 
@@ -51,7 +53,7 @@ def _check_position(position: Tensor) -> None:
 
 
 def _squared_distance(position: Tensor) -> Tensor:
-    # Summed differences, not torch.cdist: that one rounds by way of a matrix product, and ties would fall by chance.
+    # Summed differences, not torch.cdist: its matrix product rounds, which would break ties arbitrarily.
     offset = position.unsqueeze(1) - position.unsqueeze(0)
     return (offset.double() ** 2).sum(-1)
 

@@ -1,4 +1,4 @@
-"""What an environment promises about the graphs that it emits."""
+"""What an environment declares about the graphs that it emits."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ltos_pyg.ranges import check_range
 
 @dataclass(frozen=True, kw_only=True)
 class GraphEnvSpec:
-    """The promises of a :class:`~ltos_pyg.graph_env.GraphEnv`: sizes, dtypes and bounds.
+    """The declarations of a :class:`~ltos_pyg.graph_env.GraphEnv`: sizes, dtypes and bounds.
 
-    Networks are sized from it, :class:`~ltos_pyg.data.GraphReplay` takes its memory from it, and
-    :func:`~ltos_pyg.graph_env.check_env` holds the environment to it.
+    Networks are sized from it, :class:`~ltos_pyg.data.GraphReplay` allocates memory by it, and
+    :func:`~ltos_pyg.graph_env.check_env` checks the environment against it.
     """
 
     num_envs: int  # B: graphs per batch
@@ -33,7 +33,7 @@ class GraphEnvSpec:
     fixed_nodes: bool = True  # each graph has the same nodes in the same order at every step of an episode
     symmetric: bool = False  # with j -> i there is always i -> j
     horizon: int | None = None  # steps after which an episode is truncated; None: none
-    symmetries: tuple[Symmetry, ...] = ()  # views worth the same, the identity first; (): none are known
+    symmetries: tuple[Symmetry, ...] = ()  # symmetries of the game, the identity first; (): none known
 
     def __post_init__(self) -> None:
         check_range(self, 'num_envs', 'num_features', 'num_actions', 'max_nodes', least=1)

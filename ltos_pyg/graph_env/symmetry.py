@@ -1,4 +1,4 @@
-"""Symmetries that an environment declares: turned and mirrored views of one moment that are worth the same."""
+"""Symmetries that an environment declares: rotated and mirrored views of one state with equal values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch_geometric.data import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class Symmetry:
-    r"""One relabelling of observations and actions under which the environment plays on as before.
+    r"""One relabelling of observations and actions under which the environment's dynamics are the same.
 
     If :math:`g` is a graph and :math:`a` the actions of its nodes, then :math:`a'` in :math:`g'` has the same rewards,
     and leads to the primed successor, with
@@ -48,7 +48,7 @@ class Symmetries(nn.Module):
     """The symmetries of an environment as tables, to be applied to whole batches, each graph under one of its own.
 
     Args:
-        symmetries: At least one; the identity is one like any other, and has to be given.
+        symmetries: At least one; the identity must be given too, if wanted.
     """
 
     feature: Tensor
@@ -86,7 +86,7 @@ class Symmetries(nn.Module):
         return out
 
     def actions(self, action: Tensor, node: Tensor) -> Tensor:
-        """What the actions (N,) are called under the symmetry of each node (N,)."""
+        """The actions (N,) relabelled by the symmetry of each node (N,)."""
         return self.action[node, action]
 
     def views(self, graph: Batch) -> Iterator[Batch]:

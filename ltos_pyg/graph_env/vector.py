@@ -24,12 +24,12 @@ class SingleStep(NamedTuple):
     graph: Snapshot  # the successor: what the actions led to, also when the episode is over
     reward: Tensor  # (N,), one per agent that acted
     terminated: bool = False  # the task ended
-    truncated: bool = False  # a clock of the game's own ran out (`horizon` is kept for you)
+    truncated: bool = False  # the game's own clock ran out (`horizon` is handled for you)
     info: dict[str, float] = {}  # metrics of this step, the same names at every step
 
 
 class SingleGraphEnv(ABC):
-    """A game that plays one episode at a time: write :meth:`start` and :meth:`step`, and say the sizes.
+    """A game that plays one episode at a time: write :meth:`start` and :meth:`step`, and declare the sizes.
 
     .. code-block:: python
 
@@ -49,16 +49,16 @@ class SingleGraphEnv(ABC):
 
         env = VectorGraphEnv(Walk, num_envs=8)
 
-    The attributes below mean what they mean in :class:`~ltos_pyg.graph_env.GraphEnvSpec`; set them on the class or in
-    ``__init__``. The agents may change from step to step if ``fixed_nodes = False``; each snapshot then says by
-    ``node_id`` who is who, and an agent that left has no value to bootstrap from. Draw chance from
-    :attr:`generator` only: then episodes can be repeated, and two environments never disturb each other.
+    The attributes below are those of :class:`~ltos_pyg.graph_env.GraphEnvSpec`; set them on the class or in
+    ``__init__``. The agents may change from step to step if ``fixed_nodes = False``; each snapshot then identifies the
+    agents by ``node_id``, and an agent that left has no value to bootstrap from. Draw random numbers from
+    :attr:`generator` only: then episodes are reproducible, and instances do not affect each other.
     """
 
     num_features: int
     num_actions: int
     max_nodes: int
-    max_edges: int | None = None  # None: as many as `max_nodes` fully connected nodes have
+    max_edges: int | None = None  # None: those of `max_nodes` fully connected nodes
     edge_dim: int | None = None
     feature_dtype: torch.dtype = torch.float32
     edge_dtype: torch.dtype = torch.float32
@@ -71,11 +71,11 @@ class SingleGraphEnv(ABC):
 
     @cached_property
     def generator(self) -> torch.Generator:
-        """The game's only source of chance."""
+        """The game's random generator, its only source of randomness."""
         return torch.Generator()
 
     def seed(self, seed: int) -> None:
-        """Restarts the randomness. A game with a source of chance of its own extends this."""
+        """Reseeds the generator. A game with generators of its own extends this."""
         self.generator.manual_seed(seed)
 
     @abstractmethod
@@ -91,22 +91,22 @@ class SingleGraphEnv(ABC):
         return None
 
     def load_state_dict(self, state: dict[str, Any]) -> Snapshot:
-        """Goes back to a saved state and returns the graph to act on."""
+        """Restores a saved state and returns the graph to act on."""
         raise RuntimeError(f'{type(self).__name__} does not save its state: call start() instead')
 
-    def close(self) -> None:  # noqa: B027 (not every game holds something)
-        """Releases what the game holds (windows, processes)."""
+    def close(self) -> None:  # noqa: B027 (not every game holds resources)
+        """Releases the game's resources (windows, processes)."""
 
 
 class VectorGraphEnv(GraphEnv):
     """Many episodes of a :class:`SingleGraphEnv` as one disjoint batch; a finished one restarts within the step.
 
     Args:
-        make_env: Makes one game; called ``num_envs`` times. A class will do.
-        num_envs (int): Games to play side by side.
-        seed (int): Each game gets a seed of its own from it. ``reset(seed)`` replaces it.
+        make_env: Makes one game; called ``num_envs`` times. May be the class itself.
+        num_envs (int): Number of parallel games.
+        seed (int): Each game gets its own seed derived from it. ``reset(seed)`` replaces it.
 
-    The games are stepped in a loop: right for games written in Python. (:class:`~ltos_pyg.envs.JungleEnv` steps all
+    The games are stepped in a loop, which suits games written in Python. (:class:`~ltos_pyg.envs.JungleEnv` steps all
     its episodes at once and implements :class:`~ltos_pyg.graph_env.GraphEnv` itself.)
     """
 
@@ -115,7 +115,7 @@ class VectorGraphEnv(GraphEnv):
             raise ValueError(f"'num_envs' must be at least 1 (got {num_envs})")
         self.envs = [make_env() for _ in range(num_envs)]
         self.spec = _common_spec(self.envs)
-        self._graphs: list[Snapshot] = []  # what each game shows now; empty before the first reset
+        self._graphs: list[Snapshot] = []  # current graph of each game; empty before the first reset
         self._elapsed = [0] * num_envs
         self._seed(seed)
 
@@ -154,7 +154,7 @@ class VectorGraphEnv(GraphEnv):
         if not states or any(state is None for state in states):
             return None
         return {
-            'envs': copy.deepcopy(states),  # a game may go on writing to what it handed out
+            'envs': copy.deepcopy(states),  # a game may still write to what it returned
             'generators': [env.generator.get_state() for env in self.envs],
             'elapsed': list(self._elapsed),
         }

@@ -1,7 +1,7 @@
-"""Environments of other libraries as graph environments, and the other way round.
+"""Environments of other libraries as graph environments, and vice versa.
 
-:mod:`ltos_pyg.graph_env.adapters.gymnasium` is imported by its own name only, as it needs Gymnasium at once; PettingZoo
-is looked for when :func:`from_pettingzoo` is called.
+:mod:`ltos_pyg.graph_env.adapters.gymnasium` must be imported by its own name, as it needs Gymnasium; PettingZoo
+is imported when :func:`from_pettingzoo` is called.
 """
 
 from ltos_pyg.graph_env.adapters.pettingzoo import (

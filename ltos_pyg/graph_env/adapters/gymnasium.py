@@ -1,4 +1,4 @@
-"""One episode of a graph environment as a Gymnasium environment, for tools that know that API alone."""
+"""One episode of a graph environment as a Gymnasium environment, for tools that support only that API."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Observation = dict[str, Any]  # NumPy arrays, and two counts
 class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
     """A :class:`~ltos_pyg.graph_env.GraphEnv` of one episode as a :class:`gymnasium.Env`.
 
-    All agents together are one actor: ``MultiDiscrete`` actions, one per node, and the mean of their rewards. What each
-    of them got is in ``info['rewards']``, beside the metrics of the step.
+    All agents together are one actor: ``MultiDiscrete`` actions, one per node, and the mean of their rewards. The
+    reward of each agent is in ``info['rewards']``, with the metrics of the step.
 
-    The observation is a ``Dict`` of arrays of fixed size, filled up with zeros behind the nodes and edges:
+    The observation is a ``Dict`` of arrays of fixed size, padded with zeros after the nodes and edges:
 
     ===============  =========================  =====================================================================
     ``x``            ``(max_nodes, F)``         features in the dtype of the spec, not scaled
@@ -35,15 +35,15 @@ class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
     ``action_mask``  ``(max_nodes, A)`` int8    where the spec has one: 1 where an action is legal
     ===============  =========================  =====================================================================
 
-    Actions of nodes that are not there are ignored. ``reset(seed=...)`` reseeds the graph environment; ``reset()``
-    goes on to its next episode.
+    Actions of padded nodes are ignored. ``reset(seed=...)`` reseeds the graph environment; ``reset()`` starts its next
+    episode.
 
     Args:
         env (GraphEnv): The environment, made with ``num_envs=1``.
 
     Raises:
         ValueError: If the environment plays more than one episode at once.
-        RuntimeError: If an episode that is over is played on.
+        RuntimeError: If ``step`` is called after an episode ended.
     """
 
     metadata: dict[str, Any] = {'render_modes': []}
@@ -57,8 +57,8 @@ class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
         self.env = env
         self.observation_space = _observation_space(env.spec)
         self.action_space = spaces.MultiDiscrete([env.spec.num_actions] * env.spec.max_nodes)
-        self._num_nodes: int | None = None  # None: no episode is going on
-        self._next: Batch | None = None  # where the next episode starts, once one is over
+        self._num_nodes: int | None = None  # None: no episode is running
+        self._next: Batch | None = None  # start of the next episode, once one has ended
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -138,5 +138,5 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 def _plain(value: Tensor) -> Any:
-    """A number per graph as a number: there is one graph."""
+    """A per-graph value as a number: there is one graph."""
     return value.item() if value.numel() == 1 else _array(value)

@@ -1,4 +1,4 @@
-"""Any PettingZoo parallel environment, with a rule that says who is whose neighbour, as a graph environment."""
+"""Any PettingZoo parallel environment as a graph environment, with a rule that defines the neighbours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OWN_DTYPES = {np.dtype(np.int8): torch.int8, np.dtype(np.uint8): torch.uint8}  
 
 
 class NeighbourRule(ABC):
-    """Says which agents are neighbours. ``symmetric`` and :meth:`max_edges` go into the spec."""
+    """Defines which agents are neighbours. ``symmetric`` and :meth:`max_edges` go into the spec."""
 
     symmetric: bool = False
 
@@ -30,8 +30,8 @@ class NeighbourRule(ABC):
     def edges(self, env: Any, agents: list[Agent], observations: dict[Agent, Any]) -> Tensor:
         """Edge indices (2, E) between the positions of ``agents``; row 0 sends, row 1 receives.
 
-        ``env`` is the PettingZoo environment, for what no observation holds. ``observations`` are as the environment
-        gave them, without the action mask.
+        ``env`` is the PettingZoo environment, for state that is not in the observations. ``observations`` are as the
+        environment returned them, without the action mask.
         """
 
     def max_edges(self, num_agents: int) -> int:
@@ -40,7 +40,7 @@ class NeighbourRule(ABC):
 
 
 class FullyConnected(NeighbourRule):
-    """Every living agent is the neighbour of every other."""
+    """All living agents are neighbours of each other."""
 
     symmetric = True
 
@@ -49,13 +49,14 @@ class FullyConnected(NeighbourRule):
 
 
 class KNearest(NeighbourRule):
-    """Each agent hears the ``k`` nearest of the others; see :func:`~ltos_pyg.graph_env.k_nearest`.
+    """Each agent receives messages from the ``k`` nearest others; see :func:`~ltos_pyg.graph_env.k_nearest`.
 
     Args:
-        k (int): Others to hear.
+        k (int): Number of senders for each agent.
         position: Where an agent is: a slice of its flattened observation (``slice(2, 4)`` in MPE), or a function
-            ``(env, agent) -> coordinates`` for positions that the observation does not hold.
-        symmetric (bool): If ``True``, two agents are neighbours, both ways, if either hears the other.
+            ``(env, agent) -> coordinates`` for positions that are not in the observation.
+        symmetric (bool): If ``True``, two agents are connected in both directions if either is among the other's ``k``
+            nearest.
     """
 
     def __init__(
@@ -92,32 +93,33 @@ class _OwnRule(NeighbourRule):
 class PettingZooEnv(SingleGraphEnv):
     """One PettingZoo parallel environment as a :class:`~ltos_pyg.graph_env.SingleGraphEnv`.
 
-    Nodes are the living agents in the order of ``possible_agents``, and ``node_id`` is an agent's place there. What
-    happens to an agent, happens to its node:
+    Nodes are the living agents in the order of ``possible_agents``, and ``node_id`` is an agent's place there. Agents
+    map to nodes as follows:
 
-    - it terminates while others go on: it gets its last reward and is missing from the successor, so that nothing is
-      bootstrapped for it;
-    - it is truncated while others go on: the same. A graph environment knows one clock per episode only, so the
-      value of what would have come after an agent's own clock is lost;
-    - it is born: it is in the successor, and acts from then on. It must be one of ``possible_agents``;
-    - nobody is left: the episode ends, ``truncated`` if a clock stopped any of the last agents (the successor then
+    - an agent terminates while others continue: it gets its last reward and is missing from the successor, so its
+      target does not bootstrap;
+    - an agent is truncated while others continue: the same. A graph environment has only one time limit per episode, so
+      the value after an agent's own time limit is lost;
+    - an agent enters: it is in the successor, and acts from then on. It must be one of ``possible_agents``;
+    - no agent is left: the episode ends, ``truncated`` if any of the last agents was truncated (the successor then
       holds those agents, to bootstrap from) and ``terminated`` if all terminated.
 
     An agent both terminated and truncated counts as terminated. Each episode is reset with a seed drawn from
-    :attr:`generator`, so that episodes can be repeated even where ``reset(seed=None)`` asks the operating system.
+    :attr:`generator`, so episodes are reproducible even where ``reset(seed=None)`` seeds from the operating system.
 
     Args:
         make_env: Makes the PettingZoo environment.
         neighbours: A :class:`NeighbourRule`, or a function ``(observations, agents) -> edge_index``. An attribute
             ``symmetric = True`` on the function goes into the spec.
-        observation_sizes: What to do if agents observe different numbers of values: ``'pad'`` appends zeros up to the
+        observation_sizes: What to do if observation sizes differ: ``'pad'`` appends zeros up to the
             largest, ``'error'`` refuses.
-        fixed_nodes (bool): Promise that no agent ever leaves or comes before the episode ends.
-        horizon (int, optional): Truncate episodes after so many steps, beside any clock of the environment's own.
+        fixed_nodes (bool): Declares that no agent enters or leaves during an episode.
+        horizon (int, optional): Truncate episodes after this many steps, in addition to the environment's own time
+            limit.
 
     Observations may be of any space that Gymnasium can flatten, or a ``Dict`` of ``observation`` and ``action_mask``.
-    They are flattened to float32, or stay int8 or uint8 where all agents observe that. Actions must be ``Discrete``;
-    where agents have different numbers of actions, ``action_mask`` rules out those that an agent lacks.
+    They are flattened to float32, or stay int8 or uint8 if all agents observe that dtype. Actions must be ``Discrete``;
+    where agents have different numbers of actions, ``action_mask`` excludes the actions that an agent lacks.
 
     Raises:
         ValueError: If the environment is not a parallel one, or its spaces do not fit.
@@ -142,7 +144,7 @@ class PettingZooEnv(SingleGraphEnv):
         self._number = {agent: i for i, agent in enumerate(self.possible_agents)}
         self._observers = {agent: _Observer(agent, self.env) for agent in self.possible_agents}
         self._first_action, self._num_actions = _read_actions(self.env, self.possible_agents)
-        self._agents: list[Agent] = []  # who acts now, in node order
+        self._agents: list[Agent] = []  # agents that act next, in node order
         self._last_seen: dict[Agent, Any] = {}
 
         sizes = {agent: observer.size for agent, observer in self._observers.items()}
@@ -183,7 +185,7 @@ class PettingZooEnv(SingleGraphEnv):
         self._agents = [agent for agent in self._in_order(self.env.agents) if agent not in gone and agent not in late]
         if self._agents:
             return SingleStep(self._look(self._agents, observations), reward)
-        if late:  # these are bootstrapped from what they see now: nothing older will do
+        if late:  # the bootstrap needs their current observations, not older ones
             return SingleStep(self._look(late, observations, over=True), reward, truncated=True)
         seen = {**self._last_seen, **observations}
         return SingleStep(self._look(acted, seen, over=True), reward, terminated=True)
@@ -205,7 +207,7 @@ class PettingZooEnv(SingleGraphEnv):
         return sorted(agents, key=self._number.__getitem__)
 
     def _of(self, what: str, per_agent: dict[Agent, Any], agent: Agent) -> Any:
-        # aec_to_parallel hands out a defaultdict, in which a missing agent would be given 0
+        # aec_to_parallel returns a defaultdict, in which a missing agent would get 0
         if agent not in per_agent:
             raise ValueError(
                 f'{self._name} must give every agent that acted its {what} (got none for {agent!r}, only for '
@@ -235,7 +237,7 @@ class PettingZooEnv(SingleGraphEnv):
             count = self._num_actions[agent]
             row[:count] = self._observers[agent].mask(observation, count)
             if over and not row.any():
-                row[:count] = True  # those who are out may do nothing: no reason to have no value
+                row[:count] = True  # agents that left may have no legal action, but still need a value
             if not row.any():
                 raise ValueError(
                     f"'action_mask' must leave each agent an action (got none for {agent!r}). An environment in which "
@@ -267,9 +269,9 @@ def from_pettingzoo(
     Args:
         neighbours: :class:`FullyConnected` (the default), :class:`KNearest`, or a function
             ``(observations, agents) -> edge_index``.
-        seed (int): Each episode gets a seed of its own from it. ``reset(seed)`` replaces it.
+        seed (int): Each episode gets its own seed derived from it. ``reset(seed)`` replaces it.
 
-    The other arguments, and what becomes of agents that die or are born: :class:`PettingZooEnv`.
+    For the other arguments, and how agents enter and leave, see :class:`PettingZooEnv`.
     """
     make = partial(
         PettingZooEnv,
@@ -283,7 +285,7 @@ def from_pettingzoo(
 
 
 class _Observer:
-    """Reads what one agent observes."""
+    """Reads the observations of one agent."""
 
     def __init__(self, agent: Agent, env: Any) -> None:
         from gymnasium import spaces

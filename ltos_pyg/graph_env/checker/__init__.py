@@ -1,4 +1,4 @@
-"""Holds an environment to the contract; each module has the checks of one kind, with their messages."""
+"""Checks an environment against the contract; each module has the checks of one kind, with their messages."""
 
 from ltos_pyg.graph_env.checker.check import check_env
 from ltos_pyg.graph_env.checker.clauses import CLAUSES, EnvCheckError, EnvCheckWarning

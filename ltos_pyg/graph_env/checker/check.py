@@ -1,4 +1,4 @@
-"""Holds an environment to the contract: one small function per clause, each with a message of its own."""
+"""Checks an environment against the contract: one small function per clause, each with its own message."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ declare(
 
 
 def check_env(make_env: Callable[[], GraphEnv], steps: int = 200, seed: int = 0) -> None:
-    """Plays an environment with random legal actions and holds every step to the contract.
+    """Plays an environment with random legal actions and checks every step against the contract.
 
-    It is played alone (every batch, reward and flag is checked), again from the same seed, once more as a new object,
-    beside another instance that is in another episode, with actions of a wrong length in between, and from a saved
-    state, where it offers one. All these plays must show the same episodes.
+    It is played alone (every batch, reward and flag is checked), again from the same seed, as a new object,
+    concurrently with another instance in a different episode, with actions of a wrong length in between, and from a
+    saved state, if it offers one. All these runs must give the same episodes.
 
     Args:
         make_env: Makes the environment; called several times. It must take no argument: ``lambda: MyEnv(num_envs=4)``.
-            Two to eight episodes side by side show most faults at least cost.
-        steps (int): Steps of each play. Take enough to pass the end of several episodes.
+            Two to eight parallel episodes find most faults at the lowest cost.
+        steps (int): Steps of each run. Choose enough to pass the end of several episodes.
         seed (int): Of the episodes and of the random actions.
 
     Raises:
-        EnvCheckError: At the first broken clause: its name in brackets, where it broke, what was expected, what came,
+        EnvCheckError: At the first broken clause: its name in brackets, where it broke, what was expected, what it got,
             and what to do next.
 
     Warns:
-        EnvCheckWarning: If no episode ended within ``steps``, if every terminated episode seems to have no start after
-            it, if seeds make no difference in a game of chance, or if all graphs of a batch start alike.
+        EnvCheckWarning: If no episode ended within ``steps``, if no new start follows the terminated episodes, if the
+            seed has no effect in a stochastic game, or if all graphs of a batch start in the same state.
     """
     if steps < 1:
         raise ValueError(f"'steps' must be at least 1 (got {steps})")
@@ -71,7 +71,7 @@ def check_env(make_env: Callable[[], GraphEnv], steps: int = 200, seed: int = 0)
 
 
 def play_alone(env: GraphEnv, spec: GraphEnvSpec, steps: int, seed: int, before: Digest) -> list[Digest]:
-    """Checks every step of a first play; returns its trajectory, which the other plays must repeat."""
+    """Checks every step of a first run; returns its trajectory, which the other runs must repeat."""
     graph = first = env.reset(seed)
     check_graph(spec, graph, 'reset')
     check_separates(graph)

@@ -1,4 +1,4 @@
-"""The clauses of the contract by name, and the error that names a broken one."""
+"""The clauses of the contract by name, and the error for a broken one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 CLAUSES: dict[str, str] = {}
-"""Each clause of the contract, with the next move where it is broken; every module of checks adds its own."""
+"""Each clause of the contract, with the advice for when it is broken; every module of checks adds its own."""
 
 
 class EnvCheckError(AssertionError):
     """An environment breaks the contract of :class:`~ltos_pyg.graph_env.GraphEnv`.
 
     Attributes:
-        clause (str): The broken clause, one of ``CLAUSES``; it also opens the message.
+        clause (str): The broken clause, one of ``CLAUSES``; the message begins with it.
     """
 
     def __init__(self, clause: str, where: str, expected: str, got: str) -> None:
@@ -23,13 +23,12 @@ class EnvCheckError(AssertionError):
 
 
 class EnvCheckWarning(UserWarning):
-    """An environment keeps the contract, but something about it is unwise or could not be checked."""
+    """An environment keeps the contract, but has a likely problem or could not be checked in full."""
 
 
 def declare(clauses: Mapping[str, str]) -> Callable[[str, str, str, str], NoReturn]:
-    """Adds clauses, each with its next move; returns the function that raises for one of them.
-
-    That function takes the clause, where it broke, what was expected and what came.
+    """Adds clauses, each with its advice; returns the function that raises for one of them. That function takes the
+    clause, where it broke, what was expected and what it got.
     """
     CLAUSES.update(clauses)
 

@@ -1,4 +1,4 @@
-"""Clauses about ends of episodes."""
+"""Clauses about the ends of episodes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ fail = declare(
 
 
 class EpisodeEnds:
-    """Whether a new episode was seen after the old one's end, over a whole play."""
+    """Whether new episodes started after old ones ended, over a whole run."""
 
     def __init__(self) -> None:
         self.count = {'truncated': 0, 'terminated': 0}
         self.restarted = {'truncated': 0, 'terminated': 0}
-        self.moved = False  # did any step lead to another graph than it started from?
+        self.moved = False  # whether any step changed a graph
 
     def note(self, played: Played) -> None:
         step = played.step

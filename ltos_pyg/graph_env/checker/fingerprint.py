@@ -1,4 +1,4 @@
-"""Fingerprints of what was returned: two plays are compared without keeping them."""
+"""Fingerprints of returned batches: two runs are compared without storing them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def differences(expected: Digest, got: Digest) -> list[str]:
 
 
 def check_same(expected: list[Digest], got: list[Digest], clause: str) -> None:
-    """Raises for ``clause`` at the first step of two plays that differs."""
+    """Raises for ``clause`` at the first step at which two runs differ."""
     for t, (one, other) in enumerate(zip(expected, got, strict=True)):
         names = differences(one, other)
         if names:

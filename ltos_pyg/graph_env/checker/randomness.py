@@ -1,4 +1,4 @@
-"""Clauses about randomness: it hangs on the seed, and on nothing outside the environment."""
+"""Clauses about randomness: it depends on the seed alone, and not on anything outside the environment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ fail = declare(
 
 
 def global_randomness() -> Digest:
-    legacy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (to see whether someone draws from it)
+    legacy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (to see whether the environment draws from it)
     return {
         'torch': torch.get_rng_state().numpy().tobytes(),
         'numpy': legacy['state']['key'].tobytes() + repr((legacy['state']['pos'], legacy['gauss'])).encode(),

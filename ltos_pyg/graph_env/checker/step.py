@@ -33,9 +33,9 @@ fail = declare(
 
 @dataclass(frozen=True)
 class Played:
-    """One step as the clauses see it."""
+    """One step and what the clauses need to check it."""
 
-    acted: Batch  # the graphs that were acted on
+    acted: Batch  # the graphs that the actions were for
     step: GraphStep
     clock: Tensor  # (B,) steps since each episode started, this one included
     where: str

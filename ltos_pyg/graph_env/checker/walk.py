@@ -1,4 +1,4 @@
-"""Plays with random legal actions, drawn from a seed."""
+"""Runs with random legal actions, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def random_action(graph: Batch, spec: GraphEnvSpec, rng: torch.Generator) -> Ten
 
 
 def walk(env: GraphEnv, graph: Batch, steps: int, seed: int) -> Iterator[tuple[Batch, Digest]]:
-    """Plays on from ``graph``, each step when it is asked for."""
+    """Continues from ``graph``, lazily: one step per iteration."""
     rng = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         step = env.step(random_action(graph, env.spec, rng))
