@@ -124,7 +124,7 @@ class CocoQ(Algorithm):
     ) -> None:
         if not spec.fixed_nodes or spec.max_nodes != 2:
             raise ValueError(
-                f'coco_q is for two players who stay to the end, as in the prisoner: expected spec.max_nodes=2 and '
+                f'coco_q needs the same two players throughout, as in the prisoner: expected spec.max_nodes=2 and '
                 f'spec.fixed_nodes=True, got {spec.max_nodes} and {spec.fixed_nodes}. Take qmix, which trains for any '
                 f'team.'
             )
@@ -196,7 +196,7 @@ class CocoQ(Algorithm):
         """Updates the table with the oldest observed step that was not used yet: one change per graph, in graph
         order."""
         if not self.pending:
-            raise ValueError("there is nothing to learn from: call 'observe' first, and 'update' 'due_updates' times.")
+            raise ValueError("no step is left to learn from: call 'observe' first, and 'update' 'due_updates' times.")
         t = self.pending.pop(0)
         errors = [self._learn(*one) for one in zip(*(t[name].tolist() for name in TRANSITION), strict=True)]
         self.updates += 1
@@ -301,8 +301,8 @@ class Table:
         row = self.size
         if row >= self.max_states:
             raise ValueError(
-                f"coco_q keeps a table of at most 'max_states' {self.max_states} states, and this game has more. Raise "
-                f'it if the game is small after all; a game with continuous observations is not for a table.'
+                f"coco_q has a table of at most 'max_states' {self.max_states} states, and this game has more. Raise "
+                f'it if the game is small after all; a game with continuous observations needs another method.'
             )
         self.row[key] = row
         if row + 1 >= len(self.q):

@@ -56,7 +56,7 @@ class JointDQN(DQN):
     ) -> None:
         if not spec.fixed_nodes:
             raise ValueError(
-                'joint_dqn needs a game whose agents stay (spec.fixed_nodes): it has one input for each. Take qmix, '
+                'joint_dqn needs fixed agents (spec.fixed_nodes): it has one input for each. Take qmix,  '
                 'which trains for the team as well.'
             )
         if spec.num_actions**spec.max_nodes > MAX_JOINT_ACTIONS:
@@ -108,7 +108,7 @@ class JointDQN(DQN):
         if graph.num_nodes != graph.num_graphs * self.num_agents:
             raise ValueError(
                 f'joint_dqn needs all agents in each graph: expected {self.num_agents} nodes in each of '
-                f'{graph.num_graphs}, got {graph.num_nodes} in all. Take qmix, which bears empty places.'
+                f'{graph.num_graphs}, got {graph.num_nodes} in all. Take qmix, which allows absent agents.'
             )
         mask = self.mask(graph)
         with self.inputs.each_batch_once(graph):

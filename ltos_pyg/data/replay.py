@@ -321,7 +321,7 @@ class GraphReplay:
             off = {key: (mine[key], theirs.get(key)) for key in mine if mine[key] != theirs.get(key)}
             raise ValueError(
                 f"'state' must come from a replay of the same spec and sizes: expected against got {off}. "
-                f'Make the replay as it was made then.'
+                f'Make the replay with the arguments of the saved one.'
             )
         rings = {name: state['rings'].get(name, NOTHING).numpy() for name in Rings._fields}
         counters, used = state['counters'].numpy(), {name: ring.size for name, ring in rings.items()}

@@ -68,7 +68,7 @@ def read_batch(spec: GraphEnvSpec, name: str, batch: Batch) -> Parts:
         )
     if edge_index is None or edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype != torch.int64:
         got = 'none' if edge_index is None else f'{tuple(edge_index.shape)} of {edge_index.dtype}'
-        raise ValueError(f"'{name}.edge_index' must be (2, E) of torch.int64, senders above receivers (got {got}).")
+        raise ValueError(f"'{name}.edge_index' must be (2, E) of torch.int64, senders and receivers (got {got}).")
     num_nodes, num_edges = int(ptr[-1]), edge_index.size(1)
     mask_width = spec.num_actions if spec.has_action_mask else None
     return Parts(

@@ -43,7 +43,7 @@ def check_step(step: object, env: object) -> GraphStep:
     if not isinstance(step, GraphStep):
         raise ValueError(
             f'{type(env).__name__}.step() must return a GraphStep (got {type(step).__name__}). Does it end in a '
-            f'return? ltos_pyg.graph_env.check_env holds an environment to the whole contract.'
+            f'return? ltos_pyg.graph_env.check_env checks the whole contract.'
         )
     return step
 

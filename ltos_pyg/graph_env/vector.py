@@ -217,7 +217,7 @@ def _spec_of(env: SingleGraphEnv, num_envs: int) -> GraphEnvSpec:
     missing = [name for name in ('num_features', 'num_actions', 'max_nodes') if not hasattr(env, name)]
     if missing:
         raise ValueError(
-            f'{type(env).__name__} must say its sizes: {", ".join(missing)} missing. '
+            f'{type(env).__name__} must declare its sizes:  {", ".join(missing)} missing. '
             f'Set them as attributes of the class or in __init__.'
         )
     max_edges = env.max_nodes * (env.max_nodes - 1) if env.max_edges is None else env.max_edges
@@ -246,7 +246,7 @@ def _check_action(action: Tensor, num_nodes: int, num_actions: int) -> None:
             f'got {tuple(action.shape)}. Was it computed from an older batch?'
         )
     if action.is_floating_point() or action.dtype == torch.bool:
-        raise ValueError(f"'action' must be integers (got {action.dtype}). Take an argmax, or convert with .long().")
+        raise ValueError(f"'action' must be integers (got {action.dtype}). Use an argmax, or convert with .long().")
     if num_nodes > 0 and (int(action.min()) < 0 or int(action.max()) >= num_actions):
         raise ValueError(
             f"'action' must lie in [0, {num_actions - 1}] (got {int(action.min())}..{int(action.max())}). "
@@ -263,7 +263,7 @@ def _reward(step: SingleStep, num_nodes: int) -> Tensor:
     if tuple(reward.shape) != (num_nodes,):
         raise ValueError(
             f"'reward' needs one entry per agent that acted: expected shape ({num_nodes},), got {tuple(reward.shape)}. "
-            f'Agents that left in this step still get their last reward; agents that came get none yet.'
+            f'Agents that left in this step still get their last reward; agents that entered get none yet.'
         )
     return reward
 

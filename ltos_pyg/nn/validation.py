@@ -69,7 +69,7 @@ def check_edge_index(edge_index: Tensor, num_nodes: int) -> None:
     """Raises a ``ValueError`` unless ``edge_index`` is a (2, E) int64 tensor over ``num_nodes`` nodes without loops."""
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
         raise ValueError(
-            f"'edge_index' must have shape (2, E), senders above receivers (got {tuple(edge_index.shape)}). "
+            f"'edge_index' must have shape (2, E), row 0 senders, row 1 receivers (got {tuple(edge_index.shape)}). "
             f'Transpose an (E, 2) list with edge_index.t().contiguous().'
         )
     if edge_index.dtype != torch.int64:
@@ -86,7 +86,7 @@ def check_edge_index(edge_index: Tensor, num_nodes: int) -> None:
     if bool(loops.any()):
         where = loops.nonzero().flatten().tolist()
         raise ValueError(
-            f"'edge_index' must be free of self-loops: what a node keeps has its own weight (got {len(where)}, first "
+            f"'edge_index' must be free of self-loops: the share kept is not an edge (got {len(where)}, first "
             f'at edges {where[:5]}). Drop them with torch_geometric.utils.remove_self_loops.'
         )
 
@@ -100,7 +100,7 @@ def check_finite(name: str, tensor: Tensor) -> None:
         where = bad.nonzero()
         raise ValueError(
             f"'{name}' must be finite (got {len(where)} NaN or infinite of {tensor.numel()} entries, first at "
-            f'{where[0].tolist()}). Look for a division by zero where it is made.'
+            f'{where[0].tolist()}). Look for a division by zero where it is computed.'
         )
 
 

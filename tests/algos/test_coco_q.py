@@ -296,7 +296,7 @@ def test_exploration_fades():
 
 @pytest.mark.parametrize('make_env', [jungle, crowd])
 def test_other_games_than_those_of_two_are_refused(make_env):
-    with pytest.raises(ValueError, match=r'coco_q is for two players .* as in the prisoner: .*Take qmix'):
+    with pytest.raises(ValueError, match=r'coco_q needs the same two players .* as in the prisoner: .*Take qmix'):
         make(make_env())
 
 
@@ -317,7 +317,7 @@ def test_a_reward_that_is_not_a_number_is_refused():
 
 
 def test_there_must_be_something_to_learn_from():
-    with pytest.raises(ValueError, match="there is nothing to learn from: call 'observe' first"):
+    with pytest.raises(ValueError, match="no step is left to learn from: call 'observe' first"):
         make(prisoner()).update()
 
 

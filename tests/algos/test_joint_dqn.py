@@ -216,7 +216,7 @@ def test_a_game_of_too_many_joint_actions_is_refused():
 
 
 def test_agents_who_come_and_go_are_refused():
-    with pytest.raises(ValueError, match=r'joint_dqn needs a game whose agents stay \(spec.fixed_nodes\).* Take qmix'):
+    with pytest.raises(ValueError, match=r'joint_dqn needs fixed agents \(spec.fixed_nodes\).* Take qmix'):
         make('joint_dqn', crowd())
 
 

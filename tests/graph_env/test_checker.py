@@ -198,7 +198,7 @@ broken('fields', r'reset: expected no `action_mask`, got one\. Emit', 'mask')(
     with_graph(lambda g: None, has_action_mask=False)
 )
 broken('fields', 'reset: expected a tensor `edge_attr`, got none', 'none')(with_graph(without('edge_attr')))
-broken('node identity', r'reset: expected a tensor `node_id`, got none\. Where nodes come and go')(
+broken('node identity', r'reset: expected a tensor `node_id`, got none\. Where nodes enter and leave')(
     with_graph(without('node_id'), fixed_nodes=False)
 )
 broken('nodes by graph', r'reset: expected `ptr` and `batch` that split the 9 rows of x .* got ptr \[0, 3, 6, 9\]')(
@@ -239,7 +239,7 @@ broken('edge_attr', r'reset: expected shape \(18, 1\) of torch.float32, got \(18
 )
 broken('max_nodes', r'reset: expected at most 2 in each graph, got 3 in graph 0\. Memory')(lambda: Drift(max_nodes=2))
 broken('max_edges', r'reset: expected at most 5 in each graph, got 6 in graph 0\. Memory')(lambda: Drift(max_edges=5))
-broken('symmetric', r'reset: expected with j -> i also i -> j, as the spec promises, got 2 -> 0 \(1 in all\)')(
+broken('symmetric', r'reset: expected with j -> i also i -> j, as the spec declares, got 2 -> 0 \(1 in all\)')(
     with_graph(lambda g: drop_edges(g, torch.arange(18) != 1))
 )
 broken('node_id', r'reset: expected shape \(9,\) of torch.int64, got \(9,\) of torch.float32')(
@@ -323,7 +323,7 @@ class Shuffles(Drift):
         return graph
 
 
-@broken('overwritten', r'step 1: expected what was returned before to stay as it was, got other graph\.x\. Return new')
+@broken('overwritten', r'step 1: expected batches returned before to stay unchanged, got other graph\.x\. Return new')
 class Buffered(Drift):
     def __init__(self) -> None:
         super().__init__()
@@ -465,7 +465,7 @@ class TakesMore(Drift):
         return super().step(action[:9])
 
 
-@broken('after a wrong length', r'step 1: expected the same episodes .*\. Check the actions before anything moves')
+@broken('after a wrong length', r'step 1: expected the same episodes .*\. Check the actions before any state changes')
 class DrawsFirst(Drift):
     def step(self, action: Tensor) -> GraphStep:
         torch.rand(1, generator=self.generator)
@@ -613,7 +613,7 @@ class NeverStartsAnew(Drift):
 
 WARNED = {
     'no episode ended within 30 steps': Endless,
-    'seeds 0 and 1 gave the same episodes, yet reset() gave others': OneSeed,
+    'seeds 0 and 1 gave the same episodes, but reset() others': OneSeed,
     'all graphs of a batch start alike': OneStartForAll,
     '`graph` is the same as `successor` in all': NeverStartsAnew,
 }

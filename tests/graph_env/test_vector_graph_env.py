@@ -283,7 +283,7 @@ def test_sizes_must_be_said_and_be_the_same():
                 raise AttributeError(name)
             return super().__getattribute__(name)
 
-    with pytest.raises(ValueError, match=r'Silent must say its sizes: num_actions, max_nodes missing'):
+    with pytest.raises(ValueError, match=r'Silent must declare its sizes: num_actions, max_nodes missing'):
         VectorGraphEnv(Silent)
     sizes = iter([2, 3])
 

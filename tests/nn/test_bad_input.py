@@ -29,7 +29,7 @@ BAD_EDGES = {
     'below': (torch.tensor([[0, 1], [-1, 2]]), r"'edge_index' must lie in \[0, 3\] for 4 nodes \(got -1\.\.2\)"),
     'float': (torch.tensor([[0.0], [1.0]]), r'must be torch\.int64 \(got torch\.float32\)\. Convert it with \.long'),
     'int32': (EDGES.int(), r"'edge_index' must be torch\.int64 \(got torch\.int32\)"),
-    'pairs': (EDGES.t(), r'must have shape \(2, E\), senders above receivers \(got \(3, 2\)\)\. Transpose'),
+    'pairs': (EDGES.t(), r'must have shape \(2, E\), row 0 senders, row 1 receivers \(got \(3, 2\)\)\. Transpose'),
     'flat': (EDGES[0], r"'edge_index' must have shape \(2, E\).*got \(3,\)"),
     'loops': (torch.tensor([[0, 1, 3], [1, 1, 3]]), r'free of self-loops.*got 2, first at edges \[1, 2\]'),
 }

@@ -1,4 +1,4 @@
-"""Options of LToS, and those that fixed LToS has too."""
+"""Options of LToS, and those shared with fixed LToS."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class LToSConfig(SharingQConfig):
     objective: Literal['search', 'gradient'] = 'search'  # of the high level; 'gradient' is the paper's
     initial_own: float | None = None  # share that phi keeps at the start; None: uniform
     phi_lr: float = 3e-3  # Adam
-    phi_starts: float = 0.35  # part of training before phi's first step: the low level converges first
+    phi_starts: float = 0.35  # fraction of training before phi's first step, so that the low level converges first
     phi_every: int = 4  # gradient steps of the low level per one of phi
-    phi_graphs: int = 8  # graphs of the low level's batch that a step of phi looks at
+    phi_graphs: int = 8  # graphs of the low level's batch used in a step of phi
     phi_tau: float = 0.05  # soft update of the target phi', per step of phi
     phi_channels: int = 64
     search_channels: int = 64  # of the search's critics
-    candidates: int = 16  # joint weights that a step of the search compares, half of them wide
+    candidates: int = 16  # joint weights compared in a step of the search, half of them wide
     sharpness: float = 2.0  # of the search: beta
-    hops: int = 2  # a node's candidates are judged by the return of the nodes within so many hops
+    hops: int = 2  # candidates are scored by the returns of nodes within so many hops
     noise_joint: float = 4.0  # of exploration, on logits: the part that all agents of a graph share
     noise_own: float = 0.5  # the part of each agent's own share
     noise_received: float = 1.0  # the part of what each agent receives
     noise_local: float = 0.25  # scale of the noise around phi; wide exploration has scale 1
-    hold_steps: int | None = None  # steps that exploring weights are held; None: n_step, what one return sums
-    wide_start: float = 1.0  # part of the episodes that explore widely, at the start
+    hold_steps: int | None = None  # steps that exploration weights are held; None: n_step
+    wide_start: float = 1.0  # fraction of episodes with wide exploration, at the start
     wide_end: float = 0.1
     wide_fraction: float = 0.5  # part of training over which it falls
 

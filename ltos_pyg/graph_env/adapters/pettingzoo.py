@@ -202,7 +202,7 @@ class PettingZooEnv(SingleGraphEnv):
         if strangers:
             raise ValueError(
                 f"'agents' of {self._name} must be among 'possible_agents' (got {strangers} beside "
-                f'{self.possible_agents}). List there whoever may ever be born.'
+                f'{self.possible_agents}). List all agents that may ever take part.'
             )
         return sorted(agents, key=self._number.__getitem__)
 
@@ -211,7 +211,7 @@ class PettingZooEnv(SingleGraphEnv):
         if agent not in per_agent:
             raise ValueError(
                 f'{self._name} must give every agent that acted its {what} (got none for {agent!r}, only for '
-                f'{list(per_agent)}). Return it from step(), also in the step in which the agent leaves.'
+                f'{list(per_agent)}). Return it from step(), also at the step in which the agent leaves.'
             )
         return per_agent[agent]
 

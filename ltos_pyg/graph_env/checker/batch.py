@@ -16,29 +16,29 @@ REBUILD = 'Build it with ltos_pyg.data.batch_snapshots or Batch.from_data_list.'
 fail = declare(
     {
         'batch': REBUILD,
-        'num_envs': 'A finished episode restarts within the step; none may be left out.',
+        'num_envs': 'A finished episode restarts within the step: the batch always has all episodes.',
         'separates': REBUILD,
-        'fields': 'Emit what the spec says: edge_attr goes with edge_dim, action_mask with has_action_mask.',
-        'node identity': 'Where nodes come and go, node_id tells them apart: emit it, or promise fixed_nodes=True.',
+        'fields': 'Emit what the spec declares: edge_attr needs edge_dim, action_mask needs has_action_mask.',
+        'node identity': 'Where nodes enter and leave, node_id identifies them: emit it, or declare fixed_nodes=True.',
         'nodes by graph': REBUILD,
         'x': 'Change num_features and feature_dtype in the spec, or what is emitted.',
         'edge_index': 'Convert it with .long(); transpose an (E, 2) list with .t().contiguous().',
-        'edge range': 'Edges count over the whole batch: each graph is shifted once, by the nodes before it.',
-        'edges across graphs': 'Episodes must not see each other: shift each graph once, by the nodes before it.',
-        'edges by graph': 'Batches are cut into graphs by it: sort the edges by graph.',
-        'self-loops': 'What a node keeps has a weight of its own: see torch_geometric.utils.remove_self_loops.',
+        'edge range': 'Edges use node numbers of the whole batch: shift each graph once, by the nodes before it.',
+        'edges across graphs': 'Edges must stay within one episode: shift each graph once, by the nodes before it.',
+        'edges by graph': 'Batches are split into graphs by this order: sort the edges by graph.',
+        'self-loops': 'The share that a node keeps is not an edge: see torch_geometric.utils.remove_self_loops.',
         'duplicate edges': 'A neighbour counts once: see torch_geometric.utils.coalesce.',
-        'edge_attr': 'One row per edge in the order of edge_index; edge_dim and edge_dtype stand in the spec.',
-        'max_nodes': 'Memory is taken by it: raise it in the spec.',
-        'max_edges': 'Memory is taken by it: raise it in the spec.',
-        'symmetric': 'Add the way back (torch_geometric.utils.to_undirected), or promise symmetric=False.',
+        'edge_attr': 'One row per edge in the order of edge_index; edge_dim and edge_dtype are in the spec.',
+        'max_nodes': 'Memory is allocated by it: raise it in the spec.',
+        'max_edges': 'Memory is allocated by it: raise it in the spec.',
+        'symmetric': 'Add the reverse edges (torch_geometric.utils.to_undirected), or declare symmetric=False.',
         'node_id': 'Give one number per node.',
         'node_id unique': 'It identifies an agent from step to step: never give it to two agents of an episode.',
-        'finite': 'Look for a division by zero where it is made.',
+        'finite': 'Look for a division by zero where it is computed.',
         'action_mask': 'One row per node, one column per action; True where the action is legal.',
         'legal action': 'Add an action that waits.',
-        'gradient': 'Play under torch.no_grad().',
-        'device': 'Make every tensor of a step on one device.',
+        'gradient': 'Step the game under torch.no_grad().',
+        'device': 'Create every tensor of a step on the same device.',
     }
 )
 
@@ -147,7 +147,7 @@ def _symmetry_is_kept(spec: GraphEnvSpec, graph: Batch, where: str) -> None:
     back = graph.edge_index.flip(0)
     alone = ~torch.isin(_edge_codes(graph), back[0] * graph.x.size(0) + back[1])
     if bool(alone.any()):
-        fail('symmetric', where, 'with j -> i also i -> j, as the spec promises', _examples(graph.edge_index, alone))
+        fail('symmetric', where, 'with j -> i also i -> j, as the spec declares', _examples(graph.edge_index, alone))
 
 
 def _node_id_is_unique(spec: GraphEnvSpec, graph: Batch, where: str) -> None:

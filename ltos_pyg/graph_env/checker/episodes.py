@@ -8,7 +8,7 @@ from ltos_pyg.graph_env.checker.step import Played
 
 fail = declare(
     {
-        'restart': 'Keep the true end in `successor` (it is bootstrapped from), and start anew in `graph`.',
+        'restart': 'Return the true end in `successor` (targets bootstrap from it), and the new start in `graph`.',
     }
 )
 

@@ -14,8 +14,8 @@ fail = declare(
     {
         'type': 'Subclass ltos_pyg.graph_env.GraphEnv, or wrap a SingleGraphEnv in VectorGraphEnv.',
         'spec': 'Set it in __init__.',
-        'spec types': 'Convert it where the spec is made.',
-        'spec changed': 'Networks and memory are sized from it once: promise the largest sizes from the start.',
+        'spec types': 'Convert it where the spec is created.',
+        'spec changed': 'Networks and memory are sized from it once: declare the largest sizes from the start.',
     }
 )
 

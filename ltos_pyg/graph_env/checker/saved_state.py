@@ -20,7 +20,7 @@ fail = declare(
     {
         'plain state': 'Save tensors, numbers, strings, lists and dicts only: a generator by its get_state().',
         'loaded graph': 'Return the batch that was to be acted on when the state was saved.',
-        'saved state': 'Save clocks, positions and generators, as copies: what comes after must not change them.',
+        'saved state': 'Save clocks, positions and generators, as copies: later steps must not change them.',
     }
 )
 

@@ -18,14 +18,14 @@ from ltos_pyg.graph_env.spec import GraphEnvSpec
 fail = declare(
     {
         'step type': 'Return a ltos_pyg.graph_env.GraphStep.',
-        'terminated': 'Two tensors of torch.bool, one entry per graph: why an episode ended matters.',
-        'truncated': 'Two tensors of torch.bool, one entry per graph: why an episode ended matters.',
-        'one end': 'One forbids to bootstrap, the other asks for it: an episode that ends just in time is terminated.',
-        'reward': 'An agent that left in this step still gets its last reward; one that came gets none yet.',
-        'info': 'Metrics come per graph or per node that acted.',
-        'horizon': 'Each episode has a clock of its own that restarts with it; without a clock, set horizon=None.',
+        'terminated': 'Two tensors of torch.bool, one entry per graph: the reason why an episode ended matters.',
+        'truncated': 'Two tensors of torch.bool, one entry per graph: the reason why an episode ended matters.',
+        'one end': 'Terminated forbids the bootstrap, truncated asks for it: an episode that does both is terminated.',
+        'reward': 'An agent that left in this step still gets its last reward; one that entered gets none yet.',
+        'info': 'Return metrics per graph or per node that acted.',
+        'horizon': 'Each episode has its own clock, which restarts with it; without a time limit, set horizon=None.',
         'going on': 'Restart only the episodes that ended.',
-        'fixed_nodes': 'Keep the nodes, or promise fixed_nodes=False and emit node_id.',
+        'fixed_nodes': 'Keep the nodes, or declare fixed_nodes=False and emit node_id.',
         'overwritten': 'Return new tensors (or clones) at every step: a replay may still hold the old ones.',
     }
 )
@@ -129,7 +129,7 @@ def _fixed_nodes_stay(spec: GraphEnvSpec, played: Played) -> None:
         fail(
             'fixed_nodes',
             played.where,
-            'the nodes of the step before, in the same order, as the spec promises',
+            'the nodes of the step before, in the same order, as the spec declares',
             'other nodes',
         )
 
@@ -165,4 +165,4 @@ def _part(graph: Batch, chosen: Tensor) -> Batch:
 def check_not_overwritten(expected: Digest, got: Digest, t: int) -> None:
     names = differences(expected, got)
     if names:
-        fail('overwritten', f'step {t}', 'what was returned before to stay as it was', f'other {", ".join(names)}')
+        fail('overwritten', f'step {t}', 'batches returned before to stay unchanged', f'other {", ".join(names)}')
