@@ -14,7 +14,7 @@ __version__ = '0.1.0'
 
 __all__ = ['Policy', 'Run', 'load_policy', 'register_algorithm', 'register_scenario', 'train']
 
-_ROOMS = {  # loaded when first asked for: importing the package loads no PyTorch
+_ROOMS = {  # loaded on first access: importing the package does not load PyTorch
     'Policy': 'ltos_pyg.training.policy',
     'Run': 'ltos_pyg.training.api',
     'load_policy': 'ltos_pyg.training.api',

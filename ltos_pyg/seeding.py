@@ -1,4 +1,4 @@
-"""Named random streams: every generator of a run hangs on the run's seed and on its own name, on nothing else."""
+"""Named random streams: every generator of a run depends only on the run's seed and on its own name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ def seed_stream(seed: int, *names: str) -> int:
     r"""The 64-bit seed of one named stream, from numpy's
     `SeedSequence <https://numpy.org/doc/stable/reference/random/parallel.html>`_ over the seed and the name's bytes.
 
-    Adding, dropping or reordering other streams changes nothing: what a replay draws does not depend on whether an
-    explorer exists. Several names make a path, so ``seed_stream(0, 'env', '3')`` is ``seed_stream(0, 'env/3')``.
+    Adding, dropping or reordering other streams does not change it: draws of a replay do not depend on whether an
+    explorer exists. Several names form a path, so ``seed_stream(0, 'env', '3')`` is ``seed_stream(0, 'env/3')``.
 
     Args:
         seed: The seed of the run, in :math:`[0, 2^{32})`.
@@ -29,8 +29,8 @@ def seed_stream(seed: int, *names: str) -> int:
 
 
 def generator(seed: int, name: str, device: torch.device | str = 'cpu') -> torch.Generator:
-    """A generator of its own for the stream ``name``; the global generators are left alone.
+    """A separate generator for the stream ``name``; the global generators are not used.
 
-    The numbers are reproducible per device: the CPU and CUDA draw different ones from the same seed.
+    The numbers are reproducible per device: CPU and CUDA draw different numbers from the same seed.
     """
     return torch.Generator(device).manual_seed(seed_stream(seed, name))

@@ -264,8 +264,9 @@ def _keys(graph: Batch) -> list[bytes]:
 
 
 class Table:
-    """Values of both players for each state and joint action; a row is added for each new state. One row beyond the
-    last stays zero: it stands for every unvisited state.
+    """Values of both players for each state and joint action; a row is added for each new state.
+
+    One row beyond the last stays zero: it stands for every unvisited state.
     """
 
     def __init__(self, num_actions: int, max_states: int) -> None:

@@ -140,8 +140,9 @@ class GraphReplay:
         return int(start - self._counters[ACTED_OLDEST]) + late.size
 
     def start_stream(self) -> None:
-        """Cuts the streams: the next graph pushed does not follow the last step (the environment was reset). The last
-        graphs stay as successors to bootstrap from, as after a truncation.
+        """Cuts the streams: the next graph pushed does not follow the last step (the environment was reset).
+
+        The last graphs stay as successors to bootstrap from, as after a truncation.
         """
         cut_streams(self._rings, self._counters, self.spec.num_envs)
 

@@ -1,4 +1,4 @@
-"""The Python way: train on an environment, and ask, evaluate and plot what came of it."""
+"""The Python interface: train on an environment, then query, evaluate and plot the result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ltos_pyg.training.policy import Policy
 from ltos_pyg.training.run import SinkMaker, load_algorithm, on_device, train_run
 from ltos_pyg.training.run_folder import RunFolder, default_folder
 
-SEED = 2_000_000  # of episodes that neither training nor its evaluations used
+SEED = 2_000_000  # of episodes used neither in training nor in its evaluations
 
 
 def train(
@@ -50,21 +50,21 @@ def train(
             :class:`~ltos_pyg.graph_env.GraphEnv`, a :class:`~ltos_pyg.graph_env.SingleGraphEnv` or a PettingZoo
             parallel environment).
         algo: An algorithm's name, ``'package.module:Name'``, or a class.
-        total_steps: Env steps of the run. ``None``: as the preset has it.
-        seed: Of everything that is drawn.
+        total_steps: Env steps of the run. ``None``: those of the preset.
+        seed: Seed of all random numbers.
         out: The run folder. ``None``: ``runs/ENV-ALGO-seedN``.
         callbacks: See :mod:`ltos_pyg.training.callbacks`.
         preset: The options to start from.
-        label: What tables and plots call the run.
-        resume: Go on with what is in the folder, with the same options; ``total_steps`` may be larger.
-        sinks: Other places for the metrics, see :func:`~ltos_pyg.training.run.train_run`.
-        env_options: Options of the environment, where one has the name of another option.
+        label: Name of the run in tables and plots.
+        resume: Continue the run in the folder, with the same options; ``total_steps`` may be larger.
+        sinks: More sinks for the metrics, see :func:`~ltos_pyg.training.run.train_run`.
+        env_options: Options of the environment whose name is also that of another option.
         options: Any option of the loop, the algorithm or the environment, as on the command line, e.g.
             ``num_envs=8, gamma=0.9``.
 
     Raises:
         ValueError: If a name or an option is unknown, an environment breaks the contract, or the folder holds a run.
-        CallbackError: If a callback raises; the run is saved before.
+        CallbackError: If a callback raises; the run is saved first.
     """
     if out is not None and not str(out):
         raise ValueError("'out' must name a folder (got ''). Leave it out for runs/ENV-ALGO-seedN.")
@@ -92,8 +92,8 @@ class Run:
 
     Args:
         folder: Its folder.
-        env: Its environment, as for :func:`train`, where it cannot be found by the name in the folder (a class of a
-            script or notebook).
+        env: Its environment, as for :func:`train`, if it cannot be found by the name in the folder (a class of a script
+            or notebook).
     """
 
     def __init__(self, folder: Path | str, env: Any = None) -> None:
@@ -115,7 +115,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any]:
-        """The evaluation that closed it, ``final.json``."""
+        """The final evaluation, ``final.json``."""
         return RunFolder(self.folder).final()
 
     @property
@@ -125,20 +125,20 @@ class Run:
 
     @cached_property
     def policy(self) -> Policy:
-        """What it learned."""
+        """The trained policy."""
         return load_policy(self.folder, self._scenario)
 
     def evaluate(self, env: Any = None, episodes: int = 100, seed: int = SEED, **options: Any) -> dict[str, Stat]:
         """Plays greedy episodes: mean, standard deviation and count of every metric.
 
         Args:
-            env: Where, as for :func:`train`, with its default options. ``None``: where it was trained.
+            env: The environment, as for :func:`train`, with its default options. ``None``: that of training.
             episodes: How many.
             seed: Of the episodes.
             options: Options of the environment to change, e.g. ``num_agents=40``.
 
         Raises:
-            ValueError: If agents of that environment observe or do something else.
+            ValueError: If observations or actions of that environment differ.
         """
         if episodes < 1:
             raise ValueError(f"'episodes' must be at least 1 (got {episodes})")
@@ -166,9 +166,9 @@ def load_policy(
 
     Args:
         folder: The run folder.
-        env: Its environment, as for :func:`train`, where it cannot be found by the name in the folder.
-        device: Where the network runs, if not as in training.
-        best: Take what :class:`~ltos_pyg.training.callbacks.BestModel` kept instead of the last checkpoint.
+        env: Its environment, as for :func:`train`, if it cannot be found by the name in the folder.
+        device: Device of the network, if not as in training.
+        best: Load the model saved by :class:`~ltos_pyg.training.callbacks.BestModel` instead of the last checkpoint.
 
     Raises:
         ValueError: If there is no such run, or it was trained by a version with other options or networks.
@@ -191,15 +191,15 @@ def as_scenario(env: Any) -> Scenario:
 
 
 def algorithm_name(algo: Any) -> str:
-    """The name of an algorithm that is given by its name or class."""
+    """The name of an algorithm, given by name or class."""
     return algo if isinstance(algo, str) else registry.name_of(algo, 'algorithm')
 
 
 def with_options(config: RunConfig, options: Mapping[str, Any], env_options: Mapping[str, Any]) -> RunConfig:
-    """The configuration with options changed, each of the loop, the algorithm or the environment.
+    """The configuration with changed options of the loop, the algorithm or the environment.
 
     Raises:
-        ValueError: If one is unknown; names it, and what may be meant.
+        ValueError: If an option is unknown; the message names it and suggests a similar one.
     """
     parts = {
         part: {f.name for f in dataclasses.fields(getattr(config, part))} for part in ('algorithm', 'train', 'env')

@@ -17,7 +17,7 @@ Metrics = dict[str, float]
 
 
 class CallbackError(RuntimeError):
-    """A callback raised; the run was saved before."""
+    """A callback raised; the run was saved first."""
 
 
 class Callback:
@@ -25,17 +25,17 @@ class Callback:
 
     ``trainer.algorithm``, ``trainer.env`` and ``trainer.graph`` are the run itself; ``trainer.record(name=value)``
     adds to the next row of the log (the mean, if called several times), and ``trainer.stop(reason)`` ends the run after
-    this step, as if it had reached its last one. A callback draws no random numbers from the run's own generators, or
-    the run is another one.
+    this step, as if it had reached its last one. A callback must not draw random numbers from the run's own generators,
+    as that would change the run.
 
     If a hook raises, the run is saved, and :class:`CallbackError` names the hook; the run can be resumed.
     """
 
     def on_start(self, trainer: Trainer) -> None:
-        """Before the first step, also of a resumed run."""
+        """Before the first step of a new or resumed run."""
 
     def on_step(self, trainer: Trainer) -> None:
-        """After each step of all episodes and the gradient steps that were due."""
+        """After each step of all episodes and the gradient steps due then."""
 
     def on_episode_end(self, trainer: Trainer, episodes: dict[str, Tensor]) -> None:
         """After a step in which episodes ended: each metric of them, (number of episodes,)."""
@@ -44,18 +44,18 @@ class Callback:
         """After an evaluation, before its row is written: ``metrics`` may be added to."""
 
     def on_end(self, trainer: Trainer) -> None:
-        """After the last step, before the closing evaluation."""
+        """After the last step, before the final evaluation."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs of this callback, in plain containers and tensors."""
+        """The state that a resumed run needs, in plain containers and tensors."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to a saved state."""
+        """Restores a saved state."""
 
 
 class _Best(Callback):
-    """Knows the best value of a metric of the evaluations so far.
+    """Tracks the best value of an evaluation metric.
 
     Args:
         metric: E.g. ``'reward'``; default: the scenario's primary metric.
@@ -68,7 +68,7 @@ class _Best(Callback):
         self.best_step = 0
 
     def improved(self, trainer: Trainer, metrics: Metrics, least: float = 0.0) -> bool:
-        """Takes in an evaluation; whether it is better than the best so far by more than ``least``.
+        """Records an evaluation; returns whether it is better than the best so far by more than ``least``.
 
         Raises:
             ValueError: If there is no such metric.
@@ -91,11 +91,11 @@ class _Best(Callback):
 
 
 class EarlyStopping(_Best):
-    """Ends the run when so many evaluations in a row brought nothing better.
+    """Ends the run after ``patience`` evaluations in a row without improvement.
 
     Args:
-        patience: Evaluations without a better one.
-        min_delta: What counts as better.
+        patience: Evaluations without improvement.
+        min_delta: The smallest change that counts as an improvement.
         metric: As for :class:`BestModel`.
         lower_is_better: As for :class:`BestModel`.
     """
@@ -126,7 +126,7 @@ class EarlyStopping(_Best):
 
 
 class BestModel(_Best):
-    """Keeps the networks of the best evaluation in ``best/`` of the run folder; load them with
+    """Saves the networks of the best evaluation in ``best/`` of the run folder; load them with
     ``ltos_pyg.load_policy(folder, best=True)``.
 
     Args:
@@ -161,7 +161,7 @@ class CustomMetric(Callback):
 
 
 def check_callbacks(callbacks: Sequence[Any]) -> tuple[Callback, ...]:
-    """The callbacks; a ``ValueError`` if one is none."""
+    """The callbacks; a ``ValueError`` if one is not a callback."""
     for callback in callbacks:
         if not isinstance(callback, Callback):
             got = callback.__name__ if isinstance(callback, type) else type(callback).__name__

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: atomic writes, and checkpoints that know when they are damaged."""
+"""Atomic file writes, and checkpoints with checksums."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _NO_ROOM = {
 
 
 def atomic_write(path: Path | str, write: Callable[[BinaryIO], None]) -> Path:
-    """Writes a file so that ``path`` holds either its old content or the whole new one, whenever the process dies.
+    """Writes a file atomically: ``path`` has either its old content or the complete new one, even if the process dies.
 
-    ``write`` fills a temporary file beside ``path``, which is synced to disk and then takes its place.
+    ``write`` fills a temporary file beside ``path``, which is synced to disk and then replaces it.
 
     Args:
         path: The file to write; its folder must exist.
-        write: Gets the open binary file.
+        write: Called with the open binary file.
 
     Raises:
-        OSError: If the bytes do not fit or may not be written. Keeps the ``errno`` and says which file, how much room
-            is left and what to do; the earlier file is untouched and the temporary one is gone.
+        OSError: If the disk is full or the file may not be written. It has the original ``errno`` and names the file,
+            the free space and what to do; the earlier file is unchanged and the temporary one is removed.
     """
     path = Path(path)
     temp = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
@@ -51,9 +51,7 @@ def atomic_write(path: Path | str, write: Callable[[BinaryIO], None]) -> Path:
         temp.replace(path)
         _sync_folder(path.parent)
     except BaseException as error:
-        message = (
-            _explain(error, path) if isinstance(error, OSError) else ''
-        )  # before the temporary file frees its room
+        message = _explain(error, path) if isinstance(error, OSError) else ''  # before the temporary file is removed
         with contextlib.suppress(FileNotFoundError):
             temp.unlink()
         if isinstance(error, OSError):
@@ -63,7 +61,7 @@ def atomic_write(path: Path | str, write: Callable[[BinaryIO], None]) -> Path:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the renaming itself last, where the system can open folders."""
+    """Syncs the renaming itself to disk, on systems that can open folders."""
     if hasattr(os, 'O_DIRECTORY'):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -85,15 +83,15 @@ def _explain(error: OSError, path: Path) -> str:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, ``step_{step:09d}.pt`` in one folder, of which the newest ``keep`` are kept.
+    """The checkpoints of one run, ``step_{step:09d}.pt`` in one folder, of which the newest ``keep`` stay.
 
     A file is what :func:`torch.save` writes: a zip archive with a checksum (CRC-32) of each part. They are verified
-    before anything is loaded, so that a truncated file, or a flipped bit in what is stored, is seen.
+    before anything is loaded, which detects truncated files and flipped bits in stored data.
 
     Args:
-        folder: Where the files lie; created on the first save.
-        keep: How many of the newest to keep, at least 1.
-        fingerprint: What the state belongs to (a config as a plain dict), stored beside it.
+        folder: The folder of the files; created on the first save.
+        keep: Number of newest files to keep, at least 1.
+        fingerprint: The configuration of the state as a plain dict, stored with it.
     """
 
     def __init__(self, folder: Path | str, keep: int = 2, fingerprint: Mapping[str, Any] | None = None) -> None:
@@ -111,20 +109,20 @@ class CheckpointStore:
         return sorted(_steps_in(self.folder))
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of ``step`` lies."""
+        """The path of the checkpoint of ``step``."""
         return self.folder / f'step_{step:09d}.pt'
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Saves the state of ``step``; older checkpoints go only when the new one is safely on disk.
+        """Saves the state of ``step``; older checkpoints are deleted only after the new one is synced to disk.
 
         Args:
-            step: The step that the state belongs to; an earlier save of the same step is replaced.
+            step: The step that the state belongs to; replaces an earlier save of the same step.
             state: Nested dicts, lists, tuples, tensors, str, int, float, bool and None. Nothing else, so that loading
                 it can never run code.
 
         Raises:
-            ValueError: If the state holds anything else, or the folder holds a sound checkpoint of a later step.
-            OSError: As :func:`atomic_write`; all earlier checkpoints are then still there.
+            ValueError: If the state holds anything else, or the folder has a valid checkpoint of a later step.
+            OSError: As :func:`atomic_write`; all earlier checkpoints then remain.
         """
         _check_plain(state, 'state')
         damaged = self._later_and_damaged(step)
@@ -145,17 +143,17 @@ class CheckpointStore:
     def load_latest(
         self, expect: Mapping[str, Any] | None = None, older: bool = False, ignore: Collection[str] = ()
     ) -> tuple[int, dict[str, Any]] | None:
-        """The newest sound checkpoint as ``(step, state)``, on the CPU; ``None`` if nothing was ever saved.
+        """The newest valid checkpoint as ``(step, state)``, on the CPU; ``None`` if nothing was ever saved.
 
-        A damaged file is passed over with a warning that names it.
+        A damaged file is skipped with a warning that names it.
 
         Args:
             expect: The fingerprint that the checkpoint must have; ``None`` takes any.
-            older: Whether it may be of a version that did not have all the fields yet.
+            older: Whether it may be of an earlier version, which lacks some fields.
             ignore: Fields that may differ, e.g. ``'train.seed'``.
 
         Raises:
-            ValueError: If every file is damaged, or the newest sound one is no checkpoint, or of another format or
+            ValueError: If every file is damaged, or the newest valid one is not a checkpoint, or has another format or
                 fingerprint. The message lists each field that differs.
         """
         steps = self.steps()
@@ -194,31 +192,31 @@ def _steps_in(folder: Path) -> Iterator[int]:
 def _save(content: dict[str, Any], file: BinaryIO) -> None:
     try:
         torch.save(content, file)
-    except RuntimeError as error:  # torch's writer fails once more while it closes, which hides the cause
+    except RuntimeError as error:  # torch's writer raises again on close, which hides the cause
         if error.__context__ is None:
             raise
         raise error.__context__ from None
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with the bytes of a checkpoint file, by the checksums of the archive; ``None`` if nothing is."""
+    """The fault of a checkpoint file by the checksums of its archive; ``None`` if it is valid."""
     with path.open('rb') as file:
         try:
             with zipfile.ZipFile(file) as archive:
                 bad = archive.testzip()
-        except Exception as error:  # flipped bits lead zipfile to errors of many kinds
+        except Exception as error:  # flipped bits cause many kinds of errors in zipfile
             return f'no whole archive in {path.stat().st_size:,} bytes: {" ".join(str(error).split())}'
     return None if bad is None else f"the checksum of '{bad}' does not match"
 
 
 def _read(path: Path) -> Any:
-    """The content of a checkpoint file; a :class:`_Damaged` error says what is wrong with its bytes."""
+    """The content of a checkpoint file; raises :class:`_Damaged` with the fault if it is damaged."""
     damage = _damage(path)
     if damage is not None:
         raise _Damaged(damage)
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # of the archive's directory, or of what was pickled
+    except Exception as error:  # damage in the archive's directory or in pickled data
         raise _Damaged(f'{type(error).__name__}: {" ".join(str(error).split())[:200]}') from error
 
 
@@ -254,7 +252,7 @@ def _state_of(
 
 @contextlib.contextmanager
 def state_must_fit() -> Iterator[None]:
-    """Within it, a saved state is taken over; raises a ``ValueError`` if it is one of something else."""
+    """Context in which a saved state is loaded; raises a ``ValueError`` if it does not fit."""
     try:
         yield
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
@@ -267,7 +265,7 @@ def state_must_fit() -> Iterator[None]:
 
 
 def _plain(value: Any) -> Any:
-    """The value with dict keys as str, sequences as lists and anything unusual (paths, dtypes) as str."""
+    """The value with dict keys as str, sequences as lists and other types (paths, dtypes) as str."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -285,7 +283,7 @@ def _differences(expected: Any, got: Any, where: str = '', older: bool = False) 
 
 
 def _check_plain(value: Any, where: str) -> None:
-    """Raises a ``ValueError`` that says where the state holds something that could not be loaded safely again."""
+    """Raises a ``ValueError`` that names the first entry of the state that could not be loaded safely."""
     if type(value) in (dict, OrderedDict):
         for key, item in value.items():
             if type(key) not in (str, int):

@@ -15,19 +15,19 @@ from ltos_pyg.ranges import check_range
 
 MakeEnv = Callable[[int], GraphEnv]  # from a number of graphs
 
-# Options that may differ when a run is taken up again: they change what is recorded, not what is learned.
+# Options that may differ when a run is resumed: they change what is recorded, not what is learned.
 RECORDING = ('device', 'threads', 'log_every', 'checkpoint_every', 'tensorboard', 'wandb', 'media', 'final_episodes')
-MAX_THREADS = 1024  # some thousands crash the process
+MAX_THREADS = 1024  # several thousand crash the process
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a run is driven and recorded. Steps are env steps: one graph, one step."""
+    """Options of the training loop: steps, evaluations, checkpoints, logs. Steps are env steps: one graph, one step."""
 
     seed: int = 0
-    num_envs: int = 32  # episodes played at once
+    num_envs: int = 32  # parallel episodes
     device: str = 'cpu'  # or 'cuda'
-    threads: int = 1  # of PyTorch; more rarely helps at these sizes
+    threads: int = 1  # PyTorch threads; more than one rarely helps at these sizes
     log_every: int = 2_000  # steps between rows of metrics.jsonl
     eval_every: int = 25_000  # steps between greedy evaluations
     eval_episodes: int | None = 100  # episodes of each; None: sized to the run, see evaluation_sizes
@@ -57,7 +57,7 @@ class TrainConfig:
 
 
 def check_device(name: str) -> None:
-    """Raises a ``ValueError`` unless the device is one that networks can live on, and this machine has it."""
+    """Raises a ``ValueError`` unless networks can run on the device and this machine has it."""
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -72,7 +72,7 @@ def check_device(name: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides a run."""
+    """Everything that determines a run."""
 
     scenario: str
     algo: str
@@ -80,7 +80,7 @@ class RunConfig:
     env: Any  # options of the environment, a dataclass
     algorithm: Any  # options of the algorithm, a dataclass
     train: TrainConfig
-    label: str | None = None  # what tables and plots call the run; it decides nothing
+    label: str | None = None  # name of the run in tables and plots; no effect on the results
     imports: tuple[str, ...] = ()  # modules that register the scenario and the algorithm, where a plug-in does
 
     def __post_init__(self) -> None:
@@ -107,7 +107,7 @@ class RunConfig:
         return plain | ({'imports': list(self.imports)} if self.imports else {})
 
     def fingerprint(self) -> dict[str, Any]:
-        """What a checkpoint must agree with."""
+        """The part of the configuration that a checkpoint must match."""
         plain = self.as_dict()
         plain.pop('label', None)
         plain.pop('imports', None)

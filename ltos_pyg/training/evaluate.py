@@ -21,28 +21,28 @@ from ltos_pyg.seeding import seed_stream
 
 MEASURES = ('kept', 'kept_std_nodes', 'kept_std_states', 'uneven')  # of sharing weights
 OWN_METRICS = ('return', 'reward', 'length', *MEASURES)  # an env's `info` and `outcome` cannot redefine these
-SWITCHED = 'switched_'  # the start of a metric's name: actions that the weights of another mode would change
-SWAP_EPISODES = 20  # the weights of other modes are played in so many episodes at most
+SWITCHED = 'switched_'  # prefix of a metric: fraction of actions that change under the weights of another mode
+SWAP_EPISODES = 20  # most episodes for each other sharing mode
 SWITCH_EVERY = 10  # from this step of an episode on, `switched_*` looks at every tenth step only
 
 
-EVAL_PART = 0.02  # of a run's steps: what an evaluation plays whose size is left to the run
-FINAL_PART = 0.08  # the same of the closing evaluation: about a seventh of the time, for greedy steps cost more
-LENGTH = 100  # steps of an episode, where an environment says nothing
+EVAL_PART = 0.02  # share of a run's steps that an evaluation plays, if its size is not given
+FINAL_PART = 0.08  # the same for the final evaluation: about a seventh of the time, as greedy steps cost more
+LENGTH = 100  # assumed steps of an episode without a horizon
 
 
 def eval_episodes(wanted: int | None, total_steps: int, horizon: int | None) -> int:
-    """Episodes of each evaluation: as many as wanted, or sized to the run, 4 to 100."""
+    """Episodes of each evaluation: as given, or sized to the run, 4 to 100."""
     if wanted is not None:
         return wanted
     return min(100, max(4, int(EVAL_PART * total_steps / (horizon or LENGTH))))
 
 
 def final_episodes(wanted: int | None, total_steps: int, horizon: int | None, modes: int) -> tuple[int, int]:
-    """Episodes of the closing evaluation: of the policy, and of each other sharing mode at most.
+    """Episodes of the final evaluation: of the policy, and the most of each other sharing mode.
 
-    Without a number, all of them together are sized to the run: 4 to 400 of the policy, and 2 to ``SWAP_EPISODES`` of
-    each of the ``modes`` other modes, or none in a run that is too short for them.
+    If not given, they are sized to the run together: 4 to 400 of the policy, and 2 to ``SWAP_EPISODES`` of
+    each of the ``modes`` other modes, or none if the run is too short.
     """
     if wanted is not None:
         return wanted, SWAP_EPISODES
@@ -73,11 +73,11 @@ class Stat:
 
 
 class EpisodeTally:
-    """Sums what happens in each graph of a batch until its episode ends.
+    """Accumulates metrics of each graph of a batch until its episode ends.
 
     Metrics of an episode: ``return``, the undiscounted reward of a node (mean over nodes); ``reward``, the same per
     step; ``length``; each entry of :func:`sharing_measures`, per step; each per-graph entry of ``info``, per step; and
-    each entry of ``outcome``, as the environment gave it at the end of the episode.
+    each entry of ``outcome``, as the environment returned it at the end of the episode.
     """
 
     def __init__(self, num_graphs: int) -> None:
@@ -90,7 +90,7 @@ class EpisodeTally:
         self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def step(self, graph: Batch, reward: Tensor, info: dict[str, Tensor], sharing: Sharing | None) -> None:
-        """Adds one step: the graph acted on, and what came of it."""
+        """Adds one step: the graph acted on, and its outcome."""
         self.add('return', graph_mean(reward, graph.batch, self.num_graphs))
         self.add('length', torch.ones(self.num_graphs))
         if sharing is not None:
@@ -129,16 +129,17 @@ def graph_mean(value: Tensor, batch: Tensor, num_graphs: int, empty: float = 0.0
 
 
 def senders(graph: Batch) -> Tensor:
-    """Which nodes have out-edges, (N,) bool on the CPU: the others have nothing to decide and keep all."""
+    """Which nodes have out-edges, (N,) bool on the CPU: the others keep all in any case."""
     return torch.bincount(graph.edge_index[0].cpu(), minlength=graph.num_nodes) > 0
 
 
 def sharing_measures(graph: Batch, sharing: Sharing) -> dict[str, Tensor]:
-    r"""How weights :math:`w` differ between the nodes of a graph and between the edges of a node, (B,) each.
+    r"""Spread of the weights :math:`w` over the nodes of a graph and over the edges of a node, (B,) each.
 
     - ``kept``: the share kept :math:`w_{jj}`, mean over nodes;
     - ``kept_std_nodes``: its (population) standard deviation over nodes;
-    - ``uneven``: the total variation distance of what a node gives from an even split over its :math:`d_j` out-edges,
+    - ``uneven``: the total variation distance of the shares given by a node from an even split over its :math:`d_j`
+      out-edges,
       :math:`\frac{1}{2} \sum_i |w_{ji} - (1 - w_{jj}) / d_j|`, mean over nodes.
 
     Only nodes with out-edges count; a graph without any has 1, 0 and 0.
@@ -159,9 +160,9 @@ def sharing_measures(graph: Batch, sharing: Sharing) -> dict[str, Tensor]:
 
 
 class KeptByNode:
-    """The share that each node keeps at the steps of an evaluation, for ``kept_std_states``.
+    """The share kept by each node at the steps of an evaluation, for ``kept_std_states``.
 
-    A node is known by its ``node_id``, or else by its place in the graph, across all episodes.
+    A node is identified by its ``node_id``, or else by its position in the graph, across all episodes.
     """
 
     def __init__(self) -> None:
@@ -169,7 +170,7 @@ class KeptByNode:
         self.kept: list[Tensor] = []
 
     def step(self, graph: Batch, sharing: Sharing, pending: Tensor) -> None:
-        """Takes in one step of the graphs whose episodes count, (B,) bool; only nodes with out-edges count."""
+        """Adds one step of the graphs whose episodes count, (B,) bool; only nodes with out-edges count."""
         batch = graph.batch.cpu()
         node = graph.get('node_id')
         node = torch.arange(len(batch)) - graph.ptr.cpu()[batch] if node is None else node.cpu()
@@ -189,10 +190,10 @@ class KeptByNode:
 
 
 class SwitchTally:
-    """How many greedy actions the weights of other modes would change, at the states that an episode visits.
+    """Fraction of greedy actions that change under the weights of other modes, at the visited states.
 
-    It compares at each of the first ``SWITCH_EVERY`` steps of an episode, and then at every ``SWITCH_EVERY``-th, which
-    stands for as many steps as it skips: a comparison costs a pass of the network per mode. All nodes count.
+    It compares at each of the first ``SWITCH_EVERY`` steps of an episode, and then at every ``SWITCH_EVERY``-th, with
+    the weight of the skipped steps, since a comparison costs one forward pass per mode. All nodes count.
     """
 
     def __init__(self, algorithm: Any, num_graphs: int) -> None:
@@ -220,14 +221,14 @@ class SwitchTally:
             total += weight * graph_mean(other != action, graph.batch, len(weight))
 
     def stats(self) -> dict[str, Stat]:
-        """The share of actions that differ, over episodes."""
+        """The fraction of actions that differ, over episodes."""
         return {SWITCHED + mode: Stat.of(total / self.weight) for mode, total in self.sums.items()}
 
 
 def check_same_sizes(trained: GraphEnvSpec, played: GraphEnvSpec) -> None:
-    """Raises a ``ValueError`` unless a network that was sized by one environment can act in another.
+    """Raises a ``ValueError`` unless a network built for one environment can act in another.
 
-    Numbers of nodes and edges, and episodes, may differ; what a node or an edge shows, and the actions, may not.
+    Numbers of nodes, edges and episodes may differ; features of nodes and edges, and actions, may not.
     """
     names = ('num_features', 'edge_dim', 'num_actions')
     differ = [
@@ -244,7 +245,8 @@ def check_same_sizes(trained: GraphEnvSpec, played: GraphEnvSpec) -> None:
 
 @contextmanager
 def _play_seeded(algorithm: Algorithm, seed: int) -> Iterator[None]:
-    """Within it, all that the algorithm draws without exploration hangs on the seed; its own stream is left alone."""
+    """Within this context, the algorithm's draws without exploration depend on the seed alone; its own generator is not
+    used."""
     rng: torch.Generator | None = getattr(algorithm, 'play_rng', None)
     if rng is None:
         yield
@@ -280,19 +282,19 @@ def evaluate(
 ) -> dict[str, Stat]:
     """Plays one whole episode in each graph of ``env``, without exploration.
 
-    Every graph counts its first episode and no other, so long episodes are not undercounted.
+    Only the first episode of each graph counts, so long episodes are not underrepresented.
 
     Args:
-        algorithm: Acts without exploration; it learns nothing and its randomness is left alone.
-        env: As many graphs as episodes are wanted.
-        seed: Seeds the environment, and what the algorithm draws at random.
-        max_steps: After so many steps the episodes that never ended are an error.
-        switches: Whether to compare actions with those under other weights, :class:`SwitchTally`, where the algorithm
-            has ``sharing_modes``.
-        show: The name of a progress bar, shown if this takes more than a second; ``None``: none.
+        algorithm: Acts without exploration; it is not updated and its generators are not used.
+        env: One graph per episode.
+        seed: Seeds the environment and the algorithm's random draws.
+        max_steps: Raises if an episode has not ended after this many steps.
+        switches: Whether to compare actions with those under other weights, :class:`SwitchTally`, if the algorithm has
+            ``sharing_modes``.
+        show: Label of a progress bar, shown if this takes more than a second; ``None``: no bar.
 
     Returns:
-        Mean, standard deviation and count of every metric of :class:`EpisodeTally`. Where the algorithm shares, also
+        Mean, standard deviation and count of every metric of :class:`EpisodeTally`. If the algorithm shares, also
         ``kept_std_states`` of :class:`KeptByNode`, one number for all episodes, so its standard deviation is given
         as 0; and with ``switches`` a ``switched_<mode>`` for every other mode.
     """
@@ -345,17 +347,16 @@ def evaluate_modes(
 ) -> dict[str, dict[str, Stat]]:
     """:func:`evaluate` of the policy, and of its network under the weights of each other sharing mode.
 
-    One network under phi, under constant and under uniform weights tells at once whether the weights matter and
-    whether phi found them. The policy, ``'policy'``, plays all episodes and its actions are compared with those of the
-    other modes (``switches``); each other mode plays at most ``swap_episodes``, the same ones as the policy if it
-    plays no more than that.
+    The same network under phi, constant and uniform weights shows whether the weights matter and whether phi found good
+    ones. The policy, ``'policy'``, plays all episodes and its actions are compared with those of the other modes
+    (``switches``); each other mode plays at most ``swap_episodes``, the same ones as the policy if that plays no more.
 
     Args:
         algorithm: Its first mode is the policy; an algorithm without modes has one.
         make_env: Makes the environment with that many graphs.
-        episodes: How many of them the policy plays.
+        episodes: Episodes of the policy.
         seed: As in :func:`evaluate`.
-        swap_episodes: The most that each other mode plays; 0 leaves them out, and the comparison of actions too.
+        swap_episodes: Most episodes of each other mode; 0 skips them and the comparison of actions.
         show: As in :func:`evaluate`.
     """
     learner: Any = algorithm

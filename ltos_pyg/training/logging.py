@@ -1,4 +1,4 @@
-"""Metrics of a run as one JSON object a line, and optional sinks that get the same numbers."""
+"""Metrics of a run as JSON lines, and optional sinks for the same numbers."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ Row = dict[str, Any]
 
 
 class Sink(Protocol):
-    """Another place for the metrics. Values that are NaN or infinite arrive as they are."""
+    """A destination for the metrics. NaN and infinite values are passed on unchanged."""
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Takes the metrics of one step."""
+        """Writes the metrics of one step."""
 
     def close(self) -> None:
-        """Flushes, and lets go of files and connections."""
+        """Flushes, and closes files and connections."""
 
 
 class MetricsLogger:
-    r"""Appends rows ``{"step": S, name: value, …}`` to a file, each flushed as it comes.
+    r"""Appends rows ``{"step": S, name: value, …}`` to a file, each flushed at once.
 
     NaN and infinite values are written as ``null``, so that every line is valid JSON.
 
     Args:
         path: The file, ``metrics.jsonl``; its folder is created.
-        resume_step: ``None`` starts a new file. A step :math:`S` goes on with an existing one from the state after
-            :math:`S`: rows of later steps, which the resumed run will write again, are dropped, and so is a line that
-            was cut off when the process died (with a warning).
-        sinks: Where else the metrics go.
+        resume_step: ``None`` starts a new file. A step :math:`S` continues an existing file from the state after
+            :math:`S`: rows of later steps, which the resumed run writes again, are dropped, and so is an incomplete
+            last line of a killed process (with a warning).
+        sinks: More destinations.
 
     Raises:
-        ValueError: If a new run finds rows of another one, or a line before the last is no valid row.
+        ValueError: If a new run finds rows of another one, or a line before the last is not a valid row.
     """
 
     def __init__(self, path: Path | str, resume_step: int | None = None, sinks: Sequence[Sink] = ()) -> None:
@@ -56,15 +56,15 @@ class MetricsLogger:
         self._file = self.path.open('ab', buffering=0)
 
     def log(self, step: int, **metrics: SupportsFloat) -> None:
-        """Writes one row. Names with a slash go as ``log(step, **{'eval/return': value})``.
+        """Writes one row. Pass names with a slash as ``log(step, **{'eval/return': value})``.
 
         Args:
             step: The number of environment steps so far.
             metrics: Numbers, or tensors and arrays of one element.
 
         Raises:
-            ValueError: If a value is no number.
-            OSError: If the disk is full; the rows so far are kept, and no half row is left.
+            ValueError: If a value is not a number.
+            OSError: If the disk is full; all earlier rows remain, without a partial row.
         """
         values = {name: _number(name, value) for name, value in metrics.items()}
         row: Row = {'step': int(step), **{name: v if math.isfinite(v) else None for name, v in values.items()}}
@@ -103,10 +103,10 @@ class MetricsLogger:
 
 
 def read_metrics(path: Path | str) -> list[Row]:
-    """The rows of a metrics file. A last line that is not finished (a run that writes, or was killed) is left out.
+    """The rows of a metrics file. An incomplete last line (of a running or killed process) is skipped.
 
     Raises:
-        ValueError: If any other line is no JSON object with an integer ``step``: names the line.
+        ValueError: If any other line is not a JSON object with an integer ``step``: names the line.
     """
     return _read(Path(path))[0]
 
@@ -117,7 +117,7 @@ def _read(path: Path) -> tuple[list[Row], bytes]:
     rows = [_parse(line, path, number) for number, line in enumerate(lines, start=1)]
     if tail:
         try:
-            rows.append(_parse(tail, path, len(lines) + 1))  # whole: only its newline is missing
+            rows.append(_parse(tail, path, len(lines) + 1))  # complete: only its newline is missing
         except ValueError:
             return rows, tail
     return rows, b''
@@ -143,7 +143,7 @@ def _refuse(name: str) -> float:
 
 
 def _number(name: str, value: SupportsFloat) -> float:
-    if type(value) is int:  # counts stay whole numbers
+    if type(value) is int:  # counts stay integers
         return value
     try:
         return float(value)
@@ -154,7 +154,7 @@ def _number(name: str, value: SupportsFloat) -> float:
 
 
 def _rewind(path: Path, step: int) -> None:
-    """Takes the file back to where it was when ``step`` was done."""
+    """Truncates the file to its content after ``step``."""
     rows, tail = _read(path)
     if tail:
         warnings.warn(f"dropped an unfinished last line of '{path}' ({len(tail)} bytes)", stacklevel=3)
@@ -173,7 +173,7 @@ class TensorBoardSink:
 
     Args:
         folder: Where the event files go.
-        resume_step: The step that a resumed run goes on from: TensorBoard then hides what came later.
+        resume_step: The step from which a resumed run continues: TensorBoard then hides later events.
     """
 
     def __init__(self, folder: Path | str, resume_step: int | None = None) -> None:
@@ -203,7 +203,7 @@ class WandbSink:
     Args:
         folder: Where wandb keeps its local files.
         project: The project to log to.
-        name: The name of the run, also its id, so that a resumed run goes on in the same place.
+        name: The name of the run, also its id, so that a resumed run continues the same W&B run.
         config: The run's config as a plain dict.
         mode: ``'online'``, ``'offline'`` or ``'disabled'``.
     """
@@ -232,5 +232,5 @@ class WandbSink:
         self._run.log(dict(metrics), step=step)
 
     def close(self) -> None:
-        """Waits until everything is sent."""
+        """Blocks until everything is sent."""
         self._run.finish()

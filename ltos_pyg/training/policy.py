@@ -1,4 +1,4 @@
-"""A trained policy, to be asked about graphs."""
+"""A trained policy as a function of graphs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ltos_pyg.nn import Sharing
 
 
 class Policy:
-    """What a run learned: ``action, sharing = policy(graph)``.
+    """The trained policy of a run: ``action, sharing = policy(graph)``.
 
     Args:
         algorithm: The trained algorithm.
-        spec: What the environment that it was trained on promises.
+        spec: The spec of the environment of training.
     """
 
     def __init__(self, algorithm: Algorithm, spec: GraphEnvSpec) -> None:
@@ -29,20 +29,20 @@ class Policy:
         return f'{type(self).__name__}({type(self.algorithm).__name__}, num_features={self.spec.num_features})'
 
     def reset(self) -> None:
-        """New episodes begin: a method with memory forgets those before."""
+        """Starts new episodes: a recurrent method resets its state."""
         self.algorithm.reset_eval_state()
 
     @torch.no_grad()
     def __call__(self, graph: Data | Batch) -> tuple[Tensor, Sharing | None]:
-        """The greedy action of every node, (N,) int64, and the sharing weights in force (``None``: the method has
-        none): the share that each node keeps (N,) and that goes along each edge (E,).
+        """The greedy action of every node, (N,) int64, and the sharing weights (``None``: the method has none): the
+        share kept by each node (N,) and the share given along each edge (E,).
 
         Args:
             graph: One graph or a batch, with ``x`` (N, F) and ``edge_index`` (2, E); ``edge_attr`` (E, D) and
-                ``action_mask`` (N, A) exactly where the environment has them. Graphs may have any number of nodes.
+                ``action_mask`` (N, A) if and only if the environment has them. Graphs may have any number of nodes.
 
         Raises:
-            ValueError: If it has other features than the graphs of training: says which, expected and got.
+            ValueError: If its features differ from the graphs of training: says which, expected and got.
         """
         check_graph(graph, self.spec)
         batch = graph if isinstance(graph, Batch) else Batch.from_data_list([graph])

@@ -1,4 +1,4 @@
-"""A run: from its options to its result, and back from its folder."""
+"""Runs: training from options to result, and loading from a folder."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from ltos_pyg.training.trainer import Interrupted, Trainer
 if TYPE_CHECKING:
     from ltos_pyg.scenarios.base import Scenario
 
-CHECK_STEPS = 60  # steps of each play in which an environment of somebody else is held to the contract
-MAY_GROW = ('algorithm.total_steps',)  # of a run that is taken up again
-SinkMaker = Callable[[Path, int | None], Sink]  # from the run folder, and the step that a resumed run goes on from
+CHECK_STEPS = 60  # steps of each run in which a user's environment is checked against the contract
+MAY_GROW = ('algorithm.total_steps',)  # of a resumed run
+SinkMaker = Callable[[Path, int | None], Sink]  # from the run folder, and the step from which a resumed run continues
 
 
 def make_algorithm(config: RunConfig, spec: GraphEnvSpec) -> Algorithm:
-    """Builds the algorithm that a run asks for."""
+    """Builds the algorithm of a run."""
     check_device(config.train.device)
     return registry.algorithm(config.algo).make(spec, config.algorithm, config.train.seed, config.train.device)
 
@@ -48,21 +48,21 @@ def train_run(
     """Trains in a run folder (:mod:`~ltos_pyg.training.run_folder`), to the end, and returns the final evaluation.
 
     Everything is built before anything is written. A resumed run may have more ``total_steps`` than before: the
-    schedules of its algorithm then run over the new number, as if it had been asked for at the start.
+    schedules of its algorithm then run over the new number, as if it had been given at the start.
 
     Args:
         config: The run.
-        scenario: What it plays.
+        scenario: The scenario to train on.
         folder: The run folder.
-        resume: Whether to go on with what is in the folder.
+        resume: Whether to continue the run in the folder.
         callbacks: Hooks.
-        sinks: Other places for the metrics: each a :class:`~ltos_pyg.training.logging.Sink`, or a function that makes
-            one from the run folder and the step that a resumed run goes on from (``None``: a new run).
+        sinks: More sinks for the metrics: each a :class:`~ltos_pyg.training.logging.Sink`, or a function that makes one
+            from the run folder and the step from which a resumed run continues (``None``: a new run).
 
     Raises:
-        ValueError: If the folder holds a run and ``resume`` is not asked for, or holds a run of another configuration,
+        ValueError: If the folder has a run and ``resume`` is false, or has a run of another configuration,
             or another process trains in it, or the environment breaks the contract.
-        CallbackError: If a callback raises; the run is saved before.
+        CallbackError: If a callback raises; the run is saved first.
         Interrupted: If the user stopped the run; its state was saved.
     """
     run = RunFolder(folder)
@@ -84,7 +84,7 @@ def train_run(
         if not resume:
             run.clear()
         run.write_config(config)
-        run.final_path.unlink(missing_ok=True)  # of a run that goes on for longer
+        run.final_path.unlink(missing_ok=True)  # of a run that was extended
         log = stack.enter_context(MetricsLogger(run.metrics_path, _resume_step(resume, saved), places))
         trainer = Trainer(
             algorithm,
@@ -113,7 +113,7 @@ def train_run(
 
 
 def _check_room(run: RunFolder, resume: bool) -> None:
-    """Whether a run may begin, or go on, in a folder."""
+    """Raises a ``ValueError`` unless a run may start, or be resumed, in a folder."""
     if run.path.exists() and not run.path.is_dir():
         raise ValueError(f"'{run.path}' must be a folder (got a file). Choose another one by --out.")
     if resume and not run.has_config:
@@ -128,7 +128,7 @@ def _check_room(run: RunFolder, resume: bool) -> None:
 
 
 def _saved_state(run: RunFolder, config: RunConfig) -> tuple[int, dict[str, Any]] | None:
-    """The newest checkpoint, which must be of this configuration but for a later end."""
+    """The newest checkpoint, which must be of this configuration, except for ``total_steps``."""
     saved = run.store().load_latest(expect=config.fingerprint(), ignore=MAY_GROW)
     before = run.config().total_steps
     if config.total_steps < before:
@@ -146,7 +146,7 @@ def _saved_state(run: RunFolder, config: RunConfig) -> tuple[int, dict[str, Any]
 
 
 def _check_contract(scenario: Scenario, make_env: MakeEnv) -> None:
-    """Holds an environment to the contract; its fault is the error."""
+    """Checks an environment against the contract; raises a ``ValueError`` with the broken clause."""
     print(f"ltos: plays '{scenario.name}' for a moment, to check it", file=sys.stderr, flush=True)
     try:
         with warnings.catch_warnings():
@@ -157,7 +157,7 @@ def _check_contract(scenario: Scenario, make_env: MakeEnv) -> None:
 
 
 def _check_learns(config: RunConfig, spec: GraphEnvSpec) -> None:
-    """Refuses returns over more steps than the replay keeps in a row: nothing would be learned."""
+    """Raises a ``ValueError`` if ``n_step`` exceeds the consecutive steps in the replay: nothing would be learned."""
     n_step, size = (getattr(config.algorithm, name, None) for name in ('n_step', 'replay_size'))
     if n_step is None or size is None:
         return
@@ -172,7 +172,7 @@ def _check_learns(config: RunConfig, spec: GraphEnvSpec) -> None:
 def _resume_step(resume: bool, saved: tuple[int, Any] | None) -> int | None:
     if not resume:
         return None
-    return saved[0] if saved is not None else -1  # killed before the first checkpoint: every row is written again
+    return saved[0] if saved is not None else -1  # no checkpoint yet: all rows are rewritten
 
 
 def _sinks(
@@ -191,7 +191,7 @@ def _sinks(
 
 
 def _how_it_went(trainer: Trainer) -> dict[str, Any]:
-    """What the result says beside the evaluation."""
+    """Entries of the result besides the evaluation."""
     told: dict[str, Any] = {'seconds': dict(trainer.seconds)}
     if trainer.stopped is not None:
         told['stopped'] = trainer.stopped
@@ -202,8 +202,8 @@ def _how_it_went(trainer: Trainer) -> dict[str, Any]:
 
 
 def final_evaluation(algorithm: Algorithm, make_env: MakeEnv, config: RunConfig) -> dict[str, Any]:
-    """The evaluation that closes a run, on seeds that neither training nor its evaluations used: the policy, and its
-    network under other weights, see :func:`~ltos_pyg.training.evaluate.evaluate_modes`."""
+    """The final evaluation, on seeds used neither in training nor in its evaluations: the policy, and its network under
+    other weights, see :func:`~ltos_pyg.training.evaluate.evaluate_modes`."""
     seed = config.train.eval_seed + 1
     with closing(make_env(1)) as env:
         horizon = env.spec.horizon
@@ -224,13 +224,13 @@ def as_plain(stats: Mapping[str, Stat]) -> dict[str, dict[str, float]]:
 
 
 def load_algorithm(config: RunConfig, spec: GraphEnvSpec, folder: Path, best: bool = False) -> Algorithm:
-    """The trained algorithm of a run folder, from its newest sound checkpoint.
+    """The trained algorithm of a run folder, from its newest valid checkpoint.
 
     Args:
         config: The run's configuration.
-        spec: What its environment promises.
+        spec: The spec of its environment.
         folder: The run folder.
-        best: Take what :class:`~ltos_pyg.training.callbacks.BestModel` kept instead.
+        best: Load the model saved by :class:`~ltos_pyg.training.callbacks.BestModel` instead.
 
     Raises:
         ValueError: If the folder has no checkpoint, or one of another configuration, or of other networks.
@@ -258,11 +258,11 @@ def load_run(folder: Path, device: str | None = None, watch: bool = False) -> tu
 
     Args:
         folder: The run folder.
-        device: Where the network runs, if not as in training.
-        watch: Whether the environment is to be drawn.
+        device: Device of the network, if not as in training.
+        watch: Whether the environment will be rendered.
 
     Raises:
-        ValueError: If the folder is no run folder, or there is no checkpoint yet.
+        ValueError: If the folder is not a run folder, or has no checkpoint yet.
     """
     config = on_device(RunFolder(folder).config(), device)
     scenario = registry.scenario(config.scenario)
@@ -275,7 +275,7 @@ def load_run(folder: Path, device: str | None = None, watch: bool = False) -> tu
 
 
 def on_device(config: RunConfig, device: str | None) -> RunConfig:
-    """The same run with its networks elsewhere."""
+    """The same configuration on another device."""
     if device is None:
         return config
     return dataclasses.replace(config, train=dataclasses.replace(config.train, device=device))

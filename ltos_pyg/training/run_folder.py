@@ -1,4 +1,4 @@
-"""The folder of a run, and the only code that reads or writes one.
+"""The folder of a run; only this module reads or writes one.
 
 It holds ``config.json`` (options, versions, commit), ``metrics.jsonl``, ``checkpoints/``, at the end ``final.json``,
 and while a process trains in it ``run.lock``.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 try:
     import fcntl
-except ImportError:  # no such locks on Windows: two processes in one folder are not noticed there
+except ImportError:  # no such locks on Windows: two processes in one folder are not detected there
     fcntl = None  # type: ignore[assignment]
 
 # Options of earlier versions by their names of today.
@@ -52,7 +52,7 @@ RENAMED_METRICS = {'selfishness': 'kept'}
 
 
 class RunFolder:
-    """A run folder by its path; nothing is read or written before a method asks for it."""
+    """A run folder by its path; files are read and written only by its methods."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -67,27 +67,27 @@ class RunFolder:
 
     @property
     def metrics_path(self) -> Path:
-        """What was logged."""
+        """The logged metrics."""
         return self.path / 'metrics.jsonl'
 
     @property
     def final_path(self) -> Path:
-        """The evaluation that closed the run."""
+        """The final evaluation."""
         return self.path / 'final.json'
 
     @property
     def has_config(self) -> bool:
-        """Whether a run began here."""
+        """Whether a run was started here."""
         return self.config_path.is_file()
 
     @property
     def is_finished(self) -> bool:
-        """Whether a run ended here."""
+        """Whether a run finished here."""
         return self.final_path.is_file()
 
     @property
     def holds_run(self) -> bool:
-        """Whether there is anything to lose: a result, or a checkpoint. A start that failed leaves neither."""
+        """Whether the folder has a result or a checkpoint. A failed start leaves neither."""
         return self.has_config and (self.is_finished or bool(self.store().steps()))
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ class RunFolder:
         """``config.json`` as plain data.
 
         Raises:
-            ValueError: If this is no run folder, or the file is not what a run writes.
+            ValueError: If this is not a run folder, or the file is not as a run writes it.
         """
         if not self.has_config:
             raise ValueError(
@@ -113,10 +113,10 @@ class RunFolder:
         return plain
 
     def config(self, scenario: Scenario | None = None) -> RunConfig:
-        """The configuration of the run; options of earlier versions have their names of today.
+        """The configuration of the run; options of earlier versions are translated to their current names.
 
         Args:
-            scenario: What it played, where that cannot be found by its name.
+            scenario: Its scenario, if that cannot be found by its name.
 
         Raises:
             ValueError: As :meth:`read`, or if a scenario, algorithm or option is unknown here.
@@ -141,11 +141,11 @@ class RunFolder:
             ) from error
 
     def primary_metric(self) -> str:
-        """The metric that says how good a policy of this run is."""
+        """The primary metric of this run."""
         return _find(self.read(), self.config_path).primary_metric
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The rows of ``metrics.jsonl``, by the metrics' names of today.
+        """The rows of ``metrics.jsonl``, with the current names of metrics.
 
         Raises:
             ValueError: If there is no such file, or a line of it is damaged.
@@ -158,10 +158,10 @@ class RunFolder:
         return [renamed(row) for row in read_metrics(self.metrics_path)]
 
     def final(self) -> dict[str, Any]:
-        """The result of the run, ``final.json``, by the metrics' names of today.
+        """The result of the run, ``final.json``, with the current names of metrics.
 
         Raises:
-            ValueError: If the run has not ended, or the file is not what a run writes.
+            ValueError: If the run has not ended, or the file is not as a run writes it.
         """
         if not self.is_finished:
             raise ValueError(
@@ -182,7 +182,7 @@ class RunFolder:
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def write_config(self, config: RunConfig) -> None:
-        """Writes ``config.json``: the options, and what the run is made with. A label that was given before stays."""
+        """Writes ``config.json``: the options and versions. A label given earlier is kept."""
         label = self.read().get('label') if self.has_config else None
         plain = config.as_dict()
         write_json(self.config_path, ({'label': label} if label else {}) | plain | provenance())
@@ -192,10 +192,10 @@ class RunFolder:
         write_json(self.final_path, result)
 
     def clear(self) -> None:
-        """Takes away what a failed start left: nothing that :attr:`holds_run` would count.
+        """Removes the files of a failed start, none of which :attr:`holds_run` counts.
 
         Raises:
-            ValueError: If a ``config.json`` lies there that no run wrote.
+            ValueError: If the folder has a ``config.json`` that was not written by a run.
         """
         if not self.has_config:
             return
@@ -212,12 +212,12 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Within it, no other process can train in this folder. The lock of a process that died counts for nothing.
+        """Within this context, no other process can train in this folder. The lock of a process that died is ignored.
 
-        A folder that is empty afterwards is taken away again.
+        A folder that is empty afterwards is removed.
 
         Raises:
-            ValueError: If another process trains here; names it.
+            ValueError: If another process trains here; the message names it.
         """
         made = _make_folder(self.path)
         path = self.path / 'run.lock'
@@ -228,19 +228,19 @@ class RunFolder:
             path.unlink(missing_ok=True)
             os.close(file)
             for folder in made:
-                with contextlib.suppress(OSError):  # it holds something by now
+                with contextlib.suppress(OSError):  # it is not empty
                     folder.rmdir()
 
 
 def _make_folder(path: Path) -> list[Path]:
-    """Creates a folder; returns those that were not there before, the innermost first."""
+    """Creates a folder; returns the folders that it created, the innermost first."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     return missing
 
 
 def _acquire(path: Path) -> int:
-    """The open lock file, locked for as long as this process lives and does not close it."""
+    """The open lock file, locked until this process ends or closes it."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         if fcntl is not None:
@@ -255,7 +255,7 @@ def _acquire(path: Path) -> int:
                 ) from error
         if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
             break
-        os.close(file)  # its owner has just taken it away
+        os.close(file)  # its owner has just removed it
     os.truncate(file, 0)
     now = time.strftime('%Y-%m-%d %H:%M:%S')
     os.write(file, f'process {os.getpid()} on {socket.gethostname()} (since {now})'.encode())
@@ -263,7 +263,7 @@ def _acquire(path: Path) -> int:
 
 
 def renamed(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics by their names of today: runs of earlier versions call ``kept`` ``selfishness``."""
+    """Metrics by their current names: runs of earlier versions call ``kept`` ``selfishness``."""
     plain = dict(metrics)
     for old, new in RENAMED_METRICS.items():
         plain = {name.replace(old, new): value for name, value in plain.items()}
@@ -271,7 +271,7 @@ def renamed(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_label(config: Mapping[str, Any]) -> str:
-    """What the runs of one kind are called: they differ by their seed."""
+    """The label of a run, which runs that differ only in their seed have in common."""
     if config.get('label'):
         return str(config['label'])
     preset = config.get('preset')
@@ -291,7 +291,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _find(plain: Mapping[str, Any], path: Path) -> Scenario:
-    """The scenario that a configuration names."""
+    """The scenario named in a configuration."""
     try:
         registry.check_scenario(plain['scenario'])
         registry.check_algorithm(plain['algo'])
@@ -307,7 +307,7 @@ def _find(plain: Mapping[str, Any], path: Path) -> Scenario:
 
 
 def default_folder(config: RunConfig) -> Path:
-    """Where a run is written if nothing else is asked for."""
+    """The default folder of a run."""
     preset = '' if config.preset == 'default' else f'-{config.preset}'
     scenario, algo = (name.rpartition(':')[2] for name in (config.scenario, config.algo))
     return Path('runs') / f'{scenario}-{algo}{preset}-seed{config.train.seed}'
@@ -326,7 +326,7 @@ def _from_plain(cls: type, part: str, config: dict[str, Any], path: Path) -> Any
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file so that it is either there as a whole or not at all."""
+    """Writes a JSON file atomically: it is complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=2) + '\n'
     atomic_write(path, lambda file: _write(file, text.encode()))
@@ -337,7 +337,7 @@ def _write(file: Any, data: bytes) -> None:
 
 
 def provenance() -> dict[str, Any]:
-    """What a result was made with: versions, commit, command."""
+    """Provenance of a result: versions, commit, command."""
     import numpy
     import torch_geometric
 
@@ -358,7 +358,7 @@ def provenance() -> dict[str, Any]:
 def _git_commit() -> str | None:
     """The commit of the checkout that this code runs from; ``None`` for an installed package."""
     try:
-        _git('ls-files', '--error-unmatch', Path(__file__).name)  # a package installed inside a checkout is not of it
+        _git('ls-files', '--error-unmatch', Path(__file__).name)  # a package installed in a checkout is not tracked
         return _git('describe', '--always', '--dirty', '--abbrev=40', '--exclude=*')
     except (OSError, subprocess.SubprocessError):
         return None

@@ -30,21 +30,21 @@ class Interrupted(Exception):
 
 
 class Trainer:
-    """Drives an algorithm through an environment: acts, observes, updates, and at times logs, evaluates and saves.
+    """Runs an algorithm on an environment: acts, observes, updates, and periodically logs, evaluates and saves.
 
-    Everything that decides what happens next is in the checkpoint, so a run that was killed and resumed ends in the
-    same weights as one that was not (where the environment can save its state).
+    A checkpoint has the complete state, so a run that was killed and resumed ends with the same weights as an
+    uninterrupted one (if the environment can save its state).
 
     Args:
-        algorithm: What is trained.
-        env: What it is trained on.
+        algorithm: The algorithm to train.
+        env: The environment to train on.
         make_eval_env: Makes the environment with that many graphs, for evaluations.
-        config: How the run is driven.
+        config: Options of the loop.
         total_steps: Env steps of the run.
         logger: Where metrics go.
         store: Where checkpoints go.
-        primary_metric: The metric that says how good a policy is.
-        lower_is_better: Of that metric.
+        primary_metric: The metric by which policies are compared.
+        lower_is_better: Whether lower values of that metric are better.
         callbacks: Hooks, in the order in which they are called.
     """
 
@@ -73,17 +73,17 @@ class Trainer:
         self.last_eval_step = -1
         self.seconds = dict.fromkeys(('act', 'env', 'replay', 'learn', 'evaluate', 'other'), 0.0)
         self.stopped: str | None = None  # why a callback ended the run
-        self.inexact_resumes: list[int] = []  # steps at which new episodes began, for the env cannot save its state
+        self.inexact_resumes: list[int] = []  # resumed at these steps with new episodes: env has no saved state
         self._said_inexact = False
 
     def run(self) -> None:
         """Trains to the end. Ctrl-C, a termination request or a closed terminal saves and raises :class:`Interrupted`.
 
         Raises:
-            CallbackError: If a callback raises; the run is saved before.
+            CallbackError: If a callback raises; the run is saved first.
         """
         algo, c = self.algorithm, self.config
-        started = time.perf_counter() - sum(self.seconds.values())  # a resumed run counts on
+        started = time.perf_counter() - sum(self.seconds.values())  # a resumed run continues the count
         with self._progress() as bar, _catch_signals() as stop:
             try:
                 self._call('on_start')
@@ -139,7 +139,7 @@ class Trainer:
         self._call('on_step')
 
     def evaluate(self) -> None:
-        """Greedy episodes of the policy on seeds that training never sees; one row of metrics."""
+        """Greedy episodes of the policy on seeds that training never uses; one row of metrics."""
         start = time.perf_counter()
         episodes = eval_episodes(self.config.eval_episodes, self.total_steps, self.env.spec.horizon)
         with closing(self.make_eval_env(episodes)) as env:
@@ -150,7 +150,7 @@ class Trainer:
         self.seconds['evaluate'] += time.perf_counter() - start
 
     def log(self) -> None:
-        """One row of metrics: means since the last row, and where the time went."""
+        """One row of metrics: means since the last row, and the time of each phase."""
         times = {f'seconds/{name}': value for name, value in self.seconds.items()}
         self.logger.log(self.algorithm.env_steps, updates=self.algorithm.updates, **self.window.means(), **times)
 
@@ -163,7 +163,7 @@ class Trainer:
         self.stopped = reason
 
     def save(self) -> None:
-        """One checkpoint with everything that a resumed run needs."""
+        """Saves a checkpoint with everything that a resumed run needs."""
         state = {
             'algorithm': self.algorithm.state_dict(),
             'env': self.env.state_dict(),
@@ -186,7 +186,7 @@ class Trainer:
 
     @state_must_fit()
     def load(self, state: dict[str, Any]) -> None:
-        """Goes on from a checkpoint; raises a ``ValueError`` if it is one of something else."""
+        """Continues from a checkpoint; raises a ``ValueError`` if it does not fit."""
         self.algorithm.load_state_dict(state['algorithm'])
         self.inexact_resumes = list(state.get('inexact_resumes', []))
         if state['env'] is not None:
@@ -194,7 +194,7 @@ class Trainer:
             self.tally.sums = state['tally']
         else:
             self.algorithm.restart_episodes()
-            name = str(self.algorithm.env_steps)  # not the episodes that the run began with
+            name = str(self.algorithm.env_steps)  # not the first episodes of the run again
             self.graph = self.env.reset(seed_stream(self.config.seed, 'restart', name) >> 1)
             self.inexact_resumes.append(self.algorithm.env_steps)
             _say(f'resumed at step {name} with new episodes: this environment cannot save its state')
@@ -251,23 +251,23 @@ class MetricWindow:
             self.latest[name] = value
 
     def means(self) -> Metrics:
-        """The means, and starts anew."""
+        """Returns the means and resets the sums."""
         means = {name: total / count for name, (total, count) in self.sums.items()}
         self.sums = {}
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far."""
+        """The current sums."""
         return {'sums': {name: list(value) for name, value in self.sums.items()}, 'latest': dict(self.latest)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to earlier sums."""
+        """Restores saved sums."""
         self.sums = {name: (value[0], int(value[1])) for name, value in state['sums'].items()}
         self.latest = state['latest']
 
 
 def flatten(stats: dict[str, Stat]) -> Metrics:
-    """An evaluation as log names: ``eval/return``, ``eval/return_std``, …"""
+    """An evaluation under its names in the log: ``eval/return``, ``eval/return_std``, …"""
     flat: Metrics = {}
     for name, stat in stats.items():
         flat |= {f'eval/{name}': stat.mean, f'eval/{name}_std': stat.std}
@@ -280,10 +280,10 @@ def _passed(before: int, after: int, every: int) -> bool:
 
 @contextmanager
 def _catch_signals() -> Iterator[list[int]]:
-    """Within it, Ctrl-C, a termination request and a closed terminal fill the list that it yields, so that the step in
-    hand is finished.
+    """Within this context, Ctrl-C, SIGTERM and SIGHUP append to the list that it yields, so that the current step is
+    finished.
 
-    A second one stops at once. Elsewhere than in the main thread, signals are left as they are.
+    A second signal stops at once. Outside the main thread, signal handlers are not changed.
     """
     caught: list[int] = []
 
@@ -293,9 +293,9 @@ def _catch_signals() -> Iterator[list[int]]:
         caught.append(number)
 
     try:
-        names = ('SIGINT', 'SIGTERM', 'SIGHUP')  # the last, of a closed terminal, is not everywhere
+        names = ('SIGINT', 'SIGTERM', 'SIGHUP')  # SIGHUP (closed terminal) does not exist on every system
         numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-        if signal.getsignal(numbers[-1]) == signal.SIG_IGN:  # started with nohup: to live on
+        if signal.getsignal(numbers[-1]) == signal.SIG_IGN:  # started with nohup: keeps running
             numbers.pop()
         before = {number: signal.signal(number, note) for number in numbers}
     except ValueError:

@@ -222,7 +222,7 @@ broken('edge range', r'reset: expected node numbers in \[0, 8\], got 0 -> 9 \(1 
 broken('edge range', r'reset: expected node numbers in \[0, 8\], got 0 -> -1 \(1 in all\)', 'below')(
     with_graph(with_field(edge_index=first_edge_to(-1)))
 )
-broken('edges across graphs', r'reset: expected edges within one graph, got 0 -> 4 \(1 in all\)\. Episodes')(
+broken('edges across graphs', r'reset: expected edges within one graph, got 0 -> 4 \(1 in all\)\. Edges')(
     with_graph(with_field(edge_index=first_edge_to(4)))
 )
 broken('edges by graph', 'reset: expected the edges of graph 0, then those of graph 1, and so on, got another order')(

@@ -27,8 +27,9 @@ class EnvCheckWarning(UserWarning):
 
 
 def declare(clauses: Mapping[str, str]) -> Callable[[str, str, str, str], NoReturn]:
-    """Adds clauses, each with its advice; returns the function that raises for one of them. That function takes the
-    clause, where it broke, what was expected and what it got.
+    """Adds clauses, each with its advice; returns the function that raises for one of them.
+
+    That function takes the clause, where it broke, what was expected and what it got.
     """
     CLAUSES.update(clauses)
 
