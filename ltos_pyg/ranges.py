@@ -18,12 +18,12 @@ def check_range(
     """Raises a ``ValueError`` for the first of the named options that is out of range, or NaN.
 
     Args:
-        options: The dataclass whose attributes they are. Of a tuple, each entry must be in range.
+        options: The dataclass whose attributes they are. Each entry of a tuple must be in range.
         names: The options.
         least: The smallest value that is allowed.
-        above: A value that is too small, where there is no smallest one.
+        above: An exclusive lower bound, if there is no smallest value.
         most: The largest value that is allowed.
-        none: How the message goes on where ``None`` is allowed too, e.g. ``', or None for all'``.
+        none: End of the message if ``None`` is allowed too, e.g. ``', or None for all'``.
     """
     for name in names:
         value = getattr(options, name)

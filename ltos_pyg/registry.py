@@ -1,6 +1,6 @@
 """Algorithms and scenarios by name: those of this package, those of plug-ins, and any ``package.module:Name``.
 
-Looking up a name loads no more than that name needs: importing this module loads no PyTorch.
+Looking up a name imports only what that name needs: importing this module does not load PyTorch.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ SCENARIOS = {
     'prisoner': 'ltos_pyg.scenarios.prisoner:PRISONER',
     'traffic': 'ltos_pyg.scenarios.traffic:TRAFFIC',
 }
-GROUP = 'ltos_pyg.plugins'  # entry points of packages that add to ours
+GROUP = 'ltos_pyg.plugins'  # entry points of plug-in packages
 
 T = TypeVar('T')
 
 
 @dataclass(frozen=True)
 class AlgorithmEntry:
-    """What a name of an algorithm stands for."""
+    """An algorithm's entry in the registry."""
 
     name: str
     make: Callable[..., Any]  # from (spec, config, seed, device)
@@ -52,7 +52,7 @@ _scenarios: dict[str, Scenario] = {}
 
 
 def register_algorithm(name: str, algorithm: Any = None, *, config: type | None = None) -> Any:
-    """Adds an algorithm that ``--algo NAME`` and :func:`ltos_pyg.train` then know.
+    """Registers an algorithm for ``--algo NAME`` and :func:`ltos_pyg.train`.
 
     .. code-block:: python
 
@@ -67,7 +67,7 @@ def register_algorithm(name: str, algorithm: Any = None, *, config: type | None 
         config: The dataclass of its options. Default: the annotation of the class attribute ``config``.
 
     Raises:
-        ValueError: If the name is taken, or the class says nothing of its options.
+        ValueError: If the name is taken, or the class does not declare its options.
     """
     if algorithm is None:
         return functools.partial(register_algorithm, name, config=config)
@@ -97,19 +97,19 @@ def algorithm(name: str) -> AlgorithmEntry:
 
 
 def check_algorithm(name: str) -> None:
-    """Raises a ``ValueError`` that lists the algorithms, unless it is one. Loads no PyTorch for it."""
+    """Raises a ``ValueError`` that lists the algorithms, unless it is one. Does not load PyTorch."""
     if name not in ALGORITHMS and ':' not in name:
         _check_known('algorithm', name, algorithm_names())
 
 
 def algorithm_names() -> list[str]:
-    """The algorithms, with those of plug-ins last."""
+    """Names of the algorithms, those of plug-ins last."""
     _load_plugins()
     return [*ALGORITHMS, *_algorithms]
 
 
 def _config_of(make: Any, name: str) -> type:
-    """The options of an algorithm that was given without them: what its class says that ``config`` is."""
+    """The options of an algorithm that was given without them: the annotation of ``config`` in its class."""
     import dataclasses
     import typing
 
@@ -126,7 +126,7 @@ def _config_of(make: Any, name: str) -> type:
 
 
 def register_scenario(name: str | Scenario, environment: Any = None, **settings: Any) -> Any:
-    """Adds a scenario that ``ltos train NAME`` and :func:`ltos_pyg.train` then know.
+    """Registers a scenario for ``ltos train NAME`` and :func:`ltos_pyg.train`.
 
     .. code-block:: python
 
@@ -178,13 +178,13 @@ def scenario(name: str) -> Scenario:
 
 
 def check_scenario(name: str) -> None:
-    """Raises a ``ValueError`` that lists the scenarios, unless it is one. Loads no PyTorch for it."""
+    """Raises a ``ValueError`` that lists the scenarios, unless it is one. Does not load PyTorch."""
     if name not in SCENARIOS and ':' not in name:
         _check_known('scenario', name, scenario_names())
 
 
 def scenario_names() -> list[str]:
-    """The scenarios, with those of plug-ins last."""
+    """Names of the scenarios, those of plug-ins last."""
     _load_plugins()
     return [*SCENARIOS, *_scenarios]
 
@@ -192,8 +192,8 @@ def scenario_names() -> list[str]:
 def name_of(thing: Any, kind: str) -> str:
     """The name by which :func:`scenario` or :func:`algorithm` finds a class or function.
 
-    That is the one it is registered under, else ``package.module:Name``; what no import can reach (of a script, a
-    notebook, or within a function) is known by its own name as long as this process lives.
+    That is its registered name, else ``package.module:Name``. What cannot be imported (from a script, a notebook, or
+    inside a function) is registered under its own name until this process ends.
     """
     if not callable(thing):
         raise ValueError(
@@ -294,7 +294,7 @@ def import_name(reference: str, kind: str) -> Any:
 
 def _import(name: str) -> Any:
     if os.getcwd() not in sys.path and '' not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` has it; the installed command has not
+        sys.path.insert(0, os.getcwd())  # `python -m` adds the current folder; the installed command does not
     try:
         return importlib.import_module(name)
     except Exception as error:
@@ -305,7 +305,7 @@ def _import(name: str) -> Any:
 
 
 def _caller() -> str:
-    """The module that registers something: importing it registers it again."""
+    """The module that registers an object: importing it registers it again."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get('__name__') in (__name__, 'functools'):
         frame = frame.f_back

@@ -11,16 +11,16 @@ from typing import Any
 
 from ltos_pyg import __version__
 
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
-BROKEN_PIPE = 141  # exit code where the reader of the output has left, as shells have it
+INTERRUPTED = 130  # exit code after Ctrl-C, as in shells
+BROKEN_PIPE = 141  # exit code after a broken pipe, as in shells
 
 COMMANDS = {
     'train': 'train an algorithm on a scenario, or on an environment of your own',
     'evaluate': 'play greedy episodes with a trained run',
-    'plot': 'draw the learning curves of runs, seeds of one algorithm together',
-    'table': 'a table of how runs ended, seeds of one algorithm together',
+    'plot': 'draw the learning curves of runs, grouped by algorithm over seeds',
+    'table': 'a table of final results, grouped by algorithm over seeds',
     'watch': 'draw an episode of a trained run',
-    'bench': 'measure speed, beside peers in the same run',
+    'bench': 'measure speed, against other libraries in the same run',
     'traffic': 'road networks: generate, simulate, replay, export a signal plan',
 }
 HELP = '\n'.join(
@@ -85,7 +85,7 @@ def _run(args: list[str]) -> int:
 
 
 def _loaded(module: str, name: str) -> tuple[type[BaseException], ...]:
-    """An exception's class if its module was imported, for no other code can raise it."""
+    """An exception's class, if its module was imported (otherwise nothing can have raised it)."""
     return (getattr(sys.modules[module], name),) if module in sys.modules else ()
 
 

@@ -16,7 +16,7 @@ from ltos_pyg.cli.options import parse
 
 @dataclass
 class Options:
-    """Measure speed, beside peers in the same run."""
+    """Measure speed, against other libraries in the same run."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar='NAME')] = ()
     """jungle, nn, replay, traffic, training (default: all)"""

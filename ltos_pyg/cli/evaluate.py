@@ -16,18 +16,18 @@ class Options:
 
     folder: RunArg
     episodes: int | None = None
-    """default: 100, or as many as closed the training if fewer. LToS also plays at most 20 of them under each other
-    way to share"""
+    """default: 100, or those of the final evaluation if fewer. LToS also plays at most 20 of them under each other
+    sharing mode"""
     seed: int = 2_000_000
     """seed of the episodes"""
     json: bool = False
     """print mean, std and count of every metric as JSON"""
     device: str | None = None
-    """where the network runs, e.g. cuda (default: as in training)"""
+    """device of the network, e.g. cuda (default: as in training)"""
     temperature: float | None = None
     """draw actions from softmax(Q / temperature) (default: as in training, greedy)"""
     env: tuple[str, ...] = ()
-    """other options of the environment than in training, as NAME=VALUE"""
+    """options of the environment to change, as NAME=VALUE"""
     imports: ImportArg = ()
 
 

@@ -24,7 +24,7 @@ ImportArg = Annotated[
 
 
 def parse(options: type[T], args: Sequence[str], prog: str, description: str | None = None) -> T:
-    """Reads the options of a command; leaves with a message and exit code 2 where they make no sense."""
+    """Parses the options of a command; exits with a message and code 2 if they are invalid."""
     return tyro.cli(
         options, args=whole_numbers(args, options), prog=prog, description=description,
         config=(tyro.conf.FlagCreatePairsOff,),
@@ -32,7 +32,7 @@ def parse(options: type[T], args: Sequence[str], prog: str, description: str | N
 
 
 def whole_numbers(args: Sequence[str], options: Any) -> list[str]:
-    """The arguments with ``1e4`` as ``10000`` where an option is a whole number."""
+    """The arguments, with ``1e4`` replaced by ``10000`` for integer options."""
     whole = set(_whole_options(options))
     out: list[str] = []
     for i, arg in enumerate(args):
@@ -51,7 +51,7 @@ def _whole(value: str) -> str:
 
 
 def _whole_options(options: Any) -> Mapping[str, None]:
-    """The flags of a dataclass, and of those within it, that are integers and never other numbers."""
+    """The flags of a dataclass and its nested dataclasses that take integers only."""
     import typing
 
     flags: dict[str, None] = {}
@@ -67,7 +67,7 @@ def _whole_options(options: Any) -> Mapping[str, None]:
 
 
 def check_runs(folders: Sequence[Path]) -> None:
-    """Raises a ``ValueError`` if there is no run folder."""
+    """Raises a ``ValueError`` if no run folder is given."""
     if not folders:
         raise ValueError('expected at least one run folder (got none), e.g. runs/jungle-ltos-seed0')
 

@@ -13,11 +13,11 @@ from ltos_pyg.cli.options import ImportArg, RunArgs, check_runs, parse
 
 @dataclass
 class Options:
-    """Draw the learning curves of runs, seeds of one algorithm together."""
+    """Draw the learning curves of runs, grouped by algorithm over seeds."""
 
     folders: RunArgs
     metric: str | None = None
-    """default: the scenario's own, e.g. eval/reward on the jungle"""
+    """default: the scenario's primary metric, e.g. eval/reward on the jungle"""
     out: Path = Path('curves.png')
     """a .png, .svg or .pdf"""
     log: bool = False

@@ -11,14 +11,14 @@ from ltos_pyg.cli.options import ImportArg, RunArgs, check_runs, parse
 
 @dataclass
 class Options:
-    """A table of how runs ended, seeds of one algorithm together."""
+    """A table of final results, grouped by algorithm over seeds."""
 
     folders: RunArgs
     metric: tuple[str, ...] = ()
-    """default: the scenario's own, e.g. reward on the jungle"""
+    """default: the scenario's primary metric, e.g. reward on the jungle"""
     measures: bool = False
-    """also how the sharing weights are: share kept, its spread over nodes and over states, how unevenly the rest is
-    given, and which part of the actions other weights would change"""
+    """also measures of the sharing weights: share kept, its spread over nodes and over states, unevenness of the shares
+    given, and the fraction of actions that other weights would change"""
     format: Literal['md', 'csv'] = 'md'
     """Markdown, or CSV with a line per row and metric. Both have the mean over seeds, the interquartile mean (IQM)
     with its 95 % bootstrap interval, and the value of each seed"""

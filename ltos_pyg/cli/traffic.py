@@ -32,14 +32,14 @@ class Generate:
     seed: int = 0
     """of the demand"""
     scale: float = 1.0
-    """what the numbers of vehicles are multiplied by"""
+    """factor on the numbers of vehicles"""
     turn: float = 0.0
-    """chance of a vehicle to turn at an intersection"""
+    """probability that a vehicle turns at an intersection"""
 
 
 @dataclass
 class Simulate:
-    """Play an hour under a controller that learns nothing."""
+    """Simulate an hour under a fixed (not learned) controller."""
 
     net: str = '6x6'
     """ROWSxCOLS of a generated grid, or a CityFlow road network file"""
@@ -48,11 +48,11 @@ class Simulate:
     controller: str = 'max-pressure'
     """its name, or all"""
     phases: int = 4
-    """that a signal chooses from, at most; 0: all"""
+    """most phases that a signal chooses from; 0: all"""
     yellow: int = 5
     """seconds of yellow at a change"""
     fixed_seconds: int = 20
-    """of each phase of the controller fixed"""
+    """seconds of each phase, for the controller 'fixed'"""
     horizon: int = 3600
     """seconds"""
     demand_seed: int = 0
@@ -60,13 +60,13 @@ class Simulate:
     demands: int = 1
     """generated demands, of this seed and the next ones"""
     turn: float = 0.0
-    """chance of a generated vehicle to turn"""
+    """probability that a generated vehicle turns"""
     one_road: OneRoad = 'strict'
     """routes of one road: dropped, or driven"""
     episodes: int = 1
-    """of each demand: they differ if chance decides"""
+    """episodes of each demand: they differ if the controller is random"""
     seed: int = 0
-    """of the controller random"""
+    """seed of the controller 'random'"""
     backend: Literal['native', 'cityflow'] = 'native'
     """the engine"""
     json: bool = False
@@ -75,7 +75,7 @@ class Simulate:
 
 @dataclass
 class Replay:
-    """Apply a trace's phases second by second, and write what comes of it."""
+    """Apply a trace's phases second by second, and write the resulting trace."""
 
     roadnet: Path
     """a CityFlow road network file"""
@@ -208,8 +208,7 @@ def _replay(args: Replay) -> int:
 
 
 def _write_viewer_files(args: Replay, viewer: Path) -> list[Path]:
-    """Replays the trace in CityFlow itself, which writes what its own viewer reads: a format that it nowhere
-    describes."""
+    """Replays the trace in CityFlow itself, which writes the (undocumented) format of its own viewer."""
     from contextlib import closing
 
     from ltos_pyg.envs.traffic import load_flow, load_network

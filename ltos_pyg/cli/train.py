@@ -16,7 +16,7 @@ ALGO, PRESET = 'ltos', 'default'
 
 @dataclass
 class Head:
-    """What decides which other options there are."""
+    """The options that determine which other options exist."""
 
     scenario: str | None = None
     algo: str | None = None
@@ -28,7 +28,7 @@ class Head:
 
 
 def main(args: Sequence[str]) -> int:
-    """Trains, and says how it ended."""
+    """Trains, and prints the result."""
     head = read_head(args)
     registry.import_modules(head.imports)
     if head.scenario is None:
@@ -44,7 +44,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def read_head(args: Sequence[str]) -> Head:
-    """The scenario, which comes first or after these options, and the options that decide what the others are."""
+    """The scenario, which comes first or after these options, and the options that determine the others."""
     head, rest = Head(), list(args)
     first = True
     while rest:
@@ -65,13 +65,13 @@ def read_head(args: Sequence[str]) -> Head:
 
 
 def usage() -> str:
-    """How to call it, and what there is."""
+    """Usage, with the known scenarios and algorithms."""
     return (
         'usage: ltos train SCENARIO [--algo ALGO] [--preset PRESET] [--label TEXT] [--out FOLDER] [--resume]'
         ' [--import MODULE] [options]\n\n'
-        'SCENARIO: one of those below, or an environment of your own as package.module:Name\n'
-        '--algo: one of those below, or one of your own as package.module:Name (default: ltos)\n'
-        '--label: what tables and plots call the run (default: the algorithm and its preset)\n'
+        'SCENARIO: one of those below, or your own environment as package.module:Name\n'
+        '--algo: one of those below, or your own as package.module:Name (default: ltos)\n'
+        '--label: name of the run in tables and plots (default: the algorithm and its preset)\n'
         '--import: a module that registers scenarios or algorithms\n'
         f'scenarios:  {", ".join(registry.scenario_names())}\n'
         f'algorithms: {", ".join(registry.algorithm_names())}\n'
@@ -89,7 +89,7 @@ def _train(head: Head, args: Sequence[str]) -> int:
     if head.resume:
         parsed, config = parse_options(base, args)
         run = RunFolder(head.out or default_folder(config))
-        if run.has_config:  # the options of the first call need not be given again
+        if run.has_config:  # options of the first call are the defaults
             base = run.config()
             _check_same(head, base, run.path)
     parsed, config = parse_options(base, args)
@@ -110,7 +110,7 @@ def _train(head: Head, args: Sequence[str]) -> int:
 
 
 def _check_same(head: Head, base: Any, folder: Path) -> None:
-    """Raises a ``ValueError`` if a run to be resumed was called with another scenario, algorithm or preset."""
+    """Raises a ``ValueError`` if the run to resume has another scenario, algorithm or preset."""
     if base.scenario != head.scenario:
         raise ValueError(f"'{folder}' holds a run on {base.scenario} (got '{head.scenario}'). Name that one.")
     for name, asked, found in (('algo', head.algo, base.algo), ('preset', head.preset, base.preset)):
@@ -122,7 +122,8 @@ def _check_same(head: Head, base: Any, folder: Path) -> None:
 
 
 def parse_options(config: Any, args: Sequence[str]) -> tuple[Any, Any]:
-    """All options as flat flags, starting from those of a preset or a run: what was parsed, and the configuration."""
+    """All options as flat flags, with defaults from a preset or a run; returns the parsed options and the
+    configuration."""
     import tyro
 
     from ltos_pyg.cli.options import ImportArg, whole_numbers
@@ -141,7 +142,7 @@ def parse_options(config: Any, args: Sequence[str]) -> tuple[Any, Any]:
     ]
     for part in parts:
         value = getattr(config, part)
-        # An environment of somebody else may have an option of the same name: then it has a prefix, --env.NAME.
+        # If an option of a user's environment has the name of another option, its flag is --env.NAME.
         kind: Any = Annotated[type(value), tyro.conf.arg(name='')] if clash and part != 'env' else type(value)
         fields.append((part, kind, dataclasses.field(default=value)))
     options: Any = dataclasses.make_dataclass('TrainOptions', fields, frozen=True)
@@ -168,7 +169,7 @@ def _print_result(folder: Path, result: dict[str, Any]) -> None:
 
 
 def save_media(folder: Path, metric: str) -> None:
-    """Leaves a curve and a GIF in a run folder, or says why not."""
+    """Saves a curve and a GIF in a run folder, or prints why not."""
     from ltos_pyg.viz.curves import plot_curves
     from ltos_pyg.viz.watch import watch_run
 

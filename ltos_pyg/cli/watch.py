@@ -22,13 +22,13 @@ class Options:
     fps: int = 8
     """pictures per second"""
     steps: int | None = None
-    """draw so many steps only"""
+    """draw only this many steps"""
     device: str | None = None
-    """where the network runs, e.g. cpu (default: as in training)"""
+    """device of the network, e.g. cpu (default: as in training)"""
     terminal: bool = False
     """draw in the terminal instead"""
     figure: Literal['selfishness'] | None = None
-    """draw a figure of the episode instead: on traffic, what everyone keeps"""
+    """draw a figure of the episode instead: on traffic, the share kept by each signal"""
     imports: ImportArg = ()
 
 

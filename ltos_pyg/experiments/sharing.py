@@ -1,7 +1,7 @@
-"""Does learned sharing pay? The runs behind ``docs/results.md``: every critic with every way to share, as data.
+"""The runs behind ``docs/results.md``, which test whether learned sharing helps: every critic with every sharing mode.
 
-``python -m ltos_pyg.experiments.sharing run --jobs 2 --only groups`` trains what is missing of one table, and
-``… table`` prints the tables. A run that was cut off goes on where it stopped; a finished one is not run again.
+``python -m ltos_pyg.experiments.sharing run --jobs 2 --only groups`` trains the missing runs of one table, and
+``… table`` prints the tables. An interrupted run is resumed; a finished one is not run again.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ltos_pyg.experiments.statistics import bootstrap_interval, iqm
 from ltos_pyg.training.run_folder import RunFolder
 
 RESULTS = Path('docs/results/sharing')
-FIRST_SEED = 10  # those below, and 100 to 104, were seen while settings were chosen
+FIRST_SEED = 10  # those below, and 100 to 104, were used to choose settings
 KEPT = ('config.json', 'final.json', 'metrics.jsonl')  # files of a run folder that are results; checkpoints are not
 
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that differ in the seed only: one line of a table."""
+    """Runs that differ only in the seed: one line of a table."""
 
     label: str
     algo: str
@@ -39,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Study:
-    """One table: a scenario with its options, and the rows that are compared on it."""
+    """One table: a scenario with its options, and the rows to compare."""
 
     name: str
     title: str
@@ -57,7 +57,7 @@ class Study:
                     yield row, seed, f'{self.name}-{row.label.replace(", ", "-").replace(" ", "_")}-seed{seed}'
 
     def command(self, row: Row, seed: int, folder: Path) -> list[str]:
-        """What trains one run."""
+        """The command that trains one run."""
         common = ['--algo', row.algo, '--seed', str(seed), '--label', row.label, '--no-media', '--out', str(folder)]
         return [sys.executable, '-m', 'ltos_pyg.cli', 'train', self.scenario, *self.options, *row.options, *common]
 
@@ -96,7 +96,7 @@ def edge_rows(seeds: int) -> tuple[Row, ...]:
     )
 
 
-CLOSING = ('--final-episodes', '100')  # of a table: as many in every run, however long
+CLOSING = ('--final-episodes', '100')  # for a table: the same number in every run, however long
 
 STUDIES = (
     Study(
@@ -132,9 +132,9 @@ STUDIES = (
 def train_missing(
     studies: Sequence[Study], out: Path, jobs: int, seeds: int | None = None, rows: str = ''
 ) -> list[str]:
-    """Trains what has no result yet, ``jobs`` runs at once; returns the names of those that failed.
+    """Trains the runs without a result, ``jobs`` at once; returns the names of those that failed.
 
-    ``seeds`` is a limit on the seeds of each row, and ``rows`` a part of the names of the rows that are wanted.
+    ``seeds`` limits the seeds of each row, and ``rows`` selects rows with this text in their name.
     """
     wanted = [(study, row, seed, name) for study in studies for row, seed, name in study.runs()]
     todo = [

@@ -1,4 +1,4 @@
-"""Tables: plain text for the terminal, and Markdown of how runs end."""
+"""Tables: plain text for the terminal, and Markdown of final results."""
 
 from __future__ import annotations
 
@@ -57,16 +57,17 @@ def _cell(value: Any) -> str:
 
 
 def final_table(folders: Sequence[Path], metrics: Sequence[str], measures: bool = False, format: str = 'md') -> str:
-    """How runs end: per algorithm (and, for LToS, per way to share at play) and metric, what the seeds give.
+    """Final results over seeds, per algorithm (and, for LToS, per sharing mode of the evaluation) and metric.
 
-    That is the mean, the interquartile mean with its 95 % bootstrap interval (:func:`~ltos_pyg.experiments.statistics.
-    bootstrap_interval`), the number of seeds, and each seed's value by rising seed; of one seed just the value. All
-    are from ``final.json``, the evaluation that closes a training. A row that has no such metric leaves it out.
+    These are the mean, the interquartile mean with its 95 % bootstrap interval
+    (:func:`~ltos_pyg.experiments.statistics. bootstrap_interval`), the number of seeds, and each seed's value by rising
+    seed; of one seed just the value. All are from ``final.json``, the final evaluation. A row without the metric has no
+    entry.
 
     Args:
         folders: The run folders.
         metrics: The columns; each run's own policy must have them.
-        measures: Whether to add the measures of the weights, those that any run has.
+        measures: Whether to add the measures of the weights, if any run has them.
         format: ``'md'``, a Markdown table with a row per algorithm, or ``'csv'``, a line per algorithm and metric with
             all digits.
 
@@ -90,7 +91,7 @@ def final_table(folders: Sequence[Path], metrics: Sequence[str], measures: bool 
 
 
 def _ends(folders: Sequence[Path], metrics: Sequence[str]) -> dict[str, dict[int, End]]:
-    """The closing evaluations by row and seed."""
+    """The final evaluations by row and seed."""
     ends: dict[str, dict[int, End]] = {}
     for folder in folders:
         run = RunFolder(folder)
@@ -110,7 +111,7 @@ def _ends(folders: Sequence[Path], metrics: Sequence[str]) -> dict[str, dict[int
 
 
 def _at_play(mode: str) -> str:
-    """What a row's name says of the weights that were put in place of the policy's."""
+    """Suffix of a row's name for the weights used instead of the policy's."""
     if mode == 'policy':
         return ''
     return ', all kept at play' if mode == 'keep' else f', {mode} weights at play'

@@ -1,4 +1,4 @@
-"""What a scenario is: an environment with the options that each algorithm starts from, and how it is drawn."""
+"""A scenario: an environment with default options for each algorithm, and its pictures."""
 
 from __future__ import annotations
 
@@ -18,29 +18,28 @@ Options = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """A named environment with the options that runs on it start from."""
+    """A named environment with the default options of its runs."""
 
     name: str
     env_config: type  # the environment's options, a dataclass
     make: Callable[[Any, int, str], GraphEnv]  # from (environment options, number of graphs, device)
-    primary_metric: str = 'return'  # the metric that says how good a policy is
+    primary_metric: str = 'return'  # the metric by which policies are compared
     lower_is_better: bool = False  # of that metric
     train: Options = field(default_factory=dict)
     algorithm: Options = field(default_factory=dict)  # for every algorithm that has them
     # (algorithm, preset) -> options of the algorithm; 'num_envs' is the loop's, and 'env' holds the environment's
     presets: Mapping[tuple[str, str], Options] = field(default_factory=dict)
     pictures: Pictures = field(default_factory=RenderPictures)
-    make_to_watch: Callable[[Any, str], GraphEnv] | None = None  # from (options, device), where drawing needs another
-    check: bool = False  # whether the environment is held to the contract before a run
+    make_to_watch: Callable[[Any, str], GraphEnv] | None = None  # from (options, device), for drawing; None: make
+    check: bool = False  # whether the environment is checked against the contract before a run
     module: str | None = None  # the plug-in that it comes from
-    source: Any = None  # what it was made from, where that is a class or function
+    source: Any = None  # the class or function that it was made from, if any
 
     def config(self, algo: str, preset: str = 'default') -> RunConfig:
         """The options of a preset.
 
         Raises:
-            ValueError: If there is no such algorithm or preset (lists those that there are), or an option of it is
-                unknown.
+            ValueError: If the algorithm or preset is unknown (lists the known ones), or one of its options is.
         """
         entry = registry.algorithm(algo)
         known = sorted({'default', *(p for a, p in self.presets if a == algo)})
@@ -73,7 +72,7 @@ class Scenario:
         return lambda num_envs: self.make(config.env, num_envs, config.train.device)
 
     def make_watched(self, config: RunConfig) -> GraphEnv:
-        """One graph of the environment of a run, to be drawn."""
+        """The environment of a run with one graph, to be drawn."""
         check_device(config.train.device)
         if self.make_to_watch is not None:
             return self.make_to_watch(config.env, config.train.device)
@@ -85,7 +84,7 @@ def _fields(cls: type) -> set[str]:
 
 
 def _any_algorithm(names: Iterable[str]) -> set[str]:
-    """The options that some algorithm has."""
+    """The options of all algorithms."""
     return set(names).union(*(_fields(registry.algorithm(name).config) for name in registry.algorithm_names()))
 
 

@@ -1,4 +1,4 @@
-"""A scenario from any environment: a class, or a function that makes one."""
+"""A scenario from any environment: a class, or a function that returns one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from ltos_pyg.graph_env import GraphEnv, SingleGraphEnv, VectorGraphEnv, from_pettingzoo
 from ltos_pyg.scenarios.base import Scenario
 
-OURS = ('num_envs', 'device', 'seed', 'render_mode', 'self')  # parameters that a run sets, never an option
+OURS = ('num_envs', 'device', 'seed', 'render_mode', 'self')  # parameters that a run sets, never options
 SIMPLE = (int, float, str, bool)
 
 Make = Callable[..., Any]
@@ -22,17 +22,17 @@ def scenario_of(make: Make, name: str, **settings: Any) -> Scenario:
 
     Its options are the parameters of ``make`` that have a default and are numbers, text, flags or tuples of them; or
     the fields of the dataclass that its parameter ``config`` is annotated with. ``num_envs`` and ``device`` are passed
-    where it takes them.
+    if it takes them.
 
     Args:
         make: A class or function. It returns a :class:`~ltos_pyg.graph_env.GraphEnv` (then it must take
             ``num_envs``), a :class:`~ltos_pyg.graph_env.SingleGraphEnv`, or a PettingZoo parallel environment (then all
             its agents are neighbours; call :func:`~ltos_pyg.graph_env.from_pettingzoo` yourself for other graphs).
-        name: What runs call it.
+        name: Name of the scenario.
         settings: Fields of :class:`~ltos_pyg.scenarios.Scenario`.
 
     Raises:
-        ValueError: If it can make no environment: a needed parameter has no default, or it is no class or function.
+        ValueError: If it cannot make an environment: a parameter has no default, or it is not a class or function.
     """
     if not callable(make):
         raise ValueError(
@@ -53,7 +53,7 @@ def scenario_of(make: Make, name: str, **settings: Any) -> Scenario:
 
 
 def _options_of(make: Make, name: str) -> tuple[type, bool]:
-    """The dataclass of the options, and whether ``make`` takes it whole, as ``config``."""
+    """The dataclass of the options, and whether ``make`` takes it as ``config``."""
     parameters = inspect.signature(make).parameters
     hints = _hints(make)
     config = _dataclass_in(hints.get('config'))
@@ -77,7 +77,7 @@ def _options_of(make: Make, name: str) -> tuple[type, bool]:
 def _hints(make: Make) -> dict[str, Any]:
     try:
         return typing.get_type_hints(make.__init__ if isinstance(make, type) else make)  # type: ignore[misc]
-    except (NameError, TypeError):  # annotations that mean nothing outside their module
+    except (NameError, TypeError):  # annotations that cannot be resolved outside their module
         return {}
 
 
@@ -106,7 +106,7 @@ def _arguments(options: Any, as_config: bool) -> dict[str, Any]:
 def _build(
     make: Make, name: str, arguments: dict[str, Any], num_envs: int, device: str, watch: bool = False
 ) -> GraphEnv:
-    """The environment with that many graphs, whatever ``make`` makes; to be drawn if ``watch``."""
+    """The environment with ``num_envs`` graphs, from any kind that ``make`` returns; with rendering if ``watch``."""
     parameters = inspect.signature(make).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if 'device' in parameters:

@@ -21,8 +21,8 @@ def _make(config: DilemmasConfig, num_envs: int, device: str) -> GraphEnv:
 
 
 def _scene(env: DilemmasEnv, graph: Any, decision: Decision, title: str) -> Scene:
-    """Groups side by side, the double star, or a circle. Rims: black for action 0 and for agents without a decision;
-    green for action 1 where it is good for the team, pink where it is not."""
+    """Groups in a grid, the double star, or a circle. Rims: black for action 0 and for agents without a decision; green
+    for action 1 where it is good for the team, pink where it is not."""
     x, action = graph.x.cpu(), decision.action.cpu()
     if env.config.graph == 'groups':
         size, positions = _in_groups(env.state['members'][0].cpu())

@@ -30,7 +30,7 @@ def _scene(env: JungleEnv, graph: Any, decision: Decision, title: str) -> Scene:
         size=size,
         positions=agents.flip(1),
         edge_index=graph.edge_index,
-        kinds=env.high[0].long(),  # agents with the high gain have a rim of another colour
+        kinds=env.high[0].long(),  # agents with the high gain have another rim colour
         items={'wall': border(size), 'food': foods.flip(1)},
         marks=hit.nonzero(),
         title=title,
@@ -65,7 +65,7 @@ JUNGLE = Scenario(
         ('consenet', 'reference'): (
             {'num_envs': 8, 'rollout_steps': 10, 'max_neighbours': 8, 'reward_norm': 5.0} | REFERENCE_CONSENET
         ),
-        # LIO: an odd number of segments an episode, or policies would learn from every other one alone.
+        # LIO: an odd number of segments per episode, or policies would be trained on every other one only.
         ('lio', 'default'): {'num_envs': 8, 'rollout_steps': 8, 'max_neighbours': 8, 'pay_cost': 1e-4},
         ('ip', 'default'): {'aggr': 'mean'},
     },

@@ -1,10 +1,10 @@
-"""Options that several scenarios share: small networks, and what the compared papers published."""
+"""Options shared by several scenarios: small networks, and those published by the compared papers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# What the authors of DGN published for the jungle.
+# Published by the authors of DGN for the jungle.
 PAPER_DGN: dict[str, Any] = {
     'gamma': 0.96,
     'n_step': 1,

@@ -20,7 +20,7 @@ def _make(config: PrisonerConfig, num_envs: int, device: str) -> GraphEnv:
 
 
 def _scene(env: PrisonerEnv, graph: Any, decision: Decision, title: str) -> Scene:
-    cells = graph.x[:, : env.length].argmax(1).cpu()  # each player sees its own cell first
+    cells = graph.x[:, : env.length].argmax(1).cpu()  # a player's own cell comes first in x
     goals = [0, env.length // 2, env.length - 1]
     return Scene(
         size=(env.length, 1),
@@ -55,16 +55,16 @@ PRISONER = Scenario(
         'epsilon_end': 0.05,
     },
     presets={
-        ('ltos', 'default'): {'total_steps': 12_000},  # it needs no more; the others get 20,000
+        ('ltos', 'default'): {'total_steps': 12_000},  # enough for it; the others train for 20,000
         ('ltos_edge', 'default'): {'total_steps': 12_000},
         ('ltos', 'paper'): PAPER_LTOS,
         ('qmix', 'default'): {'train_freq': 4.0},  # with fewer, a mixing weight often dies, see deviations.md
-        ('fixed_ltos', 'default'): {'kept': 0.4},  # at one half, cooperation and a way out of it are worth the same
+        ('fixed_ltos', 'default'): {'kept': 0.4},  # at one half, cooperating and defecting have equal value
         ('neurcomm', 'default'): {'rollout_steps': 10, 'alpha': 1.0},  # the sum of both rewards
         ('consenet', 'default'): {'rollout_steps': 5, 'entropy': 0.03, 'critic_lr': 4.0},
         ('consenet', 'reference'): {'rollout_steps': 5} | REFERENCE_CONSENET,
-        # From about 1 on, the pay at the start, half of the most, makes the longer way home worth it by itself.
+        # From about 1 on, the initial payment, half of the maximum, already makes the longer way home pay off.
         ('lio', 'default'): {'rollout_steps': 5, 'reward_max': 0.5, 'lr_reward': 1e-2},
-        ('ip', 'default'): {'beta': 0.2},  # with 0.05 it never meets cooperation often enough to learn it
+        ('ip', 'default'): {'beta': 0.2},  # with 0.05 it samples cooperation too rarely to learn it
     },
 )

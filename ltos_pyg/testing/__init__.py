@@ -1,4 +1,4 @@
-"""Laws as public helpers: for a graph layer of anyone's, and for an environment of anyone's.
+"""Public test helpers: laws that any graph layer, and any environment, should satisfy.
 
 .. code-block:: python
 

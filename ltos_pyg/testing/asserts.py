@@ -1,4 +1,4 @@
-"""The laws of a graph layer, each as one assertion."""
+"""Laws of graph layers, each as one assertion."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def assert_equivariant(
 
     Args:
         conv: A layer or function, called as ``conv(x, edge_index)``, or ``conv(x, edge_index, edge_attr)`` if
-            ``edge_attr`` is given. A module is in evaluation mode meanwhile (dropout is chance).
+            ``edge_attr`` is given. A module is set to evaluation mode meanwhile (dropout is random).
         x (Tensor): Node features :math:`(N, F)`.
         edge_index (Tensor): Edge indices :math:`(2, E)`.
         edge_attr (Tensor, optional): Whatever the layer takes per edge, :math:`(E,)` or :math:`(E, D)`.
@@ -46,7 +46,7 @@ def assert_equivariant(
         generator (torch.Generator, optional): The source of the permutations. ``None``: one seeded with 0.
 
     Raises:
-        AssertionError: Says which of the two laws breaks, for which output, and how far it is off.
+        AssertionError: Names the broken law, the output, and the largest error.
     """
     if generator is None:
         generator = torch.Generator().manual_seed(0)
@@ -77,7 +77,7 @@ def assert_batch_invariant(
     rtol: float = 1e-4,
     atol: float = 1e-5,
 ) -> None:
-    r"""Asserts that a batch equals its graphs one by one: no graph sees another.
+    r"""Asserts that the output for a batch equals that for its graphs one by one: graphs do not affect each other.
 
     Args:
         conv: As in :func:`assert_equivariant`. ``edge_attr`` is passed if the graphs have it.
@@ -86,7 +86,7 @@ def assert_batch_invariant(
         outputs: ``'node'`` or ``'edge'`` for each output tensor.
 
     Raises:
-        AssertionError: Says for which output, and how far it is off.
+        AssertionError: Names the output and the largest error.
     """
     with _evaluating(conv):
         alone = [_call(conv, g.x, g.edge_index, g.get('edge_attr'), {}) for g in graphs]
@@ -109,9 +109,9 @@ def assert_gradients(
     atol: float = 1e-5,
     rtol: float = 1e-3,
 ) -> None:
-    """Asserts that the gradients, by every input and every parameter, are those of finite differences.
+    """Asserts that the gradients by every input and parameter agree with finite differences.
 
-    The layer is copied and computed in float64. The arguments are those of :func:`assert_equivariant`, floating-point
+    The layer is copied and evaluated in float64. The arguments are those of :func:`assert_equivariant`, floating-point
     inputs are differentiated.
 
     Raises:

@@ -23,9 +23,10 @@ def random_snapshot(
         num_edges (int): Edges :math:`E`, at most :math:`N(N - 1)`.
         num_features (int): Columns of ``x``, normally distributed.
         edge_dim (int, optional): Columns of ``edge_attr``, normally distributed; ``None``: no ``edge_attr``.
-        generator (torch.Generator, optional): The source of chance. ``None``: one seeded with 0, so that the same
+        generator (torch.Generator, optional): The random generator. ``None``: one seeded with 0, so that the same
             arguments always give the same graph.
-        symmetric (bool): If ``True``, with :math:`j \to i` there is always :math:`i \to j`; ``num_edges`` is even then.
+        symmetric (bool): If ``True``, each edge :math:`j \to i` has its reverse :math:`i \to j`; ``num_edges`` must
+            then be even.
     """
     if generator is None:
         generator = torch.Generator().manual_seed(0)

@@ -162,7 +162,7 @@ class CheckpointStore:
             try:
                 content = _read(path)
             except _Damaged as damage:
-                warnings.warn(f"checkpoint '{path}' is damaged ({damage}) and passed over", stacklevel=2)
+                warnings.warn(f"checkpoint '{path}' is damaged ({damage}) and skipped", stacklevel=2)
             else:
                 return _state_of(path, content, expect, older, ignore)
         if steps:

@@ -123,7 +123,7 @@ def _check_room(run: RunFolder, resume: bool) -> None:
         )
     if not resume and run.holds_run:
         raise ValueError(
-            f"'{run.path}' already holds a run. Go on with it by --resume, or choose another folder by --out."
+            f"'{run.path}' already holds a run. Continue it with --resume, or choose another folder with --out."
         )
 
 
@@ -138,7 +138,7 @@ def _saved_state(run: RunFolder, config: RunConfig) -> tuple[int, dict[str, Any]
         )
     if saved is not None and config.total_steps > before:
         print(
-            f'ltos: goes on from step {saved[0]:,} to {config.total_steps:,} instead of {before:,}; the schedules '
+            f'ltos: continues from step {saved[0]:,} to {config.total_steps:,} instead of {before:,}; the schedules '
             f'(learning rate, exploration) now run over {config.total_steps:,} steps',
             file=sys.stderr,
         )
@@ -147,7 +147,7 @@ def _saved_state(run: RunFolder, config: RunConfig) -> tuple[int, dict[str, Any]
 
 def _check_contract(scenario: Scenario, make_env: MakeEnv) -> None:
     """Checks an environment against the contract; raises a ``ValueError`` with the broken clause."""
-    print(f"ltos: plays '{scenario.name}' for a moment, to check it", file=sys.stderr, flush=True)
+    print(f"ltos: checking the environment '{scenario.name}'", file=sys.stderr, flush=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', EnvCheckWarning)  # advice: ltos_pyg.graph_env.check_env gives it
@@ -209,7 +209,7 @@ def final_evaluation(algorithm: Algorithm, make_env: MakeEnv, config: RunConfig)
         horizon = env.spec.horizon
     modes = max(0, len(getattr(algorithm, 'sharing_modes', ())) - 1)
     episodes, swap = final_episodes(config.train.final_episodes, config.total_steps, horizon, modes)
-    results = evaluate_modes(algorithm, make_env, episodes, seed, swap, show='closing evaluation')
+    results = evaluate_modes(algorithm, make_env, episodes, seed, swap, show='final evaluation')
     return {
         'env_steps': algorithm.env_steps,
         'updates': algorithm.updates,

@@ -165,7 +165,7 @@ class RunFolder:
         """
         if not self.is_finished:
             raise ValueError(
-                f"'{self.path}' has no 'final.json': its training has not ended. Go on with ltos train --resume."
+                f"'{self.path}' has no 'final.json': its training has not ended. Continue it with ltos train --resume."
             )
         plain = _read_json(self.final_path)
         if not isinstance(plain.get('eval'), dict):
@@ -205,7 +205,7 @@ class RunFolder:
             ours = False
         if not ours:
             raise ValueError(
-                f"'{self.config_path}' was not written by a run, and is left alone. Choose another folder by --out."
+                f"'{self.config_path}' was not written by a run, and is not changed. Choose another folder by --out."
             )
         for path in (self.config_path, self.metrics_path):
             path.unlink(missing_ok=True)

@@ -19,12 +19,12 @@ from ltos_pyg.training.run_folder import RunFolder, run_label
 
 Array = NDArray[np.float64]
 
-# Okabe and Ito's palette, told apart with any colour vision, without its yellow, which is too light for a line.
+# Okabe and Ito's palette, distinguishable with any colour vision, without its yellow, which is too light for a line.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 LINES = ('-', '--', ':')
-_INTERVALS = 8  # error bars along a curve; more would hide it
-_LEGEND_INSIDE = 5  # curves up to which a panel has room for its legend
+_INTERVALS = 8  # most error bars along a curve
+_LEGEND_INSIDE = 5  # most curves for a legend inside the panel
 _STYLE = {
     'axes.grid': True,
     'axes.spines.right': False,
@@ -130,10 +130,10 @@ def half_interval(value: Array, level: float = 0.95) -> Array:
 
 
 def load_series(folder: Path | str, metric: str = 'eval/return') -> Series:
-    """Reads one metric of a run folder. Of several rows with the same step the last one counts.
+    """Reads one metric of a run folder. If several rows have the same step, the last one counts.
 
     Raises:
-        ValueError: If the folder is no run folder, or never logged a finite value of the metric.
+        ValueError: If the folder is no run folder, or has no finite value of the metric.
     """
     run = RunFolder(folder)
     config, logged = run.read(), run.metrics()
@@ -191,7 +191,7 @@ def _curve(runs: list[Series]) -> Curve:
 
 
 def summarise(runs: Sequence[Path | str], metric: str = 'eval/return') -> list[dict[str, Any]]:
-    """One row per scenario and label: how high the runs end, and how fast they get there.
+    """One row per scenario and label: final value, and area under the curve.
 
     ``final_*`` is over the last value of each run, ``area_*`` over the area under each curve divided by its steps,
     on the range ``first_step`` to ``last_step`` that all seeds cover. ``*_low`` and ``*_high`` bound the 95 % Student-t
@@ -246,13 +246,13 @@ def plot_curves(
 
 
 def check_suffix(out: Path) -> None:
-    """Raises a ``ValueError`` unless figures can be written to a file of this name."""
+    """Raises a ``ValueError`` unless figures can be written in the format of this suffix."""
     if out.suffix not in ('.png', '.svg', '.pdf'):
         raise ValueError(f"'out' must end in .png, .svg or .pdf (got '{out}')")
 
 
 def save_figure(figure: Any, out: Path) -> Path:
-    """Writes a figure, in the format that the suffix names; the same figure gives the same file."""
+    """Writes a figure in the format of the suffix; the same figure gives the same file."""
     check_suffix(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with figure_style():
@@ -262,8 +262,8 @@ def save_figure(figure: Any, out: Path) -> Path:
 
 
 def curve_figure(curves: Sequence[Curve], metric: str = 'eval/return', log: bool = False) -> Any:
-    """The :class:`matplotlib.figure.Figure` of :func:`plot_curves`, for those who want to change it. It belongs to no
-    window and no ``pyplot`` state."""
+    """The :class:`matplotlib.figure.Figure` of :func:`plot_curves`, to be modified further. It is not part of any
+    window or ``pyplot`` state."""
     least = min(float(curve.value.min()) for curve in curves)
     if log and least <= 0:
         raise ValueError(f"'{metric}' must be above 0 on a logarithmic scale (got {least:.4g}): draw it without --log")
@@ -289,7 +289,7 @@ def curve_figure(curves: Sequence[Curve], metric: str = 'eval/return', log: bool
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """The same look whatever the user's settings, which are as before afterwards."""
+    """A fixed style, whatever the user's settings, which are restored afterwards."""
     try:
         import matplotlib.style
     except ImportError as error:
@@ -320,8 +320,8 @@ def _draw(axes: Any, curve: Curve, rank: int, ranks: int) -> None:
 
 
 def _spread(size: int, rank: int, ranks: int) -> list[int]:
-    """Where along a curve the intervals stand: spread evenly, each curve a little later than the one before, so that
-    they do not hide each other."""
+    """The steps at which intervals are drawn: evenly spaced, shifted from curve to curve, so that they do not
+    overlap."""
     share = (np.arange(_INTERVALS) + (rank + 1) / (ranks + 1)) / (_INTERVALS + 0.5)
     return sorted({int(i) for i in np.rint(share * (size - 1))} | {size - 1})
 

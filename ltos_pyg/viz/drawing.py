@@ -1,4 +1,4 @@
-"""Pictures of an episode: agents on a grid, what each keeps of its reward, and what it gives to whom."""
+"""Pictures of an episode: agents on a grid, the share that each keeps of its reward, and the shares that it gives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GRID: Colour = (232, 232, 228)
 INK: Colour = (40, 40, 40)
 KEEPS_NOTHING: Colour = (255, 255, 255)
 KEEPS_ALL: Colour = (8, 48, 107)
-UNKNOWN: Colour = (170, 170, 170)  # no sharing weights are known
+UNKNOWN: Colour = (170, 170, 170)  # without sharing weights
 GIFT: Colour = (230, 140, 0)
 ATTACK: Colour = (213, 0, 60)
 ITEM_COLOUR: dict[str, Colour] = {'wall': (110, 110, 110), 'food': (46, 150, 80), 'goal': (190, 225, 200)}
@@ -41,11 +41,11 @@ def _empty_edges() -> Any:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scene:
-    r"""What is seen at one step of an episode: N agents, E edges, on a grid of ``size`` cells. Tensors and lists are
+    r"""The scene of one step of an episode: N agents, E edges, on a grid of ``size`` cells. Tensors and lists are
     taken too; positions count cells from 0, :math:`x` to the right and :math:`y` downwards.
 
     Raises:
-        ValueError: If lengths do not fit each other, or an edge or mark names an agent that is not there.
+        ValueError: If lengths do not fit each other, or an edge or mark has the number of an absent agent.
     """
 
     size: tuple[int, int]  # cells: width, height
@@ -86,7 +86,7 @@ class Scene:
         object.__setattr__(self, name, value)
 
     def _nodes(self, name: str, value: Any, axis: int) -> NDArray[np.int64]:
-        """Pairs of agents: along ``axis`` lie the two of each."""
+        """Pairs of agents; ``axis`` is the one of length 2."""
         nodes = _array(value, np.int64)
         if nodes.size and (nodes.ndim != 2 or nodes.shape[axis] != 2):
             raise ValueError(
@@ -137,8 +137,8 @@ def border(size: tuple[int, int]) -> NDArray[np.float64]:
 def draw_scene(scene: Scene, pixels: int = 510) -> Frame:
     """Draws a scene as an (H, W, 3) picture.
 
-    Agents are circles, the darker the more of their reward they keep. A wedge from one agent to another is a share
-    given: broad at the sender, pointed at the receiver, as broad as the share is large. Red arrows are attacks.
+    Agents are circles, darker with a larger share kept. A wedge from one agent to another is a share given: wide at the
+    sender, pointed at the receiver, with a width in proportion to the share. Red arrows are attacks.
 
     Args:
         scene: What to draw.
@@ -214,7 +214,7 @@ class _Painter:
             return
         along /= length
         right = np.array([-along[1], along[0]])
-        shift = right * self.cell * 0.1  # both directions of a pair keep to their right
+        shift = right * self.cell * 0.1  # both directions of a pair are shifted to their right
         tip = end + shift - along * min(0.36 * self.cell, 0.4 * length)
         base, half = start + shift, right * (share * 0.4 * self.cell + 0.3 * _FINE)
         self.draw.polygon([tuple(base + half), tuple(tip), tuple(base - half)], fill=(*GIFT, 150 + int(90 * share)))
@@ -288,7 +288,7 @@ def shade(kept: float) -> Colour:
 
 
 def _apart(positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Moves agents that stand on the same spot beside each other, so that all of them are seen."""
+    """Moves agents with the same position apart, so that all are visible."""
     _, spot, count = np.unique(positions, axis=0, return_inverse=True, return_counts=True)
     moved = positions.copy()
     for crowd in np.flatnonzero(count > 1):
@@ -299,7 +299,7 @@ def _apart(positions: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def pillow() -> tuple[Any, Any, Any]:
-    """Pillow's modules for images, drawing and fonts, or an ``ImportError`` that says how to get them."""
+    """Pillow's modules for images, drawing and fonts, or an ``ImportError`` with the command that installs them."""
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
@@ -312,7 +312,7 @@ def pillow() -> tuple[Any, Any, Any]:
 
 def save_gif(frames: Iterable[Frame], path: Path | str, fps: float = 8) -> Path:
     """Writes frames as an endless GIF; all of them share one palette, so that nothing flickers. A frame equal to the
-    one before it is stored as a longer pause.
+    one before is stored as a longer pause.
 
     Raises:
         ValueError: If there is no frame, their sizes differ, or ``fps`` is not in (0, 50] (the format counts 10 ms).
@@ -334,8 +334,8 @@ def save_gif(frames: Iterable[Frame], path: Path | str, fps: float = 8) -> Path:
 
 
 def _palette(frames: list[Frame]) -> Any:
-    """256 colours for all frames: the flat ones of a scene as they are, however rare (an attack is a few pixels in
-    one frame), and the rest by how often they occur."""
+    """256 colours for all frames: all flat colours of a scene, however rare (an attack is a few pixels in one frame),
+    and the rest by frequency."""
     image = pillow()[0]
     flat = [(255, 255, 255), GROUND, GRID, INK, KEEPS_ALL, GIFT, ATTACK, *ITEM_COLOUR.values(), *RINGS]
     sample = image.fromarray(np.concatenate([frame[::3, ::3] for frame in frames]))
@@ -377,11 +377,11 @@ def _same_size(frames: Iterable[Frame]) -> list[Frame]:
 
 def terminal_view(scene: Scene, colour: bool = False) -> str:
     """The scene as text, two columns a cell: agents by their label (``+`` where several stand), food, goals, walls;
-    below it who attacks whom, and the mean share kept.
+    below it the attacks, and the mean share kept.
 
     Args:
         scene: What to show.
-        colour: Whether to add ANSI colours, for a terminal that knows them.
+        colour: Whether to add ANSI colours, for a terminal that supports them.
     """
     columns, rows = scene.size
     grid = [['·'] * columns for _ in range(rows)]

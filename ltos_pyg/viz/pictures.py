@@ -1,4 +1,4 @@
-"""Pictures of an episode: as a scene that a scenario describes, or as the environment renders itself."""
+"""Pictures of an episode: drawn from a scenario's scenes, or by the environment's own ``render()``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Pictures(Protocol):
     """How episodes of a scenario are drawn."""
 
     def frames(self, algorithm: Algorithm, env: GraphEnv, seed: int, steps: int | None = None) -> Iterator[Frame]:
-        """The pictures (H, W, 3) uint8 of one greedy episode, or of its first so many steps."""
+        """The pictures (H, W, 3) uint8 of one greedy episode, or of its first ``steps`` steps."""
 
     def views(
         self, algorithm: Algorithm, env: GraphEnv, seed: int, steps: int | None = None, colour: bool = False
@@ -28,7 +28,7 @@ class Pictures(Protocol):
 
 
 class ScenePictures:
-    """Draws what a function says is to be seen at each step."""
+    """Draws the scene that a function returns for each step."""
 
     def __init__(self, scene_of: SceneOf) -> None:
         self.scene_of = scene_of
@@ -42,15 +42,16 @@ class ScenePictures:
         return (terminal_view(scene, colour=colour) for scene in self.scenes(algorithm, env, seed, steps))
 
     def scenes(self, algorithm: Algorithm, env: GraphEnv, seed: int, steps: int | None = None) -> Iterator[Scene]:
-        """The scenes of one greedy episode: what the agents see, decide and share at each step."""
+        """The scenes of one greedy episode: state, actions and sharing weights at each step."""
         for graph, decision, title in _greedy_steps(algorithm, env, seed, steps):
             yield self.scene_of(env, graph, decision, title)
 
 
 class RenderPictures:
-    """Asks the environment itself: ``render()`` returns an RGB array (H, W, 3), text, or a list whose last is one.
+    """Uses the environment's own method: ``render()`` returns an RGB array (H, W, 3), text, or a list whose last is
+    one.
 
-    It is the method of the :class:`~ltos_pyg.graph_env.GraphEnv`, of the first :class:`~ltos_pyg.graph_env.
+    It may be a method of the :class:`~ltos_pyg.graph_env.GraphEnv`, of the first :class:`~ltos_pyg.graph_env.
     SingleGraphEnv` of the batch, or of the PettingZoo or Gymnasium environment inside.
 
     Raises:
@@ -83,7 +84,7 @@ class RenderPictures:
 
 
 def renderer(env: Any) -> Callable[[], Any] | None:
-    """The method that draws the first episode of an environment, if it has any."""
+    """The ``render`` method for the first episode of an environment, if there is one."""
     first = env.envs[0] if getattr(env, 'envs', None) else None
     for place in (env, first, getattr(first, 'env', None)):
         if callable(getattr(place, 'render', None)):
@@ -115,7 +116,7 @@ def _name(env: Any) -> str:
 def _greedy_steps(
     algorithm: Algorithm, env: GraphEnv, seed: int, steps: int | None
 ) -> Iterator[tuple[Any, Decision, str]]:
-    """What each step of one greedy episode starts from, what is decided there, and a title."""
+    """The graph, the decision and a title for each step of one greedy episode."""
     graph = env.reset(seed)
     algorithm.reset_eval_state()
     total, played = 0.0, 0

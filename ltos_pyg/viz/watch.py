@@ -23,10 +23,10 @@ def watch_run(
 ) -> Path:
     """Draws one greedy episode of a run: a GIF, or a folder of PNGs.
 
-    On traffic, every third decision is drawn; ``steps`` are then the first so many decisions, all of them drawn.
+    On traffic, every third decision is drawn; ``steps`` then draws all of the first ``steps`` decisions.
 
     Raises:
-        ValueError: If ``out`` names a file of another kind than .gif, or the environment cannot be drawn.
+        ValueError: If ``out`` is a file name with a suffix other than .gif, or the environment cannot be drawn.
     """
     check_picture(out)
     algorithm, env, config = load_run(folder, device, watch=True)
@@ -40,7 +40,7 @@ def watch_run(
 
 
 def check_picture(out: Path) -> None:
-    """Raises a ``ValueError`` unless an episode can be drawn to a path of this name."""
+    """Raises a ``ValueError`` unless an episode can be drawn to this path."""
     if out.suffix not in ('', '.gif'):
         raise ValueError(
             f"'out' must end in .gif, or name a folder for PNGs (got '{out}'). Other programs turn a GIF into a film, "
@@ -62,5 +62,5 @@ def show_run(
 
 
 def _with_bar(items: Iterable[T], what: str) -> Iterator[T]:
-    """The items, with a bar where they take their time."""
+    """The items, with a progress bar if they take long."""
     yield from tqdm(items, desc=what, unit='', leave=False, delay=2)

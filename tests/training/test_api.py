@@ -243,7 +243,7 @@ def test_a_run_goes_on_for_longer_and_not_for_shorter(tmp_path, capsys):
     run = train(out=tmp_path / 'run', steps=100)
     longer = train(out=tmp_path / 'run', resume=True)
     assert longer.result['env_steps'] == 160
-    assert 'goes on from step 100 to 160 instead of 100; the schedules' in capsys.readouterr().err
+    assert 'continues from step 100 to 160 instead of 100; the schedules' in capsys.readouterr().err
     assert json.loads((run.folder / 'config.json').read_text())['algorithm']['total_steps'] == 160
     with pytest.raises(ValueError, match=r"'--total-steps' of a resumed run must be at least 160, .* \(got 100\)"):
         train(out=tmp_path / 'run', steps=100, resume=True)

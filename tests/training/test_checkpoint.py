@@ -240,7 +240,7 @@ def test_every_truncation_is_seen_and_the_last_good_one_is_used(tmp_path):
     whole = path.read_bytes()
     for size in [*cuts(len(whole)), *range(64, len(whole), 257)]:
         path.write_bytes(whole[:size])
-        with pytest.warns(UserWarning, match=r"checkpoint '.*step_000000002.pt' is damaged \(.+\) and passed over"):
+        with pytest.warns(UserWarning, match=r"checkpoint '.*step_000000002.pt' is damaged \(.+\) and skipped"):
             step, state = store.load_latest()
         assert step == 1
         assert_same(state, make_state(1))

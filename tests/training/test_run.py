@@ -213,7 +213,7 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(whole, broken_off):
     shutil.copy(whole / 'checkpoints' / f'step_{LAST:09d}.pt', broken_off / 'checkpoints')
     newest = broken_off / 'checkpoints' / f'step_{LAST:09d}.pt'
     newest.write_bytes(newest.read_bytes()[:-1000])
-    with pytest.warns(UserWarning, match=rf"checkpoint '{newest}' is damaged .* passed over"):
+    with pytest.warns(UserWarning, match=rf"checkpoint '{newest}' is damaged .* skipped"):
         assert resume(broken_off) == 0
     assert_same_end(broken_off, whole)
 
@@ -276,7 +276,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(whole, capsys):
     before = contents(whole)
     assert cli.main([*FLAGS, '--out', str(whole)]) == 1
     said = capsys.readouterr().err
-    assert f"'{whole}' already holds a run. Go on with it by --resume, or choose another folder by --out." in said
+    assert f"'{whole}' already holds a run. Continue it with --resume, or choose another folder with --out." in said
     assert contents(whole) == before
 
 

@@ -54,7 +54,7 @@ TRAFFIC = Scenario(
     train={
         'num_envs': 16,
         'eval_every': 14_400,  # 40 episodes of 360 decisions
-        'eval_episodes': 1,  # one task, nothing drawn at random: all greedy episodes are one and the same
+        'eval_episodes': 1,  # one deterministic task: all greedy episodes are equal
         'final_episodes': 1,
         'checkpoint_every': 28_800,
         'log_every': 2_880,

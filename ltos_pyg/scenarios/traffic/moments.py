@@ -20,14 +20,14 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """A decision in an episode: what I signals saw, and what they decided."""
+    """A decision in an episode: observations and actions of I signals."""
 
     time: int  # seconds since the start
     before: Ints  # (I,) phases shown so far
     phase: Ints  # (I,) phases chosen
     vehicles: Ints  # (L,) on each lane
     waiting: Ints  # (L,)
-    kept: Floats | None  # (I,) share of its reward that each keeps; None: no sharing
+    kept: Floats | None  # (I,) share kept by each; None: no sharing
     edge_index: Ints  # (2, E)
     given: Floats | None  # (E,)
 
@@ -58,7 +58,7 @@ def load_traffic_run(folder: Path, device: str | None = None) -> tuple[Algorithm
     """The trained algorithm of a run folder, and its environment with one graph.
 
     Raises:
-        ValueError: If the folder holds no run of a traffic scenario.
+        ValueError: If the folder has no run of a traffic scenario.
     """
     algorithm, env, _ = load_run(folder, device)
     if not isinstance(env, TrafficEnv):

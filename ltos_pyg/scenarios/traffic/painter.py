@@ -1,4 +1,4 @@
-"""Pictures of a road network: queues on its roads, lights, and what each signal keeps of its reward."""
+"""Pictures of a road network: queues, lights, and the share kept by each signal."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ EMPTY: Colour = (205, 205, 200)
 MOVING: Colour = (90, 150, 210)
 QUEUED: Colour = (200, 30, 40)
 LIGHTS: dict[str, Colour] = {'green': (0, 158, 75), 'yellow': (240, 180, 0), 'red': (200, 30, 40)}
-CAR_METRES = 7.5  # of lane that a waiting vehicle takes
+CAR_METRES = 7.5  # metres of lane per waiting vehicle
 
 _FINE = 2  # drawn this many times larger and shrunk, which smooths the edges
 _MARGIN, _TITLE, _LEGEND = 24, 26, 34  # pixels
 
 
 class TrafficPainter:
-    """Draws the moments of an episode on one network.
+    """Draws the decisions of an episode on one network.
 
-    A road is a line on its right side of the way, blue by the vehicles that move on it, red by those that wait, broad
-    where there are many. A disc is a signal, the darker the more of its reward it keeps. The bars where roads end are
-    their lights: green if any movement that the signal can also shut is open, yellow at a change, else red.
+    A road is a line on its right-hand side, blue for moving vehicles, red for waiting ones, wider with more vehicles. A
+    disc is a signal, darker with a larger share kept. The bars at the ends of roads are their lights: green if any
+    movement that the signal can also close is open, yellow at a change, else red.
 
     Args:
         network: What to draw.
@@ -75,7 +75,7 @@ class TrafficPainter:
         return np.asarray(picture.reduce(_FINE))
 
     def lights(self, moment: Moment, signal: int) -> list[tuple[int, str]]:
-        """The roads that lead to a signal and can be shut, with their light right after the decision."""
+        """The roads that lead to a signal and can be closed, with their light right after the decision."""
         phase, before = int(moment.phase[signal]), int(moment.before[signal])
         pause = phase != before and self.yellow > 0 and bool(self.choices.yellow[signal])
         was_open = dict(self._open_roads(signal, before))
@@ -100,7 +100,7 @@ class TrafficPainter:
 
     @cached_property
     def _room(self) -> Floats:
-        """Vehicles that a road holds if they wait, (R,)."""
+        """Capacity of each road in waiting vehicles, (R,)."""
         return np.maximum(self._per_road(self.network.lane_length / CAR_METRES), 1.0)
 
     def _per_road(self, count: npt.NDArray[Any]) -> Floats:
@@ -168,13 +168,13 @@ def _mix(a: Colour, b: Colour, part: float) -> Colour:
 
 
 def traffic_text(network: RoadNetwork, moment: Moment, title: str = '', colour: bool = False, width: int = 76) -> str:
-    """A moment as text: for each signal, about where it lies, the phase it shows and how many vehicles wait there.
+    """A decision as text: for each signal, at about its position, the phase shown and the number of waiting vehicles.
 
     Args:
         network: What to show.
         moment: When.
         title: A line above.
-        colour: Whether to colour long queues red, for a terminal that knows ANSI colours.
+        colour: Whether to colour long queues red, for a terminal that supports ANSI colours.
         width: Columns.
     """
     incoming = network.incoming

@@ -48,11 +48,11 @@ def plan_phases(rows: Iterable[PlanRow], num_signals: int, seconds: int) -> Ints
 def write_plan(folder: Path, out: Path) -> int:
     """Writes the signal plan of a trained run's greedy episode, and returns its number of rows.
 
-    As CSV, it has a row (``time,signal,phase``) for every change of lights. As ``.npz`` it is a trace for ``ltos
-    traffic replay``: ``intersections`` (I,) and ``phase`` (seconds, I), what each shows in each second.
+    A CSV has a row (``time,signal,phase``) for every change of lights. As ``.npz`` it is a trace for ``ltos
+    traffic replay``: ``intersections`` (I,) and ``phase`` (seconds, I), the phase in each second.
 
     Raises:
-        ValueError: If the folder holds no run on traffic, or ``out`` ends in neither .csv nor .npz.
+        ValueError: If the folder has no run on traffic, or ``out`` does not end in .csv or .npz.
     """
     if out.suffix not in ('.csv', '.npz'):
         raise ValueError(f"'out' must end in .csv or .npz (got '{out}')")

@@ -27,10 +27,10 @@ class Selfishness:
 
 
 def selfishness_of(algorithm: Algorithm, env: TrafficEnv) -> Selfishness:
-    """Plays a greedy episode and notes what everyone keeps.
+    """Plays a greedy episode and records the share kept by each signal.
 
     Raises:
-        ValueError: If the algorithm shares nothing.
+        ValueError: If the algorithm has no sharing weights.
     """
     moments = list(traffic_moments(algorithm, env))
     kept = [moment.kept for moment in moments if moment.kept is not None]
@@ -51,7 +51,7 @@ def draw_selfishness(folder: Path, out: Path, device: str | None = None) -> Path
     """Draws selfishness over time per agent, and over the map at six moments: the paper's Figure 7.
 
     Raises:
-        ValueError: If the folder holds no run of a sharing algorithm on traffic, or the suffix is not .png, .svg or
+        ValueError: If the folder has no run of a sharing algorithm on traffic, or the suffix is not .png, .svg or
             .pdf.
         ImportError: Without matplotlib (extra ``plot``).
     """
@@ -101,6 +101,6 @@ def selfishness_figure(data: Selfishness, maps: int = 6) -> Any:
 
 
 def _is_inner(data: Selfishness) -> npt.NDArray[np.bool_]:
-    """Agents with as many neighbours as anyone has."""
+    """Agents with the largest number of neighbours."""
     degree = (data.roads[:, None, 1] == data.position).all(-1).sum(0)
     return degree == degree.max(initial=0)
