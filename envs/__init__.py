@@ -1,6 +1,6 @@
 """Games on graphs. Installed as ``ltos_pyg.envs``; in a checkout ``envs`` is the same package by its folder's name."""
 
-if __name__ == 'envs':  # reached by its folder name from a checkout: hand over the one real package
+if __name__ == 'envs':  # imported by its folder name from a checkout: alias the installed package
     import sys
 
     try:

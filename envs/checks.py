@@ -1,4 +1,4 @@
-"""Border checks that the games share."""
+"""Input checks shared by the games."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def check_count(name: str, value: object, least: int) -> None:
 
 
 def check_action(action: Tensor, num_nodes: int, num_actions: int, device: torch.device) -> Tensor:
-    """The actions as int64 on the game's device; a ``ValueError`` if they are not one valid action per node."""
+    """The actions as int64 on the game's device; raises a ``ValueError`` unless they are one valid action per node."""
     if not isinstance(action, Tensor):
         raise ValueError(f"'action' must be a tensor (got {type(action).__name__}). Wrap it with torch.as_tensor.")
     if tuple(action.shape) != (num_nodes,):

@@ -1,4 +1,4 @@
-"""Social dilemmas of one step, small enough that what sharing can reach in them is known exactly."""
+"""Social dilemmas of one step, small enough that the optimum of sharing is known exactly."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ __all__ = ['DilemmasConfig', 'DilemmasEnv']
 
 
 class DilemmasEnv(GraphEnv):
-    r"""Three games on graphs in which each step is a dilemma of its own. Two actions; 1 hunts, works or takes.
+    r"""Three games on graphs in which each step is a separate dilemma. There are two actions; action 1 hunts, works or
+    takes the offer.
 
-    *groups*: complete graphs of four, drawn anew at each step among N agents. Each group has one of three states, each
+    *groups*: complete graphs of four, redrawn at each step among N agents. Each group has one of three states, each
     with probability 1/3, and all four of it play:
 
     - **hunt**: action 1 pays +4 if all four choose it and -8 otherwise; action 0 pays +1;
     - **work**: action 1 pays +30 to oneself and -9 to each of the three others; action 0 nothing;
     - **tempt**: action 1 pays +12 to oneself and -6 to each of the three others; action 0 nothing.
 
-    *double_star*: always the same six agents: hubs 0 and 3 joined, leaves 1 and 2 of 0, 4 and 5 of 3. At each step,
-    each with probability 1/3:
+    *double_star*: a fixed graph of six agents: hubs 0 and 3 are joined, 1 and 2 are leaves of 0, 4 and 5 leaves of 3.
+    At each step, each with probability 1/3:
 
     - **hunt** as above, among a hub (each with probability 1/2) and its three neighbours;
     - **good**: one agent may gain 45 at a cost of 30 to one of its neighbours (a random directed edge);
     - **bad**: the same with a gain of 30 at a cost of 45.
 
-    All others' actions do nothing.
+    Actions of all other agents have no effect.
 
     *offers*: at each step each agent has, with probability 1/2, an offer: a gain of a for itself and a harm of b to a
     random neighbour, both uniform in [0, 1]. The graph is a ring, a star, a random recursive tree or one of
-    preferential attachment; random ones are drawn anew in each episode. Offers are **good** where a > b, else **bad**.
+    preferential attachment; random ones are redrawn in each episode. Offers are **good** where a > b, else **bad**.
 
-    Agents see what is at stake, on nodes ``x`` (and edges j -> i ``edge_attr``):
+    Agents observe the state, on nodes ``x`` (and edges j -> i ``edge_attr``):
 
     - *groups*: the state as a one-hot of 3; edges have no features;
     - *double_star*: in a hunt, hub of it, has an offer, its sign (good 1, bad -1), is the victim of one, its sign,
@@ -52,18 +53,18 @@ class DilemmasEnv(GraphEnv):
     - *offers*: has an offer, a, b, offers against it / 4, the sum of their harms, degree / 4; on edges, whether the
       receiver may harm the sender, a, b, whether the sender may harm the receiver, a, b.
 
-    All ``num_envs`` episodes share one clock: they are truncated together at ``horizon``. Nothing terminates. What an
-    action does has no effect on the next state.
+    All ``num_envs`` episodes share one clock: they are truncated together at ``horizon``. Nothing terminates. Actions
+    do not affect the next state.
 
     Args:
-        num_envs (int): Episodes side by side, B.
+        num_envs (int): Parallel episodes, B.
         config (DilemmasConfig, optional): The options of the game.
-        seed (int): Start of the env's own randomness; graph b draws the same in a batch of any size.
+        seed (int): Seed of the env's own random streams; graph b draws the same numbers in a batch of any size.
         device: Where the tensors live.
         **options: Single options of :class:`~ltos_pyg.envs.DilemmasConfig`, e.g. ``graph='offers'``.
 
     ``info`` has for each graph (B,) ``optimality = 1 - (best - payoff) / E[best]``, where ``payoff`` is the sum of the
-    agents' payoffs, ``best`` the most that it can be in the state of this step, and ``E[best]`` the expectation of that
+    agents' payoffs, ``best`` its maximum in the state of this step, and ``E[best]`` the expectation of that
     (``config.optimum`` times N). Its expectation is that of ``payoff / E[best]``, for the difference,
     ``best / E[best] - 1``, has mean 0 (a control variate); but it is 1 at every step for optimal joint actions, in
     whatever states are drawn.
@@ -146,9 +147,9 @@ class DilemmasEnv(GraphEnv):
         )
 
     def harms(self, action: Tensor) -> Tensor:
-        """The harms that these actions would do, (2, K): agents, victims, counted over the whole batch.
+        """The harms of these actions, (2, K): agents and victims, as node numbers of the whole batch.
 
-        A hunter that fails harms itself alone and is not among them.
+        A failed hunter harms only itself and is not included.
         """
         self._check_begun('harms')
         action = check_action(action, self.config.agents * self.num_envs, 2, self.device)
@@ -159,7 +160,7 @@ class DilemmasEnv(GraphEnv):
 
     @property
     def state(self) -> dict[str, Tensor]:
-        """What is at stake in the current step, a copy, one row per graph. *groups*: the ``members`` of each group and
+        """A copy of the state of the current step, one row per graph. *groups*: the ``members`` of each group and
         its ``kind`` (0 hunt, 1 work, 2 tempt). *double_star*: ``kind`` (0 hunt, 1 good, 2 bad), the ``hub`` that a hunt
         is around, and the ``edge`` of an offer. *offers*: ``has``, ``gain`` and ``harm`` in units of 2^-24, and
         ``victim``, the number of the edge that comes from the victim."""

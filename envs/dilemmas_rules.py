@@ -1,4 +1,4 @@
-"""Rules of the one-step dilemmas: how graphs and states are drawn, what agents see, and payoffs.
+"""Rules of the one-step dilemmas: how graphs and states are drawn, observations, and payoffs.
 
 Each game is a small class. ``graphs`` and ``state`` are dicts of tensors whose first axis is the graph; payoffs are
 float64 and unscaled. All of them are whole numbers or multiples of 2^-24, so that sums are exact in any order.
@@ -21,9 +21,9 @@ GRAPHS = ('groups', 'double_star', 'offers')
 TOPOLOGIES = ('ring', 'star', 'tree', 'ba')
 
 HUNT_ALL, HUNT_ALONE, HUNT_STAY = 4, -8, 1  # all hunt; a hunter where not all do; an agent that stays
-WORK = (30, 9)  # what action 1 pays oneself, and what it costs each of the three others
+WORK = (30, 9)  # payoff of action 1 for the agent, and cost for each of the three others
 TEMPT = (12, 6)
-GOOD = (45, 30)  # an offer on the double star: what it pays, and what it costs the victim
+GOOD = (45, 30)  # an offer on the double star: payoff, and cost for the victim
 BAD = (30, 45)
 GRAIN = 2**24  # gains and harms of offers are multiples of 1 / GRAIN
 
@@ -48,7 +48,7 @@ class DilemmasConfig:
     """
 
     graph: Literal['groups', 'double_star', 'offers'] = 'groups'  # which of the three games
-    num_agents: int | None = None  # N; None: 8 in groups, 6 on the double star (which has no other), 20 with offers
+    num_agents: int | None = None  # N; None: 8 in groups, 6 on the double star (the only size), 20 with offers
     topology: Literal['ring', 'star', 'tree', 'ba'] = 'ba'  # offers: the graph; ba is preferential attachment
     attach: int = 2  # offers on ba: edges that each new node brings
     horizon: int = 10  # steps of an episode
@@ -79,7 +79,7 @@ class DilemmasConfig:
 
     @property
     def scale(self) -> float:
-        """What payoffs are multiplied by."""
+        """Factor on payoffs."""
         return _DEFAULT_SCALE[self.graph] if self.reward_scale is None else self.reward_scale
 
     @property
@@ -92,9 +92,9 @@ Tensors = dict[str, Tensor]
 
 
 class Rules(Protocol):
-    """What :class:`~ltos_pyg.envs.DilemmasEnv` asks of each of its games."""
+    """The interface of a game in :class:`~ltos_pyg.envs.DilemmasEnv`."""
 
-    num_edges: int  # of each graph: always the same
+    num_edges: int  # of each graph: constant
 
     @property
     def num_features(self) -> int: ...
@@ -106,14 +106,14 @@ class Rules(Protocol):
         """Graphs of new episodes."""
 
     def new_state(self, streams: Tensor, graphs: Tensors) -> Tensors:
-        """What is at stake in the next step. A graph draws the same number of times at each step."""
+        """The state of the next step. A graph draws the same number of random numbers at each step."""
 
     def edges(self, graphs: Tensors, state: Tensors) -> tuple[Tensor, Tensor]:
         """Senders and receivers (2, B, E), counted within each graph, by receiver, then sender; and, (B, E), whether
         the receiver harms the sender if it takes action 1."""
 
     def features(self, graphs: Tensors, state: Tensors) -> tuple[Tensor, Tensor | None]:
-        """What agents see: of nodes (B, N, F) and of edges (B, E, D)."""
+        """Observations: of nodes (B, N, F) and of edges (B, E, D)."""
 
     def play(self, graphs: Tensors, state: Tensors, action: Tensor) -> tuple[Tensor, Tensors]:
         """Payoffs (B, N), and, for each kind of state, by how much their sum falls short of the best there (B,)."""
@@ -139,7 +139,7 @@ def hunt_payoff(action: Tensor, players: Tensor) -> Tensor:
 
 
 class Groups:
-    """Groups of four among N agents, drawn anew at each step; each has one of three states."""
+    """Groups of four among N agents, redrawn at each step; each has one of three states."""
 
     num_features, edge_dim = 3, None
 
@@ -241,7 +241,7 @@ class DoubleStar:
         return parts[0] + parts[1] + parts[2], lost
 
     def _roles(self, state: Tensors) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B, 6) bool each: plays in a hunt, is the hub of it, has an offer, is the victim of one."""
+        """(B, 6) bool each: takes part in a hunt, is the hub of it, has an offer, is the victim of one."""
         hunt = (state['kind'] == 0).unsqueeze(1)
         ends = [one_hot(self.edge[row].gather(1, state['edge'].unsqueeze(1)).squeeze(1), 6).bool() for row in (1, 0)]
         return (
@@ -315,7 +315,7 @@ def along(value: Tensor, edge: Tensor) -> Tensor:
 
 def both_ways(pairs: Tensor, num_agents: int) -> tuple[Tensor, Tensor]:
     """Neighbours (B, P, 2) as edges in both directions, (2, B, 2 P), by receiver, then sender; and the number of each
-    edge's way back, (B, 2 P)."""
+    edge's reverse edge, (B, 2 P)."""
     code = torch.cat([pairs[..., 0] * num_agents + pairs[..., 1], pairs[..., 1] * num_agents + pairs[..., 0]], 1)
     code = code.sort(dim=1).values
     receiver, sender = code // num_agents, code % num_agents
@@ -338,13 +338,13 @@ def draw_pairs(config: DilemmasConfig, streams: Tensor) -> Tensor:
 
 
 def _preferential(streams: Tensor, N: int, attach: int) -> Tensor:
-    """Begins with a star of ``attach + 1`` agents."""
+    """Starts from a star of ``attach + 1`` agents."""
     B, first = streams.numel(), min(attach, N - 1)
     degree = torch.zeros(B, N, dtype=torch.int64, device=streams.device)
     degree[:, :first], degree[:, first] = 1, first
     pairs = [torch.tensor([[i, first] for i in range(first)], device=streams.device).expand(B, -1, 2)]
     for new in range(first + 1, N):
-        open_to = degree[:, :new].clone()  # an agent's degree, 0 once it is joined to the new one
+        open_to = degree[:, :new].clone()  # degrees, 0 for agents already joined to the new one
         for _ in range(attach):
             total = open_to.cumsum(1)
             chosen = (total <= draw_rows(streams, total[:, -1:], 1)).sum(1, keepdim=True)

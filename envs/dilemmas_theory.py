@@ -1,13 +1,13 @@
-r"""What sharing can reach in the one-step dilemmas, exactly.
+r"""The exact optimum of sharing in the one-step dilemmas.
 
-With sharing weights w, agent i learns from :math:`\sum_j w_{ji} r_j`. In a game of one step its greedy policy then
-depends on signs alone:
+With sharing weights w, agent i learns from :math:`\sum_j w_{ji} r_j`. In a one-step game its greedy policy then depends
+only on signs:
 
-- an offer of gain g that costs each victim v a harm l is taken where :math:`w_{ii} g > \sum_v w_{vi} l`, whatever the
-  others do;
-- a hunt is learned where, with the other players at probability 1/2, hunting is worth more than staying to *each*
+- an offer of gain g with harm l to each victim v is taken if :math:`w_{ii} g > \sum_v w_{vi} l`, whatever the other
+  agents do;
+- a hunt is learned if, with the other players at probability 1/2, hunting has a higher value than staying for *each*
   player: :math:`-7.5 w_{ii} + 1.5 \sum_{j \ne i} w_{ji} > 0` over the players j. Otherwise some player stops, and then
-  all do. (Exploration starts with all at 1/2. Once all hunt, hunting is an equilibrium at more weights.)
+      all do. (Exploration starts at 1/2. Once all hunt, hunting is an equilibrium for more weights.)
 
 Weights are matrices here, :math:`(N, N)`: ``weights[j, i]`` is the part of j's reward that i gets. Values are payoffs
 per agent and step, unscaled. A :class:`Table` lists the states of ``groups`` (one group of four) and ``double_star``;
@@ -41,9 +41,9 @@ from .streams import first_streams
 
 Matrix = NDArray[np.float64]
 
-_MARGIN = 1e-4  # of what each criterion must be off zero in the integer programme
+_MARGIN = 1e-4  # margin of each criterion in the integer programme
 
-# What hunting brings over staying with the three others at 1/2: to oneself, and to each of the others.
+# Gain of hunting over staying, with the three others at 1/2: for oneself, and for each of the others.
 HUNT_OWN = HUNT_ALL / 8 + HUNT_ALONE * 7 / 8 - HUNT_STAY
 HUNT_OTHER = (HUNT_ALL - HUNT_ALONE) / 8
 
@@ -53,7 +53,7 @@ HUNT_OTHER = (HUNT_ALL - HUNT_ALONE) / 8
 
 @dataclass(frozen=True)
 class Choice:
-    """A state in which one agent may gain at the cost of others."""
+    """A state in which one agent may gain at the cost of other agents."""
 
     probability: float
     agent: int
@@ -63,7 +63,7 @@ class Choice:
 
     @property
     def net(self) -> float:
-        """What taking it brings to all agents together."""
+        """Sum of payoffs over all agents if it is taken."""
         return self.gain - self.harm * len(self.victims)
 
 
@@ -96,7 +96,7 @@ Game = Table | OfferGraph
 
 
 def games(config: DilemmasConfig, num_graphs: int = 100, seed: int = 0) -> list[Game]:
-    """The graphs of a configuration: one, or ``num_graphs`` random ones where they are drawn anew."""
+    """The graphs of a configuration: one, or ``num_graphs`` random ones if they are redrawn in each episode."""
     if config.graph == 'groups':
         return [_group()]
     if config.graph == 'double_star':
@@ -136,7 +136,7 @@ def own_share(neighbours: NDArray[np.bool_], kept: float) -> Matrix:
 
 
 def keep_all(neighbours: NDArray[np.bool_]) -> Matrix:
-    """Nothing is shared."""
+    """No sharing: each agent keeps all."""
     return np.eye(len(neighbours))
 
 
@@ -147,7 +147,8 @@ def uniform(neighbours: NDArray[np.bool_]) -> Matrix:
 
 
 def neighbourhood_sum(neighbours: NDArray[np.bool_]) -> Matrix:
-    """Each agent learns from the plain sum over itself and its neighbours. These are no shares: rows exceed 1."""
+    """Each agent learns from the plain sum over itself and its neighbours. These are not shares: rows sum to more than
+    1."""
     return neighbours + np.eye(len(neighbours))
 
 
@@ -165,7 +166,7 @@ def optimum(config: DilemmasConfig) -> float:
 
 
 def equilibrium_value(game: Game, weights: Matrix) -> float:
-    """What greedy learners reach under constant sharing weights (N, N), per agent and step."""
+    """Value of greedy learners under constant sharing weights (N, N), per agent and step."""
     if isinstance(game, OfferGraph):
         return _offers_value(game, weights)
     total = sum(hunt.probability * len(hunt.players) * _hunt_value(hunt, weights) for hunt in game.hunts)
@@ -185,7 +186,7 @@ def _hunt_value(hunt: Hunt, weights: Matrix) -> float:
 
 
 def offer_value(ratio: float | Matrix) -> Matrix:
-    r""":math:`E[(a - b)\,1(a > \rho b)]` for a, b uniform in [0, 1]: what all get from an offer that is taken where the
+    r""":math:`E[(a - b)\,1(a > \rho b)]` for a, b uniform in [0, 1]: the summed payoff of an offer that is taken if the
     gain exceeds :math:`\rho = w_{ji} / w_{ii}` times the harm to j.
 
     It is :math:`\rho / 3 - \rho^2 / 6` up to 1, largest there (1/6), and the same at :math:`1 / \rho`.
@@ -207,8 +208,8 @@ def _offers_value(game: OfferGraph, weights: Matrix) -> float:
 
 
 def best_own_share(many: Sequence[Game]) -> tuple[float, float]:
-    """The own share, the same for all agents, with the largest mean value over some games, to 1/600; and that value.
-    Of a range of equally good ones, the middle."""
+    """The kept share, the same for all agents, with the largest mean value over some games, to 1/600; and that value.
+    Of an interval of optimal shares, the middle."""
     shares = np.linspace(0, 1, 601)
     values = [[equilibrium_value(game, own_share(game.neighbours, s)) for s in shares] for game in many]
     mean = np.mean(values, axis=0)
@@ -219,11 +220,11 @@ def best_own_share(many: Sequence[Game]) -> tuple[float, float]:
 
 
 def best_constant(game: Game) -> tuple[Matrix, float]:
-    """The best sharing weights of all that do not depend on the state, and their value.
+    """The best state-independent sharing weights, and their value.
 
-    On a :class:`Table` exact, by an integer programme with one binary per hunt (it is learned) and choice (what is best
-    for the team is learned). On an :class:`OfferGraph` by gradient ascent from several starts, so it might be beaten;
-    the value may be a limit (some weights tend to 0 at fixed ratios).
+    On a :class:`Table` exact, by an integer programme with one binary per hunt (whether it is learned) and choice
+    (whether the team optimum is learned). On an :class:`OfferGraph` by gradient ascent from several starts, so it is a
+    lower bound; the value may be a limit (some weights tend to 0 at fixed ratios).
 
     Raises:
         ImportError: Without SciPy (extra ``test``).
@@ -309,14 +310,14 @@ def _ascent(game: OfferGraph, starts: int = 8) -> Matrix:
 
 
 def oracle_weights(game: Table, state: Hunt | Choice) -> Matrix:
-    """Weights under which what is best for the team is learned in one state of a table: keep all where a choice is good
-    for the team, else give all away, evenly."""
+    """Weights under which the team optimum is learned in one state of a table: keep all if the choice is good for the
+    team, else give all away, evenly."""
     good = isinstance(state, Choice) and state.net > 0
     return own_share(game.neighbours, 1.0 if good else 0.0)
 
 
 def oracle_value(game: Table) -> float:
-    """What greedy learners reach under :func:`oracle_weights`, per agent and step."""
+    """Value of greedy learners under :func:`oracle_weights`, per agent and step."""
     hunts = ((Table(game.neighbours, (hunt,), ()), oracle_weights(game, hunt)) for hunt in game.hunts)
     choices = ((Table(game.neighbours, (), (choice,)), oracle_weights(game, choice)) for choice in game.choices)
     return sum(equilibrium_value(alone, weights) for alone, weights in (*hunts, *choices))
@@ -325,11 +326,11 @@ def oracle_value(game: Table) -> float:
 def oracle_offer_weights(
     neighbours: NDArray[np.bool_], has: NDArray[np.bool_], gain: Matrix, harm: Matrix, victim: NDArray[np.int64]
 ) -> Matrix:
-    """Weights under which every offer of one state of ``offers`` is taken exactly where its gain exceeds its harm. They
-    exist on every graph, so the oracle reaches the optimum.
+    """Weights under which every offer of one state of ``offers`` is taken if and only if its gain exceeds its harm.
+    They exist on every graph, so the oracle reaches the optimum.
 
-    Each agent gives a little to those with a bad offer against it. It keeps the rest, unless its own offer is bad:
-    then it keeps nothing, and the rest goes to its victim (which keeps more than enough of its own).
+    Each agent gives a little to agents with a bad offer against it. It keeps the rest, unless its own offer is bad:
+    then it keeps nothing, and the rest goes to its victim (which keeps more than enough of its own reward).
 
     Args:
         neighbours: The graph (N, N).
@@ -350,11 +351,11 @@ def oracle_offer_weights(
 
 
 def references(config: DilemmasConfig, num_graphs: int = 100, seed: int = 0) -> dict[str, float]:
-    """What each scheme reaches, per agent and step, unscaled; where graphs are random, the mean over ``num_graphs``.
+    """Value of each scheme, per agent and step, unscaled; for random graphs, the mean over ``num_graphs``.
 
     ``optimum``; ``oracle``, state-dependent weights; ``best_constant``, of all weights that do not depend on the state
-    (chosen for each graph); ``best_own_share``, the best single own share, and ``own_share``, which it is; ``uniform``;
-    ``keep_all``; and, not on the simplex, ``neighbourhood_sum`` and ``team_reward``.
+    (chosen for each graph); ``best_own_share``, the value of the best single kept share, and ``own_share``, that share;
+    ``uniform``; ``keep_all``; and, not on the simplex, ``neighbourhood_sum`` and ``team_reward``.
     """
     many = games(config, num_graphs, seed)
     share, reached = best_own_share(many)

@@ -1,4 +1,4 @@
-"""The jungle: agents on a board eat, and may attack each other."""
+"""The jungle: agents on a board eat food, and may attack each other."""
 
 from __future__ import annotations
 
@@ -39,36 +39,35 @@ class JungleEnv(GraphEnv):
     numbers, and a move into a wall, a food or an agent fails at no cost.
 
     **Reward.** An attack on a food brings 1, on an agent 2, on a blank or a wall -0.01; each attack costs its victim 4.
-    With ``cost_on_hit`` every attack costs 0.01, also one that hits: so counts MAgent's engine.
+    With ``cost_on_hit`` every attack costs 0.01, also one that hits, as in MAgent's engine.
 
     **Unequal gains.** With ``attack_gain_high`` set, ``round(high_fraction * num_agents)`` agents of each board, drawn
     uniformly at the start of each episode, gain that instead of 2 by an attack on an agent (less the 0.01 of
-    ``cost_on_hit``). All else stays the same for them, what an attack costs its victim too. Every agent can see which
-    ones they are.
+    ``cost_on_hit``). All else is the same for them, including the cost for the victim. Every agent observes which
+    agents they are.
 
     **Observation**, int8: the window of radius ``view`` around the agent, row by row (agents, itself included, 1; foods
     -1; else 0; cells farther than ``view`` are blank, as are walls), then its y and x. With ``attack_gain_high`` set,
     agents that gain it show as 2 in the windows, and one more column, the last, is 1 for an agent that gains it, else
     0. ``spec.feature_scale`` is ``1 / size`` on the cell and 1 on everything else.
 
-    **Graph**, anew in each step. With ``graph='knn'`` each agent receives messages from its ``neighbours`` nearest
-    others (Euclidean; of two at one distance, the one of the lower number); if ``symmetric``, these from it too.
-    With ``graph='radius'`` two agents are neighbours, both ways, if they are at most ``radius`` apart (Euclidean):
-    degrees range from 0 to N - 1, and ``neighbours`` and ``symmetric`` are unused. Edges lie graph by graph, in rising
-    order of receiver, then of sender. ``edge_attr`` is (dy, dx) from receiver to sender, int8, and ``spec.edge_scale``
-    is ``1 / (2 view)``.
+    **Graph**, recomputed at each step. With ``graph='knn'`` each agent receives messages from its ``neighbours``
+    nearest others (Euclidean; ties go to the lower number); if ``symmetric``, the reverse edges are added. With
+    ``graph='radius'`` two agents are connected in both directions if they are at most ``radius`` apart (Euclidean):
+    degrees range from 0 to N - 1, and ``neighbours`` and ``symmetric`` are unused. Edges are sorted by graph, receiver
+    and sender. ``edge_attr`` is (dy, dx) from receiver to sender, int8, and ``spec.edge_scale`` is ``1 / (2 view)``.
 
     All ``num_envs`` episodes share one clock: they start together, and are truncated and restarted together at
     ``horizon``. Nothing terminates.
 
     Args:
-        num_envs (int): Episodes side by side, B.
+        num_envs (int): Parallel episodes, B.
         config (JungleConfig, optional): The options of the game.
-        seed (int): Start of the env's own randomness. Graph b draws the same cells in a batch of any size.
-        backend (str): ``'numba'`` (CPU), ``'torch'`` (any device), or ``'auto'``, the former on the CPU and else
-            the latter. Both give the same episodes, to the last bit.
+        seed (int): Seed of the env's own random streams. Graph b draws the same cells in a batch of any size.
+        backend (str): ``'numba'`` (CPU), ``'torch'`` (any device), or ``'auto'``: Numba on the CPU, else torch. Both
+            give the same episodes, to the bit.
         device: Where the tensors live.
-        threads (int): Threads that the Numba backend splits the boards over.
+        threads (int): Threads of the Numba backend.
         **options: Single options of :class:`~ltos_pyg.envs.JungleConfig`, e.g. ``num_agents=10``.
 
     ``info`` has for each graph (B,) how many attacks hit an agent (``attacks``), a food (``food``) and nothing
@@ -128,8 +127,8 @@ class JungleEnv(GraphEnv):
                 the first ``round(high_fraction * num_agents)``.
 
         Raises:
-            ValueError: If a cell is wall, taken twice, the shapes or dtypes do not fit, or ``high`` is given where all
-                agents gain the same.
+            ValueError: If a cell is wall, taken twice, the shapes or dtypes do not fit, or ``high`` is given although
+                all agents have the same gain.
         """
         cells = check_cells(agents, foods, self.config, self.num_envs)
         self._board.place(cells, check_high(high, self.config, self.num_envs))
@@ -203,7 +202,7 @@ def _board(
 
 
 def _unchanging(num_envs: int, num_agents: int, device: torch.device) -> dict[str, Tensor]:
-    """What each batch has in common."""
+    """The fields that are the same in every batch."""
     return {
         'nodes_per_graph': torch.full((num_envs,), num_agents, device=device),
         'ptr': num_agents * torch.arange(num_envs + 1, device=device),

@@ -1,6 +1,6 @@
 """The jungle on the CPU, compiled. A board is ``ys`` and ``xs``, the cells of its N agents, then of its L foods, and a
-``grid`` of signed bytes that says who stands where (agent 1, food -1). Each function works on the boards ``[lo, hi)``
-alone and releases the GIL, so that threads may share a batch.
+``grid`` of signed bytes that marks occupied cells (agent 1, food -1). Each function works only on the boards ``[lo,
+hi)`` and releases the GIL, so that threads can process a batch together.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from . import jungle_rules
 from .jungle_rules import FIRST_ATTACK, JungleConfig, Sight
 
 Array = npt.NDArray[Any]
-FAR = np.int32(2**31 - 1)  # the key of no neighbour
+FAR = np.int32(2**31 - 1)  # key for: no neighbour
 HALF, LOW = np.int32(16), np.int32(2**16 - 1)  # a pair is receiver << 16 | sender
 DY = np.array(jungle_rules.DY, dtype=np.int64)
 DX = np.array(jungle_rules.DX, dtype=np.int64)
-CHUNK = 32  # boards carried through all passes together: few enough to stay in cache
+CHUNK = 32  # boards per chunk: few enough to stay in cache
 
 
 @njit(cache=True, nogil=True)
 def padded(length: int) -> int:
-    """The next multiple of 8, so that loops over int32 lanes have no remainder."""
+    """The next multiple of 8, so that SIMD loops over int32 have no remainder."""
     return (length + 7) // 8 * 8
 
 
@@ -61,7 +61,7 @@ def draw_cells(lo: int, hi: int, size: int, streams: Array, ys: Array, xs: Array
 
 @njit(cache=True, nogil=True)
 def draw_high(lo: int, hi: int, count: int, streams: Array, high: Array) -> None:
-    """Flags ``count`` agents of each board, any of them, by the first steps of a Fisher-Yates shuffle."""
+    """Flags ``count`` random agents of each board, by the first steps of a Fisher-Yates shuffle."""
     N = high.shape[1]
     agents = np.empty(N, dtype=np.int32)
     for b in range(lo, hi):
@@ -76,7 +76,7 @@ def draw_high(lo: int, hi: int, count: int, streams: Array, high: Array) -> None
 
 @njit(cache=True, nogil=True)
 def paint(lo: int, hi: int, N: int, ys: Array, xs: Array, grid: Array) -> None:
-    """Marks who stands where: agent +1, food -1."""
+    """Marks occupied cells: agent +1, food -1."""
     for b in range(lo, hi):
         grid[b, :, :] = 0
         for m in range(ys.shape[1]):
@@ -128,10 +128,10 @@ def play(
 
 @njit(cache=True, nogil=True)
 def look(lo: int, hi: int, view: int, ys: Array, xs: Array, high: Array, out: Array) -> None:
-    """Each agent's window, row by row, then its y and x, then its flag of a high gain where there are such flags.
+    """Each agent's window, row by row, then its y and x, then its flag of a high gain, if there are such flags.
 
-    Every entity is written into every window: its place in it where it is seen, the last column where it is not, which
-    is overwritten afterwards. That has no branch to guess, and is faster than to cut the window out of a map.
+    Every entity is written into every window: at its position if it is visible, else in the last column, which is
+    overwritten afterwards. This is branch-free, and faster than cutting the window out of a map.
     """
     N, M, last, flagged = out.shape[1], ys.shape[1], np.int32(out.shape[2] - 1), high.shape[1] > 0
     side, middle, reach = np.int32(2 * view + 1), np.int32(2 * view * (view + 1)), np.int32(view * view)
@@ -169,7 +169,7 @@ def find_neighbours(
     """The k nearest of each agent, in rising order of receiver, then of sender: the first ``edges[b]`` of ``pairs[b]``.
 
     A key is ``distance^2 << bits | index``: all differ, and ties go to the lower index. The k smallest keys of all
-    receivers lie in k sorted rows, and each sender's keys sift through them side by side, without a branch.
+    receivers lie in k sorted rows, and each sender's keys are inserted into them in parallel, without a branch.
     """
     bits = np.int32(1)
     while (1 << bits) < N:
@@ -237,7 +237,7 @@ def write_edges(
     lo: int, hi: int, N: int, ys: Array, xs: Array, pairs: Array, edges: Array, ends: Array,
     edge_index: Array, edge_attr: Array,
 ) -> None:  # fmt: skip
-    """Numbers over the whole batch and (dy, dx) of each edge; the edges of board ``b`` end at ``ends[b]``."""
+    """Node numbers of the whole batch and (dy, dx) of each edge; the edges of board ``b`` end at ``ends[b]``."""
     with_attr = edge_attr.shape[1] > 0
     for b in range(lo, hi):
         count, first = edges[b], ends[b] - edges[b]
@@ -283,7 +283,7 @@ def advance(
 
 
 class NumbaJungle:
-    """B boards on the CPU. With ``threads`` above 1 a pool of threads shares them."""
+    """B boards on the CPU. With ``threads`` above 1, a thread pool processes them."""
 
     def __init__(self, config: JungleConfig, num_envs: int, threads: int = 1) -> None:
         self.config, self.num_envs = config, num_envs
@@ -295,7 +295,7 @@ class NumbaJungle:
         self._high = np.zeros((num_envs, flags), dtype=np.int8)  # 1: gains `attack_gain_high`; no columns: all the same
         self._grid = np.zeros((num_envs, config.size, config.size), dtype=np.int8)
         self._payoffs = config.payoffs
-        # Room for one more than there can be: the writer without branches writes one ahead.
+        # Room for one more than the maximum: the branch-free writer writes one ahead.
         self._pairs = np.zeros((num_envs, config.max_edges + 1), dtype=np.int32)
         self._parts = list(pairwise(np.linspace(0, num_envs, threads + 1).astype(int).tolist()))
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
@@ -319,20 +319,20 @@ class NumbaJungle:
         return flags
 
     def place(self, cells: Tensor, high: Tensor | None) -> None:
-        """Puts agents and foods on given cells, and flags the agents with the high gain, if there are such."""
+        """Puts agents and foods on given cells, and flags the agents with the high gain, if any."""
         self._ys[:], self._xs[:] = cells.numpy().transpose(2, 0, 1)
         if high is not None:
             self._high[:] = high.numpy()
         self._paint()
 
     def observe(self) -> Sight:
-        """What the agents see now."""
+        """The current observations."""
         seen = self._unseen()
         self._run(observe, *seen)
         return self._sight(seen)
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Sight]:
-        """Rewards (B N,), attacks on agents, food and blanks (3, B), and what the agents see then."""
+        """Rewards (B N,), attacks on agents, food and blanks (3, B), and the observations after the step."""
         B, seen = self.num_envs, self._unseen()
         reward, tally = torch.empty(action.numel()), torch.empty(3, B)
         played = (action.view(B, -1).numpy(), self._grid, reward.view(B, -1).numpy(), tally.numpy())
@@ -348,7 +348,7 @@ class NumbaJungle:
         self._run(paint, self.config.num_agents, self._ys, self._xs, self._grid)
 
     def _unseen(self) -> tuple[Any, ...]:
-        """What :func:`observe` takes, with a fresh window to write to."""
+        """The arguments of :func:`observe`, with a new output array."""
         c = self.config
         window = torch.empty(self.num_envs, c.num_agents, c.num_features, dtype=torch.int8).numpy()
         reach = c.reach
@@ -367,7 +367,7 @@ class NumbaJungle:
         return Sight(x, edge_index, edge_attr if c.edge_features else None, torch.from_numpy(edges))
 
     def _run(self, kernel: Any, *args: Any) -> None:
-        """The kernel over all boards. An error in a thread comes out here."""
+        """The kernel over all boards. An error in a thread is raised here."""
         if self._pool is None:
             kernel(0, self.num_envs, *args)
         else:

@@ -1,4 +1,4 @@
-"""What the jungle's two implementations share: the options, and what agents see."""
+"""The common part of the jungle's two implementations: options and observations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGEST_SIZE = 127  # cells are signed bytes in `x` and `edge_attr`
 LARGEST_GAIN = float(np.finfo(np.float32).max)
 NUM_ACTIONS = 9  # 0 up, 1 left, 2 stay, 3 right, 4 down; attacks 5 up, 6 left, 7 right, 8 down
 FIRST_ATTACK = 5
-DY = (-1, 0, 0, 0, 1, -1, 0, 0, 1)  # where each action points
+DY = (-1, 0, 0, 0, 1, -1, 0, 0, 1)  # direction of each action
 DX = (0, -1, 0, 1, 0, 0, -1, 1, 0)
 
 Graph = Literal['knn', 'radius']
@@ -39,8 +39,8 @@ class JungleConfig:
     horizon: int = 120  # steps of an episode
     symmetric: bool = True  # neighbours both ways if either is among the other's k nearest; unused with 'radius'
     cost_on_hit: bool = False  # every attack costs 0.01 (MAgent), not only one on a blank (the paper)
-    attack_gain_high: float | None = None  # what an attack on an agent brings some agents instead of 2; None: 2 for all
-    high_fraction: float = 0.5  # of the agents, drawn anew in each episode, that gain `attack_gain_high`
+    attack_gain_high: float | None = None  # what some agents gain by attacking an agent, instead of 2; None: 2
+    high_fraction: float = 0.5  # fraction of agents, redrawn in each episode, that gain `attack_gain_high`
     edge_features: bool = True  # edge_attr = (dy, dx), sender minus receiver
 
     def __post_init__(self) -> None:
@@ -88,13 +88,13 @@ class JungleConfig:
 
     @property
     def degree(self) -> int:
-        """k, where there are so many others."""
+        """k, or the number of other agents if that is smaller."""
         return min(self.neighbours, self.num_agents - 1)
 
     @property
     def max_edges(self) -> int:
-        """Most edges of one graph: with 'radius' all pairs both ways; else N k directed ones, or each of them there and
-        back, but no pair twice."""
+        """Most edges of one graph: with 'radius' all pairs both ways; else N k directed ones, or with their reverses,
+        without duplicates."""
         N = self.num_agents
         if self.graph == 'radius':
             return N * (N - 1)
@@ -105,7 +105,7 @@ class JungleConfig:
         """The largest squared distance between neighbours; None if they are the k nearest."""
         if self.graph == 'knn':
             return None
-        radius = min(self.radius, 2.0 * self.size)  # no two cells are farther apart
+        radius = min(self.radius, 2.0 * self.size)  # the largest distance between two cells
         return next(square for square in range(int(radius**2) + 1, -1, -1) if math.sqrt(square) <= radius)
 
     @property
@@ -120,15 +120,15 @@ class JungleConfig:
 
     @property
     def payoffs(self) -> npt.NDArray[np.float32]:
-        """What attacking a food, an agent and a blank brings, what it costs the agent attacked, and what attacking an
-        agent brings those with the high gain."""
+        """Reward for attacking a food, an agent and a blank, the cost for the agent attacked, and the reward of
+        high-gain agents for attacking an agent."""
         cost = 0.01 if self.cost_on_hit else 0.0
         high = 2.0 if self.attack_gain_high is None else self.attack_gain_high
         return np.array([1 - cost, 2 - cost, -0.01, -4, high - cost], dtype=np.float32)
 
 
 def board_symmetries(config: JungleConfig) -> tuple[Symmetry, ...]:
-    """The eight ways to turn and mirror the board, the identity first: the rules know no direction."""
+    """The eight rotations and reflections of the board, the identity first: the rules are invariant under them."""
     return tuple(
         _turned(config, *way)
         for way in (
@@ -145,7 +145,7 @@ def board_symmetries(config: JungleConfig) -> tuple[Symmetry, ...]:
 
 
 def _turned(config: JungleConfig, sign_y: int, sign_x: int, swap: bool) -> Symmetry:
-    """The view in which the offset (y, x) has become (sign_y y, sign_x x), or (sign_y x, sign_x y) with ``swap``."""
+    """The symmetry that maps the offset (y, x) to (sign_y y, sign_x x), or to (sign_y x, sign_x y) with ``swap``."""
     side = range(-config.view, config.view + 1)
     width = len(side)
 
@@ -182,10 +182,10 @@ def _is_finite(value: object) -> bool:
 
 
 class Sight(NamedTuple):
-    """What all agents see: the fields of the batch, and how many edges each graph has."""
+    """Observations of all agents: the fields of the batch, and the number of edges of each graph."""
 
     x: Tensor  # (B N, F) int8
-    edge_index: Tensor  # (2, E) int64, numbers over the whole batch
+    edge_index: Tensor  # (2, E) int64, node numbers of the whole batch
     edge_attr: Tensor | None  # (E, 2) int8
     edges_per_graph: Tensor  # (B,) int64
 
@@ -222,7 +222,7 @@ def check_cells(agents: Tensor, foods: Tensor, config: JungleConfig, num_envs: i
 
 def check_high(high: Tensor | None, config: JungleConfig, num_envs: int) -> Tensor | None:
     """Which agents have the high gain (B, N) bool on the CPU: as given by the caller, or the first ``num_high`` of each
-    board. None where all agents gain the same.
+    board. None if all agents have the same gain.
 
     Raises:
         ValueError: If a shape or dtype is wrong, or flags are given where all agents gain the same.

@@ -1,4 +1,4 @@
-"""The jungle in torch operations alone: for CUDA, and the readable form of the compiled one, equal to the last bit."""
+"""The jungle in torch operations alone: for CUDA, and as the readable form of the compiled one, equal to the bit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TorchJungle:
             self._high = torch.zeros_like(self._high).scatter_(1, agents, True)
 
     def _draw_distinct(self, bound: int, count: int) -> Tensor:
-        """Different numbers below a bound (B, count): the first steps of a Fisher-Yates shuffle."""
+        """Distinct numbers below a bound (B, count): the first steps of a Fisher-Yates shuffle."""
         left = torch.arange(bound, device=self.device).repeat(self.num_envs, 1)
         chosen = torch.empty(self.num_envs, count, dtype=torch.int64, device=self.device)
         for m in range(count):
@@ -56,13 +56,13 @@ class TorchJungle:
         return self._high.clone()
 
     def place(self, cells: Tensor, high: Tensor | None) -> None:
-        """Puts agents and foods on given cells, and flags the agents with the high gain, if there are such."""
+        """Puts agents and foods on given cells, and flags the agents with the high gain, if any."""
         self._cells = cells.to(self.device, copy=True)
         if high is not None:
             self._high = high.to(self.device, copy=True)
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Sight]:
-        """Rewards (B N,), attacks on agents, food and blanks (3, B), and what the agents see then."""
+        """Rewards (B N,), attacks on agents, food and blanks (3, B), and the observations after the step."""
         action = action.view(self.num_envs, -1)
         N, size = self.config.num_agents, self.config.size
         target = self._cells[:, :N] + self._direction[action]
@@ -73,10 +73,10 @@ class TorchJungle:
         return reward, tally, self.observe()
 
     def close(self) -> None:
-        """Holds nothing to release."""
+        """No resources to release."""
 
     def _attack(self, there: Tensor, here: Tensor, strikes: Tensor) -> tuple[Tensor, Tensor]:
-        """Everyone strikes at once, at where everyone stood when the step began."""
+        """All attacks are simultaneous, on the positions at the start of the step."""
         N = self.config.num_agents
         struck = (there.unsqueeze(2) == here.unsqueeze(1)) & strikes.unsqueeze(2)  # (B, attacker, entity)
         on_agent, on_food = struck[:, :, :N].any(2), struck[:, :, N:].any(2)
@@ -88,7 +88,8 @@ class TorchJungle:
         return reward.flatten(), torch.stack([on_agent.sum(1), on_food.sum(1), on_blank.sum(1)]).float()
 
     def _move(self, there: Tensor, here: Tensor, moves: Tensor) -> None:
-        """One by one in the order of the agents: who comes first takes the cell, and leaves its own to those after."""
+        """Agents move one by one, in the order of their numbers; later agents see the cells taken and left by earlier
+        ones."""
         taken = self._walls.repeat(self.num_envs, 1).scatter_(1, here, True)
         size, cell = self.config.size, here.clone()
         for i in range(self.config.num_agents):
@@ -100,7 +101,7 @@ class TorchJungle:
         self._cells = torch.stack([cell // size, cell % size], 2)
 
     def observe(self) -> Sight:
-        """What the agents see now."""
+        """The current observations."""
         N = self.config.num_agents
         apart = self._cells.unsqueeze(1) - self._cells[:, :N].unsqueeze(2)  # (B, observer, entity, 2)
         distance = apart.square().sum(3)
@@ -125,7 +126,8 @@ class TorchJungle:
         return receives | receives.transpose(1, 2) if self.config.symmetric else receives
 
     def _windows(self, apart: Tensor, distance: Tensor) -> Tensor:
-        """Every entity is written into every window: one out of sight into the last column, overwritten afterwards."""
+        """Every entity is written into every window; entities out of view go to the last column, which is overwritten
+        afterwards."""
         N, view, columns = self.config.num_agents, self.config.view, self.config.num_features
         place = apart[..., 0] * (2 * view + 1) + apart[..., 1] + 2 * view * (view + 1)
         place = torch.where(distance <= view * view, place, columns - 1)

@@ -1,4 +1,4 @@
-"""The options of an environment: one dataclass each, given whole or one by one."""
+"""Options of an environment: one dataclass each, given as a whole or one by one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ C = TypeVar('C')
 
 
 def options_of(cls: type[C], config: C | None, changes: Mapping[str, Any]) -> C:
-    """The configuration with some of its options changed; without one, the defaults.
+    """The configuration (default: the defaults) with some of its options changed.
 
     Raises:
-        ValueError: If it is no ``cls``, or ``cls`` has no such option.
+        ValueError: If it is not a ``cls``, or ``cls`` has no such option.
     """
     if config is not None and not isinstance(config, cls):
         raise ValueError(f"'config' must be a {cls.__name__} (got {type(config).__name__})")

@@ -1,4 +1,4 @@
-"""The prisoner: a corridor in which two players who each go their own way earn more than two who race."""
+"""The prisoner: a corridor game in which two players earn more by going to their own goals than by racing."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class PrisonerEnv(GraphEnv):
               [A]             A  [any]  B             [B]
 
     A starts left of the middle, B right of it. The first cell is a goal for A only, the last for B only, the middle one
-    for anyone. Actions: 0 left, 1 right. Every action costs ``cost``, also the last; a player on a goal of its own gets
-    1, and the episode ends. If both step to the middle at once, a fair coin says who enters, and the other stays where
-    it is. (They cannot swap places: the middle, where episodes end, lies between them.)
+    for both. Actions: 0 left, 1 right. Every action costs ``cost``, also the last; a player on a goal of its own gets
+    1, and the episode ends. If both step to the middle at once, a fair coin decides which one enters; the other stays
+    in place. (They cannot swap places: the middle, where episodes end, lies between them.)
 
     With the default 9 cells the four plans "go home" (C) and "take the middle" (D) bring
 
@@ -61,13 +61,13 @@ class PrisonerEnv(GraphEnv):
     with Side Payments" <https://proceedings.mlr.press/v28/sodomka13.html>`_, as `"Learning to Share in Multi-Agent
     Reinforcement Learning" <https://arxiv.org/abs/2112.08702>`_ uses it.
 
-    Each player sees everything: its own cell and the other's as one-hots of ``length``, then who it is (1, 0 for A;
-    0, 1 for B). The graph is one edge in each direction. Graphs end on their own, and restart within the step.
+    Each player observes everything: its own cell and the other's as one-hots of ``length``, then its identity (1, 0 for
+    A; 0, 1 for B). The graph is one edge in each direction. Episodes end independently, and restart within the step.
 
     Args:
-        num_envs (int): Episodes side by side, B.
+        num_envs (int): Parallel episodes, B.
         config (PrisonerConfig, optional): The options of the game.
-        seed (int): Start of the env's own randomness; graph b draws the same in a batch of any size.
+        seed (int): Seed of the env's own random streams; graph b draws the same numbers in a batch of any size.
         device: Where the tensors live.
         **options: Single options of :class:`~ltos_pyg.envs.PrisonerConfig`, e.g. ``length=11``.
 
@@ -124,7 +124,7 @@ class PrisonerEnv(GraphEnv):
         action = check_action(action, 2 * self.num_envs, 2, self.device)
         target = self._cell + 2 * action.view(-1, 2) - 1
         race = target[:, 0] == target[:, 1]
-        coin = draw(self._streams, 2)  # one is tossed at each step, so that no stream depends on the play
+        coin = draw(self._streams, 2)  # drawn at every step, so that streams do not depend on the actions
         stays = race.unsqueeze(1) & (coin.unsqueeze(1) == torch.arange(2, device=self.device))
         cell = torch.where(stays, self._cell, target)
         scored = (cell.unsqueeze(2) == self._goals).any(2)
@@ -163,7 +163,7 @@ class PrisonerEnv(GraphEnv):
 
 
 def _unchanging(num_envs: int, device: torch.device) -> dict[str, Any]:
-    """Everything of a batch but the places."""
+    """All fields of a batch except the positions."""
     ptr = 2 * torch.arange(num_envs + 1, device=device)
     pair = torch.tensor([[1, 0], [0, 1]], device=device)  # receivers 0, then 1
     two = torch.full((num_envs,), 2, device=device)

@@ -15,9 +15,9 @@ GAMES = {
 
 
 def register_envs() -> None:
-    """Registers the games with Gymnasium. Importing ``ltos_pyg.envs`` calls it; once more does nothing.
+    """Registers the games with Gymnasium. Importing ``ltos_pyg.envs`` calls it; a second call has no effect.
 
-    Where the import shall be left to Gymnasium, ``gymnasium.make('ltos_pyg.envs:ltos_pyg/Jungle-v0')`` does it.
+    ``gymnasium.make('ltos_pyg.envs:ltos_pyg/Jungle-v0')`` lets Gymnasium do the import.
     """
     from gymnasium.envs.registration import register, registry
 

@@ -1,4 +1,4 @@
-"""Reference lines for the jungle: policies that learn nothing and read nothing but the batch they act on."""
+"""Reference policies for the jungle: scripted, from the batch of the current step alone."""
 
 from __future__ import annotations
 
@@ -32,11 +32,10 @@ class RandomPolicy:
 
 
 class PeacefulEater:
-    """Goes to the nearest food that it sees, stands beside it and eats, and never attacks an agent.
+    """Goes to the nearest visible food, stands next to it and eats, and never attacks an agent.
 
-    It sees its own window only. Nearest counts steps (:math:`L_1`; of two, the one in the higher row, then on the
-    left). It steps to a free side that brings it nearer, any of them; where there is none, or no food in sight, to any
-    free one.
+    It uses its own window only. Nearest is by :math:`L_1` distance (ties: the higher row, then further left). It moves
+    to a random free side that is nearer; if there is none, or no food is visible, to a random free side.
 
     Args:
         seed (int): Start of its own generator.
@@ -56,11 +55,11 @@ class PeacefulEater:
         return self._or_else(action, beside)
 
     def _or_else(self, action: Tensor, beside: Tensor) -> Tensor:
-        """A chance for less peaceful ones."""
+        """Hook for subclasses that attack."""
         return action
 
     def _walk(self, to_food: Tensor, beside: Tensor) -> Tensor:
-        """A move to a free side, nearer if possible; chance decides between equals."""
+        """A move to a free side, nearer if possible; ties are broken at random."""
         dy, dx = to_food.unbind(1)
         nearer = torch.stack([dy < 0, dx < 0, dx > 0, dy > 0], 1)
         chance = torch.rand(nearer.shape, generator=self.generator).to(nearer.device)
@@ -77,7 +76,7 @@ class GreedyAttacker(PeacefulEater):
 
 
 def _window(x: Tensor) -> Tensor:
-    """(N, D, D) int8: the window, without the cell that follows it, nor the flag of a high gain."""
+    """(N, D, D) int8: the window, without the position and the flag of a high gain."""
     side = math.isqrt(max(x.size(1) - 2, 0))
     if side % 2 == 0 or x.size(1) - side * side not in (2, 3):
         raise ValueError(
@@ -88,14 +87,14 @@ def _window(x: Tensor) -> Tensor:
 
 
 def _beside(window: Tensor) -> Tensor:
-    """(N, 4): what is on the four sides."""
+    """(N, 4): content of the four adjacent cells."""
     mid = window.size(1) // 2
     cells = ((mid - 1, mid), (mid, mid - 1), (mid, mid + 1), (mid + 1, mid))
     return torch.stack([window[:, y, x] for y, x in cells], 1)
 
 
 def _nearest_food(window: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, 2) the way (dy, dx) to the nearest food, 0 where none is seen, and (N,) whether one is."""
+    """(N, 2) the offset (dy, dx) to the nearest food, 0 if none is visible, and (N,) whether one is."""
     side = window.size(1)
     offset = torch.arange(side, device=window.device) - side // 2
     way = torch.cartesian_prod(offset, offset)
@@ -106,6 +105,6 @@ def _nearest_food(window: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _side_of(way: Tensor) -> Tensor:
-    """The side that a way of one step points to."""
+    """The side of an offset of one step."""
     dy, dx = way.unbind(1)
     return torch.where(dy < 0, UP, torch.where(dy > 0, DOWN, torch.where(dx < 0, LEFT, RIGHT)))

@@ -1,8 +1,8 @@
-"""One stream of chance per graph: SplitMix64 counters in an int64 tensor, the same numbers on every device.
+"""One random stream per graph: SplitMix64 counters in an int64 tensor, with the same numbers on every device.
 
-A graph's stream hangs on the seed and on its place in the batch alone, so it draws the same numbers in a batch of any
-size, and the state to save is one integer a graph. The generator is that of Steele, Lea and Flood,
-`"Fast Splittable Pseudorandom Number Generators" <https://doi.org/10.1145/2660193.2660195>`_.
+A graph's stream depends only on the seed and on its position in the batch, so it draws the same numbers in a batch of
+any size, and its state is one integer. The generator is that of Steele, Lea and Flood, `"Fast Splittable Pseudorandom
+Number Generators" <https://doi.org/10.1145/2660193.2660195>`_.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def _signed(bits: int) -> int:
-    """A 64-bit pattern as the int64 that has it."""
+    """The int64 with this 64-bit pattern."""
     return bits - 2**64 if bits >= 2**63 else bits
 
 
@@ -24,7 +24,7 @@ def first_streams(seed: int, num_envs: int, game: str) -> Tensor:
     """The streams of ``num_envs`` graphs :math:`(B,)` int64, from one seed. Games with the same seed differ.
 
     Raises:
-        ValueError: If the seed is no integer, or below 0.
+        ValueError: If the seed is not an integer, or below 0.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"'seed' must be an integer of at least 0 (got {seed!r}). Convert arrays with int(seed).")
@@ -33,10 +33,10 @@ def first_streams(seed: int, num_envs: int, game: str) -> Tensor:
 
 
 def draw(streams: Tensor, bound: int) -> Tensor:
-    """Moves every stream on by one, in place, and returns a number in [0, bound) from each (B,) int64.
+    """Advances every stream by one, in place, and returns a number in [0, bound) from each (B,) int64.
 
-    ``bound`` may be up to 2^31; the upper 32 bits are scaled to it, so no number is likelier than another by more than
-    one part in ``2^32 / bound``.
+    ``bound`` may be up to 2^31; the upper 32 bits are scaled to it, so the probabilities of two numbers differ by at
+    most one part in ``2^32 / bound``.
     """
     streams += STEP
     return (_bits(streams) * bound) >> 32

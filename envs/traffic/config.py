@@ -10,15 +10,15 @@ from .files.flow import OneRoad
 
 @dataclass(frozen=True, kw_only=True)
 class TrafficConfig:
-    """The options of :class:`~ltos_pyg.envs.traffic.TrafficEnv`, and what it plays on."""
+    """The options of :class:`~ltos_pyg.envs.traffic.TrafficEnv`, with its networks and flows."""
 
     net: tuple[str, ...] = ('6x6',)  # a grid of ROWSxCOLS, or a CityFlow road network file; several: in one batch
     flow: tuple[str, ...] = ()  # CityFlow flow file of each network; none: one hour of generated demand
     demand_seed: int = 0  # of the generated demand
-    demands: int = 1  # so many generated demands in one batch, of this seed and the next ones
-    turn: float = 0.0  # chance of a generated vehicle to turn at an intersection
+    demands: int = 1  # number of generated demands in one batch, of this seed and the next ones
+    turn: float = 0.0  # probability that a generated vehicle turns at an intersection
     one_road: OneRoad = 'strict'  # routes of one road: dropped, as CityFlow does today, or driven ('legacy')
-    phases: int | None = 4  # that a signal chooses from, at most; None: all
+    phases: int | None = 4  # most phases that a signal chooses from; None: all
     yellow: int = 5  # seconds at a change; 0: none
     horizon: int = 360  # decisions of 10 s
     phase_bits: bool = False  # observe which movements are open instead of the phase

@@ -1,4 +1,4 @@
-"""Rules of the road to compare with: controllers that learn nothing."""
+"""Baseline controllers, which are not learned."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 Of = Literal['counts', 'queues']
 
 Controller = Callable[[TrafficEngine], Ints]
-"""Looks at an engine with B episodes and says which phase each of the I signals shall show, (B, I)."""
+"""Chooses the phases of the I signals from the state of an engine with B episodes, (B, I)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class FixedTime:
 
 
 class RandomPhase:
-    """Draws one of its choices for every signal at every decision, all equally likely."""
+    """Draws one of its choices for every signal at every decision, uniformly."""
 
     def __init__(self, choices: SignalChoices, seed: int = 0) -> None:
         self.choices = choices
@@ -49,7 +49,7 @@ class RandomPhase:
 
 
 class MostPressing:
-    r"""Shows the choice whose open movements have the most pressure. Of several, that of the lowest number.
+    r"""Shows the choice whose open movements have the most pressure. Ties go to the lowest number.
 
     A movement leads from one road to another at a signal. Its pressure is the number of vehicles on the lanes that it
     starts from, for ``outgoing`` less the mean number on the lanes that it leads to,
@@ -58,15 +58,15 @@ class MostPressing:
         p(\text{phase}) = \sum_{m\ \text{open}} \Big(\sum_{l \in \text{in}(m)} n_l
         - \frac{1}{|\text{out}(m)|} \sum_{l \in \text{out}(m)} n_l\Big).
 
-    Movements that every choice opens do not count. The sum runs in the order of the network's file, in float64: where
-    two choices have the same pressure but for rounding, rounding decides. (Traffic is chaotic: such ties moved the mean
+    Movements that every choice opens do not count. The sum runs in the order of the network's file, in float64: if two
+    choices have the same pressure up to rounding, rounding decides. (Traffic is chaotic: such ties changed the mean
     travel time of an hour by up to 9 % in trials.)
 
     Args:
         network: The network.
         choices: What may be shown.
         of: Whether :math:`n_l` counts all vehicles, or those that wait.
-        outgoing: Whether the lanes that a movement leads to count. With them it is max-pressure after Varaiya,
+        outgoing: Whether the lanes that a movement leads to are included. With them it is max-pressure after Varaiya,
             `"Max pressure control of a network of signalized intersections"
             <https://doi.org/10.1016/j.trc.2013.08.014>`_; without, the longest queue or the largest count goes first.
     """
@@ -84,7 +84,7 @@ class MostPressing:
         of_movement = _sum_of(count, self.start)
         if self.outgoing:
             of_movement = of_movement - _sum_of(count, self.end) / np.maximum((self.end >= 0).sum(1), 1)
-        of_movement = np.pad(of_movement.astype(np.float64), ((0, 0), (0, 1)))  # what padding points to
+        of_movement = np.pad(of_movement.astype(np.float64), ((0, 0), (0, 1)))  # target of padded entries
         total = np.zeros((engine.num_envs, *self.choices.phase.shape))
         for column in np.moveaxis(self.movements, -1, 0):
             total += of_movement[:, column]
@@ -101,7 +101,7 @@ def _lanes_of(network: RoadNetwork, lane_of_link: Ints) -> Ints:
 
 
 def _movements(network: RoadNetwork, choices: SignalChoices) -> Ints:
-    """The road links that each choice opens and some other choice shuts, (I, A, *); -1 where padded."""
+    """The road links that each choice opens and some other choice closes, (I, A, *); -1 where padded."""
     rows: list[Ints] = []
     for links, opened, phases, allowed in zip(
         network.signal_road_links, network.phase_open, choices.phase, choices.allowed, strict=True
@@ -134,7 +134,7 @@ def make_controller(
     """A controller by name, one of ``CONTROLLERS``.
 
     Args:
-        name: Which one.
+        name: Name of the controller.
         network: The network.
         choices: What may be shown.
         seconds: Of each phase of ``'fixed'``.
@@ -166,11 +166,11 @@ def drive(
     seconds: int = 10,
     yellow: int = 5,
 ) -> Ints:
-    """Plays B whole episodes under a controller, which decides every ``seconds``.
+    """Simulates B whole episodes under a controller, which decides every ``seconds``.
 
     Args:
         engine: Is reset first.
-        controller: Whose episodes these are.
+        controller: The controller.
         choices: What may be shown; the first choice of each signal is shown at the start.
         horizon: Seconds of an episode.
         seconds: Of one decision.
@@ -180,7 +180,7 @@ def drive(
         The phases chosen at each decision, (decisions, B, I).
 
     Raises:
-        ValueError: If the horizon holds no whole number of decisions, or the yellow no room in one.
+        ValueError: If the horizon is not a multiple of a decision, or the yellow is not shorter than one.
     """
     check_timing(seconds, yellow)
     check_count('horizon', horizon, seconds)

@@ -1,4 +1,4 @@
-"""Traffic: signals of a road network decide which way gets green."""
+"""Traffic: signals of a road network choose their phases."""
 
 from __future__ import annotations
 
@@ -38,34 +38,35 @@ class TrafficEnv(GraphEnv):
     **Agents** are the intersections with lights, in the order of the network's file.
 
     **Actions** are the phases of :func:`~ltos_pyg.envs.traffic.signals.signal_choices`, counted from 0: with the
-    default ``phases=4`` and the tables of the paper's networks, action a shows phase a + 1. Where signals differ in
-    their number, ``action_mask`` says who has which. A signal that changes shows phase 0 for ``yellow`` seconds first.
+    default ``phases=4`` and the tables of the paper's networks, action a shows phase a + 1. If signals differ in their
+    number of phases, ``action_mask`` marks the phases of each. A signal that changes shows phase 0 for ``yellow``
+    seconds first.
 
     **Observation**, int16: the phase shown, one-hot over the actions (with ``phase_bits`` instead: for each movement
-    that some choice shuts, whether it is open; the authors' 8 bits on their network); then the vehicles on each
-    incoming lane; with ``observe_waiting`` also those that wait there. Lanes come in the order of the network's
-    ``incoming``; a signal with fewer than others has zeros at the end. ``spec.feature_scale`` turns vehicles into tens
-    of them.
+    that some choice closes, whether it is open; the authors' 8 bits on their network); then the vehicles on each
+    incoming lane; with ``observe_waiting`` also the waiting ones. Lanes come in the order of the network's
+    ``incoming``; a signal with fewer than others has zeros at the end. ``spec.feature_scale`` converts counts to tens
+    of vehicles.
 
     **Reward** of a signal: minus the vehicles that wait (below 0.1 m/s) on its incoming lanes, mean over the seconds of
     the decision (each counted before it is played), over 10: -1 is a mean queue of 10 vehicles. (The authors' is
     0.125 times that.)
 
-    **Graph**: two signals are neighbours, both ways, if a road leads from one to the other. Edges lie graph by graph,
-    in rising order of receiver, then of sender. ``edge_attr`` is where the sender lies as seen from the receiver, in
-    metres to the east and to the north, int16; ``spec.edge_scale`` turns it into units of 200 m.
+    **Graph**: two signals are connected in both directions if a road leads from one to the other. Edges are sorted by
+    graph, receiver and sender. ``edge_attr`` is the offset from receiver to sender, in metres to the east and to the
+    north, int16; ``spec.edge_scale`` converts it to units of 200 m.
 
-    Episode b plays task ``b % len(tasks)``: networks of several sizes may lie in one batch. (Tasks beyond ``num_envs``
+    Episode b plays task ``b % len(tasks)``: networks of several sizes may be in one batch. (Tasks beyond ``num_envs``
     are not played; they still count for the sizes in the spec.) All episodes share one clock; they are truncated and
-    restarted together after ``horizon`` decisions. Nothing terminates, and nothing is drawn at random: all episodes of
-    a task start alike.
+    restarted together after ``horizon`` decisions. Nothing terminates, and nothing is random: all episodes of a task
+    have the same start.
 
     Args:
         tasks: Networks, each with its flow; or a single pair.
-        num_envs (int): Episodes side by side, B.
-        config (TrafficConfig, optional): The options, but for what is played on, which ``tasks`` say here.
+        num_envs (int): Parallel episodes, B.
+        config (TrafficConfig, optional): The options; networks and flows are ignored in favour of ``tasks``.
         seconds (int): Seconds of a decision.
-        seed (int): CityFlow's seed, which most flows never ask.
+        seed (int): CityFlow's seed, which most flows do not use.
         device: Where the tensors live.
         **options: Single options of :class:`~ltos_pyg.envs.TrafficConfig`, e.g. ``yellow=3``.
 
@@ -96,7 +97,7 @@ class TrafficEnv(GraphEnv):
         self.observe_waiting, self.device = c.observe_waiting, torch.device(device)
         views = [View.of(network, c.phases, c.phase_bits) for network, _ in pairs]
         heads, lanes = max(view.num_heads for view in views), max(view.num_lanes for view in views)
-        self._columns = (0, heads, heads + lanes)  # where phase, vehicles and waiting vehicles start in `x`
+        self._columns = (0, heads, heads + lanes)  # first columns of phase, vehicles and waiting vehicles in `x`
         self.spec = _spec(views, num_envs, c.horizon, c.observe_waiting, c.edge_features)
         self._groups = _groups(pairs, views, num_envs, c.backend, c.engine_threads, seed)
         fixed, self._nodes_of = _unchanging(self._groups, num_envs, self.spec)
@@ -117,11 +118,11 @@ class TrafficEnv(GraphEnv):
 
     @property
     def choices(self) -> tuple[SignalChoices, ...]:
-        """What the signals choose from, per engine."""
+        """The phases that signals choose from, per engine."""
         return tuple(group.view.choices for group in self._groups)
 
     def reset(self, seed: int | None = None) -> Batch:
-        """Starts all episodes. No seed makes a difference."""
+        """Starts all episodes. The seed has no effect."""
         for group in self._groups:
             group.reset()
         self._clock = 0
@@ -231,7 +232,7 @@ class _Group:
         self.waited = self.waiting_seconds()
 
     def play(self, action: Ints, seconds: int, yellow: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-        """One decision (B, I): the mean number of vehicles that waited at each signal, and who changed."""
+        """One decision (B, I): the mean number of vehicles that waited at each signal, and the signals that changed."""
         target = self.view.choices.of(action)
         switched = target != self.phase
         play_decision(self.engine, self.view.choices, self.phase, target, seconds, yellow)
@@ -315,7 +316,7 @@ def _unchanging(groups: list[_Group], num_envs: int, spec: GraphEnvSpec) -> tupl
 
 
 def _to_tensors(state: Any) -> Any:
-    """Arrays as tensors, all the way down: what a checkpoint may hold. Of records, their bytes."""
+    """Arrays as tensors, recursively, as a checkpoint needs; records as bytes."""
     if isinstance(state, dict):
         return {key: _to_tensors(value) for key, value in state.items()}
     if not isinstance(state, np.ndarray):
@@ -326,7 +327,7 @@ def _to_tensors(state: Any) -> Any:
 
 
 def _to_arrays(state: Any, like: Any) -> Any:
-    """The way back; ``like`` is a state of the same kind, which says what bytes are records."""
+    """The inverse; ``like`` is a state of the same kind, which defines the record types."""
     if isinstance(state, dict):
         return {
             key: _to_arrays(value, like.get(key) if isinstance(like, dict) else None) for key, value in state.items()

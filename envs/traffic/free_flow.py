@@ -1,4 +1,4 @@
-"""How long each trip takes a vehicle that is alone and meets green lights only."""
+"""Free-flow durations: each trip by a lone vehicle with green lights only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGEST = 100_000  # seconds after which a vehicle counts as one that never arri
 
 @dataclass(frozen=True, eq=False)
 class FreeFlow:
-    """Per entry of the flow, NaN for those that send nobody."""
+    """Per entry of the flow; NaN for entries without vehicles."""
 
     duration: Floats  # (F,) seconds from entering to leaving the last lane that leads to lights; NaN without one
     trip: Floats  # (F,) seconds from entering to leaving the network
@@ -41,7 +41,7 @@ class _Path:
 
 @dataclass(frozen=True, eq=False)
 class _Paths:
-    """The paths of F entries, side by side."""
+    """The paths of F entries, stacked."""
 
     length: Floats  # (F, S) infinite where padded
     limit: Floats  # (F, S)
@@ -52,7 +52,7 @@ class _Paths:
 
 
 def free_flow(network: RoadNetwork, flow: Flow) -> FreeFlow:
-    """Drives every entry's vehicle through an empty network, all lights green, by the engine's rules of speed.
+    """Simulates every entry's vehicle in an empty network with green lights, by the engine's speed rules.
 
     Where several first lanes lead to the second road, the one with the lowest index is taken.
     """
@@ -78,7 +78,7 @@ def free_flow(network: RoadNetwork, flow: Flow) -> FreeFlow:
 
 
 def _speed(paths: _Paths, flow: Flow, who: Ints, at: Ints, distance: Floats, speed: Floats) -> Floats:
-    """What the vehicles of these entries reach within a second."""
+    """One second of the vehicles of these entries."""
     top, usual = flow.max_speed[who], flow.usual_neg_acc[who]
     new = np.minimum(np.minimum(top, speed + flow.max_pos_acc[who]), paths.limit[who, at])
     near = paths.length[who, at] - distance <= top**2 / (2 * usual) + 2 * top
@@ -108,7 +108,7 @@ def _paths(network: RoadNetwork, flow: Flow) -> _Paths:
 def _path(
     network: RoadNetwork, links: dict[tuple[int, int], list[int]], lit: Bools, route: tuple[int, ...]
 ) -> _Path | None:
-    """The way of a route; ``None`` if there is none."""
+    """The path of a route; ``None`` if there is none."""
     starts = network.lanes_of(route[0]).tolist() if route else []
     ways = (_way(network, links, route, lane) for lane in starts)
     way = next((way for way in ways if way is not None), None)
@@ -129,7 +129,7 @@ def _way(
     network: RoadNetwork, links: dict[tuple[int, int], list[int]], route: tuple[int, ...], lane: int
 ) -> tuple[list[int], list[int]] | None:
     """Lanes and lane links from a first lane on: at each crossing the link whose end is nearest to the own lane index
-    among those that lead on; ``None`` if the way breaks off."""
+    among those that lead to the rest of the route; ``None`` if there is no such link."""
     lanes, taken = [lane], []
     for step, road in enumerate(route[1:], 1):
         options = links.get((lanes[-1], road), [])

@@ -1,4 +1,4 @@
-"""What an episode of traffic was like, in the words of CityFlow, of LToS' authors and of its paper."""
+"""Metrics of a traffic episode, as defined by CityFlow, by the authors' code of LToS and by its paper."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .free_flow import FreeFlow, free_flow
 
 Floats = npt.NDArray[np.float64]
 
-RED_LIGHT = 10.0  # seconds that count as one red light: the length of a decision
+RED_LIGHT = 10.0  # seconds counted as one red light: the length of a decision
 
 DESCRIPTIONS = {
     'duration': "s from entering to leaving the last stop line with lights (so far): the authors' duration",
@@ -28,7 +28,7 @@ DESCRIPTIONS = {
     'red_lights_delay': 'definition A: delay per intersection with lights, over 10 s',
     'red_lights_queue': 'definition B: queue time per intersection with lights, over 10 s',
 }
-"""The metrics of :class:`TrafficMetrics`, and what each means."""
+"""The metrics of :class:`TrafficMetrics` and their meaning."""
 
 
 class TrafficMetrics:
@@ -44,13 +44,13 @@ class TrafficMetrics:
         B = \frac{\sum_{t, l} q_{t, l}}{10\,\mathrm{s} \cdot \sum_v n_v}
 
     The paper reports an "average number of red lights one vehicle waits for at per intersection" and does not say how
-    it is computed: A and B are two readings of it, neither of which is known to be its own. A duration ends where the
-    vehicle last left a lane that leads to lights, be it through them or by arriving there; for one still under way that
-    is the last such lane so far, and without any, now. Vehicles whose route meets no lights count for ``scheduled``,
-    ``entered``, ``finished`` and ``average_travel_time`` only.
+    it is computed: A and B are two possible definitions; which one the paper uses, if any, is not known. A duration
+    ends where the vehicle last left a lane that leads to lights, by passing them or by arriving there; for one still
+    under way that is the last such lane so far, and without any, now. Vehicles whose route has no lights count for
+    ``scheduled``, ``entered``, ``finished`` and ``average_travel_time`` only.
 
     Args:
-        engine: Whose episodes are measured.
+        engine: The engine whose episodes are measured.
     """
 
     def __init__(self, engine: TrafficEngine) -> None:
@@ -63,7 +63,7 @@ class TrafficMetrics:
         return free_flow(self.engine.network, self.engine.flow)
 
     def __call__(self) -> dict[str, Floats]:
-        """The metrics of ``DESCRIPTIONS`` so far, (B,) each; 0 where there is nothing to count."""
+        """The metrics of ``DESCRIPTIONS`` so far, (B,) each; 0 where there are no vehicles."""
         engine, trips = self.engine, self.engine.trips()
         free = self.free.duration[trips.entry]
         entered = ~np.isnan(trips.entered)
@@ -89,10 +89,10 @@ class TrafficMetrics:
 
 
 def incoming_lanes(network: RoadNetwork) -> npt.NDArray[np.int64]:
-    """The lanes that lead to some signal, each once."""
+    """The lanes that lead to a signal, each once."""
     return np.unique(network.incoming[network.incoming >= 0])
 
 
 def _ratio(total: Floats, count: npt.NDArray[Any]) -> Floats:
-    """0 where there is nothing to divide by."""
+    """Division, with 0 for x / 0."""
     return np.divide(total, count, out=np.zeros(len(total)), where=count > 0)

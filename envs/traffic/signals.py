@@ -1,4 +1,4 @@
-"""What can be done at the signals of a network: the phases to choose from, and one decision with its yellow."""
+"""Signals of a network: the phases to choose from, and one decision with its yellow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SignalChoices:
 
     phase: Ints  # (I, A) phase of each action; padded with the signal's first choice
     allowed: Bools  # (I, A)
-    yellow: Bools  # (I,) whether phase 0 is the pause between two phases
+    yellow: Bools  # (I,) whether phase 0 is the yellow between two phases
 
     @property
     def num_signals(self) -> int:
@@ -43,13 +43,13 @@ class SignalChoices:
 def signal_choices(network: RoadNetwork, phases: int | None = 4) -> SignalChoices:
     """The phases that agents choose from.
 
-    Where a signal's phase 0 opens nothing that any of its other phases shuts, it is the yellow: never chosen, shown
-    between two others. So it is in the tables of CityFlow's tools, with right turns alone in phase 0. The choices are
-    then phases 1, 2, …; at other signals they are 0, 1, …, and no yellow comes between.
+    If a signal's phase 0 opens nothing that any of its other phases closes, it is the yellow: never chosen, shown
+    between two others. This is so in the tables of CityFlow's tools, with only right turns in phase 0. The choices are
+    then phases 1, 2, …; at other signals they are 0, 1, …, without yellow in between.
 
     Args:
         network: The network.
-        phases: Choose from so many phases at most; ``None`` is all.
+        phases: Most phases to choose from; ``None`` is all.
 
     Raises:
         ValueError: If ``phases`` is below 1, or the network has no signal.
@@ -79,7 +79,7 @@ def _first_is_yellow(network: RoadNetwork) -> Bools:
 def play_decision(
     engine: TrafficEngine, choices: SignalChoices, current: Ints, target: Ints, seconds: int = 10, yellow: int = 5
 ) -> None:
-    """Plays ``seconds``: signals whose phase changes show phase 0 for the first ``yellow`` of them.
+    """Simulates ``seconds``; signals whose phase changes show phase 0 for the first ``yellow`` of them.
 
     Args:
         engine: B episodes.
@@ -97,7 +97,7 @@ def play_decision(
 
 
 def check_timing(seconds: int, yellow: int) -> None:
-    """Raises a ``ValueError`` unless a decision of so many seconds has room for so many of yellow."""
+    """Raises a ``ValueError`` unless ``yellow`` is shorter than a decision."""
     check_count('seconds', seconds, 1)
     check_count('yellow', yellow, 0)
     if yellow >= seconds:

@@ -25,7 +25,7 @@ def make_traffic(config: TrafficConfig, num_envs: int = 1, device: str | torch.d
     """The environment of a configuration.
 
     Raises:
-        ValueError: If an option is out of its range, or a file is no valid network or flow.
+        ValueError: If an option is out of its range, or a file is not a valid network or flow.
     """
     tasks = load_tasks(config.net, config.flow, config.demand_seed, config.demands, config.turn, config.one_road)
     return TrafficEnv(tasks, num_envs, config, device=device)
@@ -45,13 +45,13 @@ def load_tasks(
         net: ``ROWSxCOLS`` of a generated grid, or the path of a road network.
         flow: Paths of flows: one for each network, or several for the only one. None: ``demands`` generated flows on
             each network, the hour of the paper's Table 2.
-        demand_seed: Of the first generated flow; the others have the next ones.
+        demand_seed: Seed of the first generated flow; the others have the next seeds.
         demands: Generated flows for each network.
-        turn: Chance of a generated vehicle to turn at an intersection.
-        one_road: As :func:`~ltos_pyg.envs.traffic.flow.load_flow` has it.
+        turn: Probability that a generated vehicle turns at an intersection.
+        one_road: As for :func:`~ltos_pyg.envs.traffic.load_flow`.
 
     Raises:
-        ValueError: If the numbers do not fit each other, or a file is not valid.
+        ValueError: If the numbers of networks and flows do not match, or a file is not valid.
     """
     check_count('demand_seed', demand_seed, 0)
     check_count('demands', demands, 1)
@@ -70,7 +70,7 @@ def load_tasks(
 
 
 def _changed(path: str) -> int:
-    """When a file changed, so that what was kept of it is not taken for what it holds now."""
+    """Modification time of a file, so that cached content is not used after a change."""
     return Path(path).stat().st_mtime_ns if _grid_size(path) is None and Path(path).is_file() else 0
 
 
@@ -103,7 +103,7 @@ def _generated(net: str, changed: int, seed: int, turn: float) -> Task:
 
 
 def _write(name: str, document: object) -> Path:
-    """A new file in a folder that lasts as long as this process: CityFlow's own engine reads files."""
+    """A new file in a temporary folder of this process, as CityFlow's own engine reads files."""
     path = Path(tempfile.mkdtemp(dir=_folder())) / name
     path.write_text(json.dumps(document), encoding='utf-8')
     return path

@@ -1,4 +1,4 @@
-"""Traces: the phases that were shown each second, and what came of them."""
+"""Traces: the phases shown in each second, and the resulting traffic."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def replay(
     one_road: OneRoad = 'strict',
     seed: int = 0,
 ) -> dict[str, Array]:
-    """Applies the phases of a trace file in the native engine, and writes what comes of it.
+    """Applies the phases of a trace file in the native engine, and writes the resulting trace.
 
     Args:
         roadnet, flow: CityFlow's files.
-        phases: A trace; only its array ``phase`` is used, after a look at ``intersections``.
+        phases: A trace; only its array ``phase`` is used, after a check of ``intersections``.
         out: The file to write, see :func:`play_phases`.
         one_road (str): See :func:`~ltos_pyg.envs.traffic.load_flow`.
         seed (int): CityFlow's.
@@ -50,11 +50,11 @@ def replay(
 def play_phases(
     engine: TrafficEngine, phase: npt.NDArray[np.integer[Any]], every: int = SAMPLE_EVERY
 ) -> dict[str, Array]:
-    """Applies phases second by second, from a reset on, in the first episode of an engine.
+    """Applies phases second by second, from a reset on, and records the first episode of an engine.
 
     Args:
         engine (TrafficEngine): It is reset first; all its episodes get the same phases.
-        phase: (T, I), what each signal shows during each second: set before the step.
+        phase: (T, I), phase of each signal in each second, set before the step.
         every (int): Seconds between the samples of positions.
 
     Returns:
@@ -94,7 +94,7 @@ def play_phases(
 
 
 def save_trace(path: str | Path, trace: dict[str, Array]) -> None:
-    """Writes a trace as ``.npz``; the file appears as a whole or not at all."""
+    """Writes a trace as ``.npz``, atomically."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f'.{target.name}.{secrets.token_hex(4)}.tmp')
@@ -113,7 +113,7 @@ def load_trace(path: str | Path) -> dict[str, Array]:
     """All arrays of a trace.
 
     Raises:
-        ValueError: If the file is no trace.
+        ValueError: If the file is not a trace.
     """
     try:
         with Path(path).open('rb') as file:
@@ -135,7 +135,7 @@ def load_phases(path: str | Path, network: RoadNetwork) -> npt.NDArray[np.int64]
     """The phases of a trace, (T, I), for the signals of a network.
 
     Raises:
-        ValueError: If the file is no trace, or one of other signals.
+        ValueError: If the file is not a trace, or is one of other signals.
     """
     trace = load_trace(path)
     phase = trace['phase']

@@ -1,4 +1,4 @@
-"""What the signals of a network observe, and who is whose neighbour."""
+"""Observations and neighbours of the signals of a network."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FARTHEST = np.iinfo(np.int16).max  # metres
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What the agents of a network see and may do, and who is whose neighbour."""
+    """Observations, action masks and edges of the signals of a network."""
 
     choices: SignalChoices
-    heads: Columns  # (I, P, H) how each phase is observed
+    heads: Columns  # (I, P, H) observation of each phase
     num_lanes: int  # most incoming lanes of a signal
     edge_index: Ints  # (2, E) sender, receiver
     offset: Columns  # (E, 2) metres east and north from receiver to sender
@@ -55,13 +55,13 @@ def neighbours(network: RoadNetwork) -> Ints:
 
 
 def _one_hots(network: RoadNetwork, choices: SignalChoices) -> Columns:
-    """(I, P, A); zeros for phases that nobody chooses."""
+    """(I, P, A); zeros for phases that are not among the choices."""
     phase = np.arange(network.phase_open.shape[1])
     return ((choices.phase[:, None] == phase[:, None]) & choices.allowed[:, None]).astype(np.int16)
 
 
 def _open_bits(network: RoadNetwork, choices: SignalChoices) -> Columns:
-    """(I, P, M): the movements that some choice shuts and some opens, in the order of the file, padded with zeros."""
+    """(I, P, M): the movements that some choice closes and some opens, in the order of the file, padded with zeros."""
     rows = []
     for i, phases in enumerate(network.phase_open):
         chosen = phases[choices.phase[i][choices.allowed[i]]]

@@ -1,4 +1,4 @@
-"""What moves vehicles: our engine, which equals CityFlow to the bit, and CityFlow itself, behind one interface."""
+"""Traffic engines: the native one, equal to CityFlow to the bit, and CityFlow itself, behind one interface."""
 
 from .base import BACKENDS, Backend, Shown, TrafficEngine, TripTable, VehicleTable, make_engine
 

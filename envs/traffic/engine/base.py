@@ -1,4 +1,4 @@
-"""What a traffic engine offers, whichever program moves the cars."""
+"""The interface of a traffic engine: native or CityFlow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Shown = tuple[npt.NDArray[np.integer[Any]], int]  # phases (B, I), and the secon
 
 @dataclass(frozen=True)
 class VehicleTable:
-    """The vehicles that are on the road, sorted by id as strings (so ``flow_10_0`` comes after ``flow_108_0``)."""
+    """The vehicles on the road, sorted by id as strings (so ``flow_10_0`` comes after ``flow_108_0``)."""
 
     vehicle_ids: tuple[str, ...]
     drivable: npt.NDArray[np.int64]  # a lane's index below ``network.num_lanes``; ``num_lanes + k`` is lane link k
@@ -29,22 +29,22 @@ class VehicleTable:
 
 @dataclass(frozen=True)
 class TripTable:
-    """The V vehicles that were due by now, in the order of their departure; B episodes.
+    """The V vehicles due so far, in the order of departure; B episodes.
 
-    Times are seconds since the reset, NaN for what has not happened; an event within a step has the time at which that
-    step began, which is how CityFlow counts travel times.
+    Times are seconds since the reset, NaN for events that have not happened; an event within a step has the time at
+    which that step began, which is how CityFlow counts travel times.
     """
 
     vehicle_ids: tuple[str, ...]  # (V,)
     entry: npt.NDArray[np.int64]  # (V,) which entry of the flow file
     scheduled: npt.NDArray[np.float64]  # (V,) due to depart
     entered: npt.NDArray[np.float64]  # (B, V) entered its first lane
-    left_signal: npt.NDArray[np.float64]  # (B, V) last left a lane that leads to lights, the end of its way included
-    left_last_signal: npt.NDArray[np.float64]  # (B, V) crossed the last stop line with lights on its way
+    left_signal: npt.NDArray[np.float64]  # (B, V) last left a lane that leads to lights, also by arriving
+    left_last_signal: npt.NDArray[np.float64]  # (B, V) crossed the last stop line with lights on its path
     finished: npt.NDArray[np.float64]  # (B, V) left the network
-    num_signals: npt.NDArray[np.int64]  # (V,) stop lines with lights on its way
-    length: npt.NDArray[np.float64]  # (V,) metres of the whole way, lane links included
-    free_time: npt.NDArray[np.float64]  # (V,) seconds of the whole way at the speed limit
+    num_signals: npt.NDArray[np.int64]  # (V,) stop lines with lights on its path
+    length: npt.NDArray[np.float64]  # (V,) metres of the whole path, lane links included
+    free_time: npt.NDArray[np.float64]  # (V,) seconds of the whole path at the speed limit
     length_to_last_signal: npt.NDArray[np.float64]  # (V,) metres to the last stop line with lights; 0 without
     free_time_to_last_signal: npt.NDArray[np.float64]  # (V,) seconds of that at the speed limit; 0 without
 
@@ -64,20 +64,20 @@ class TrafficEngine(Protocol):
         """Empties the roads and starts the flow again."""
 
     def set_phases(self, phase: npt.NDArray[np.integer[Any]]) -> None:
-        """Sets the phase of each signal, (B, I); it holds from the next step on.
+        """Sets the phase of each signal, (B, I), from the next step on.
 
         Raises:
             ValueError: If the shape is another, or a signal has no such phase.
         """
 
     def step(self, seconds: int = 1) -> None:
-        """Moves all episodes on."""
+        """Steps all episodes."""
 
     def play(self, shown: Sequence[Shown]) -> None:
         """Shows phases one after another: as :meth:`set_phases` and :meth:`step` for each, in one call.
 
         Raises:
-            ValueError: As :meth:`set_phases`, or for negative seconds, before anything moves.
+            ValueError: As :meth:`set_phases`, or for negative seconds; the state is then unchanged.
         """
 
     def lane_vehicle_count(self) -> npt.NDArray[np.int32]:
@@ -96,20 +96,20 @@ class TrafficEngine(Protocol):
         """When each vehicle departed, entered and left."""
 
     def vehicles(self, b: int) -> VehicleTable:
-        """Where the vehicles of episode ``b`` are."""
+        """Positions of the vehicles of episode ``b``."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes: loaded into an engine of the same network and flow, it goes on identically."""
+        """The complete state: loaded into an engine of the same network and flow, it continues identically."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up a saved state.
+        """Restores a saved state.
 
         Raises:
             ValueError: If it is of another network, flow or number of episodes.
         """
 
     def close(self) -> None:
-        """Ends threads and whatever else is held."""
+        """Ends threads and releases other resources."""
 
 
 def make_engine(
@@ -125,11 +125,11 @@ def make_engine(
     Args:
         network (RoadNetwork): From :func:`~ltos_pyg.envs.traffic.load_network`.
         flow (Flow): From :func:`~ltos_pyg.envs.traffic.load_flow`, on that network.
-        num_envs (int): Episodes side by side, B.
+        num_envs (int): Parallel episodes, B.
         backend (str): ``'native'``, compiled by Numba, or ``'cityflow'``, where that module is installed.
         threads (int): Threads that share the episodes.
-        seed (int): CityFlow's seed. All episodes have the same; it matters only where a vehicle may choose its first
-            lane, or two with equal rights meet.
+        seed (int): CityFlow's seed. The same for all episodes; it matters only if a vehicle may choose its first lane,
+            or if two with equal priority conflict.
 
     Raises:
         ValueError: If the backend is unknown or an option out of range.

@@ -1,4 +1,4 @@
-"""The real CityFlow behind the interface of the native engine, for those who have built the ``cityflow`` module."""
+"""CityFlow itself behind the interface of the native engine; needs the ``cityflow`` module."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ Floats = npt.NDArray[np.float64]
 FIRST_PLAN = 3600  # seconds
 LINK_SPEED = 10_000.0  # metres per second: lane links have no limit of their own
 VIEWER_ROADNET, VIEWER_REPLAY = 'viewer_roadnet.json', 'viewer_replay.txt'  # what CityFlow's web page loads
-REST = 0.2  # seconds; an engine dropped while its threads are still leaving a step waits for them for ever
+REST = 0.2  # seconds; an engine deleted while its threads are still leaving a step hangs
 
 
 class CityFlowEngine:
     """B episodes in CityFlow's own engine, `"CityFlow: A Multi-Agent Reinforcement Learning Environment for Large Scale
     City Traffic Scenario" <https://arxiv.org/abs/1905.05217>`_, one engine an episode, stepped one after the other.
 
-    CityFlow aborts the process, or hangs, on input that it does not expect. Here the phases are checked before it sees
-    them, the files have been read by our own loader, and engines are reused and dropped only after a rest. Trips and
-    waiting times, which it does not report, are noted down after each step.
+    CityFlow aborts the process, or hangs, on input that it does not expect. Here the phases are checked first, the
+    files have been read by our own loader, and engines are reused, and deleted only after a pause. Trips and waiting
+    times, which it does not report, are recorded after each step.
 
-    It has no exact save of its own: a saved state holds the phases shown so far, and loading plays them again.
+    It cannot save its state exactly: a saved state holds the phases shown so far, and loading replays them.
 
     Args:
         network (RoadNetwork): Its file must still be there.
         flow (Flow): Its file must still be there. CityFlow cannot drive one-road routes.
-        num_envs (int): Episodes side by side, B.
+        num_envs (int): Parallel episodes, B.
         threads (int): CityFlow's threads for each episode.
         seed (int): CityFlow's seed, the same for all episodes.
-        record (bool): Note down trips and waiting times. Without, steps are faster, and :meth:`trips` and
+        record (bool): Record trips and waiting times. Without it, steps are faster, and :meth:`trips` and
             :meth:`waiting_seconds` are not available.
         viewer (Path, optional): A folder in which CityFlow writes the files of its own viewer, of a single episode.
 
@@ -112,7 +112,7 @@ class CityFlowEngine:
             notes.note(self.time, engine.get_vehicles(), engine.get_lane_vehicles())
 
     def _plan(self, until: int) -> None:
-        """Knows the ways of all vehicles that depart before ``until``."""
+        """Computes the paths of all vehicles that depart before ``until``."""
         self._schedule = Schedule(self.network, self.flow, self.seed, until)
         network, with_light = self.network, _links_with_light(self.network)
         leads_to_lights = np.isin(network.road_to, network.signals)[network.lane_road]
@@ -236,7 +236,7 @@ class CityFlowEngine:
         self.set_phases(phase)
 
     def close(self) -> None:
-        """Waits a moment and drops the engines; nothing but this works afterwards."""
+        """Waits a moment and deletes the engines; no other method works afterwards."""
         self._drop()
 
     def _identity(self) -> npt.NDArray[np.uint8]:
@@ -320,7 +320,8 @@ def _present(path: Path) -> Path:
 
 
 def _check_lanes(engine: Any, network: RoadNetwork) -> None:
-    """An engine that could not read its files is empty, and says so on stderr only."""
+    """Raises a ``ValueError`` if the engine could not read its files: it is then empty, with an error on stderr
+    only."""
     lanes = tuple(engine.get_lane_vehicle_count())
     if lanes != network.lane_ids:
         raise ValueError(
@@ -336,13 +337,13 @@ def _drop(engines: list[Any]) -> None:
 
 
 def _links_with_light(network: RoadNetwork) -> npt.NDArray[np.bool_]:
-    """Of each drivable: whether it is a lane link that begins at lights."""
+    """For each drivable: whether it is a lane link that begins at lights."""
     links = np.isin(network.road_link_intersection[network.link_road_link], network.signals)
     return np.concatenate([np.zeros(network.num_lanes, bool), links])
 
 
 def _table(outputs: Iterable[Mapping[str, int]]) -> npt.NDArray[np.int32]:
-    """CityFlow's dicts are sorted by lane id, as our lanes are."""
+    """Values of CityFlow's dicts, which are sorted by lane id, like our lanes."""
     return np.array([list(output.values()) for output in outputs], np.int32)
 
 

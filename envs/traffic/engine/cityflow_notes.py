@@ -1,4 +1,4 @@
-"""When vehicles entered and left, noted down from what CityFlow shows after each step: it keeps no such record."""
+"""Records when vehicles entered and left, from CityFlow's output after each step, as CityFlow does not report it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import NamedTuple
 
 
 class Way(NamedTuple):
-    """The lanes of a vehicle from its first on."""
+    """The lanes of a vehicle's path."""
 
     lanes: list[str]
     lit: list[bool]  # whether each leads to lights
-    last_signal: int  # place of the last one that lights end on the way; -1 without
+    last_signal: int  # position of the last one that ends at lights; -1 without
 
 
 class TripNotes:
-    """The notes on one episode, by vehicle id; an event has the time at which its step began.
+    """The records of one episode, by vehicle id; an event has the time at which its step began.
 
     Args:
-        ways: The way of each vehicle. It may grow while the episode goes on.
+        ways: The path of each vehicle. More may be added during the episode.
     """
 
     def __init__(self, ways: Mapping[str, Way]) -> None:
@@ -29,10 +29,10 @@ class TripNotes:
         self.finished: dict[str, float] = {}
         self._running: set[str] = set()
         self._lane: dict[str, str] = {}  # of the vehicles that are on a lane
-        self._behind: dict[str, int] = {}  # how many of its lanes each running vehicle has left
+        self._behind: dict[str, int] = {}  # number of lanes that each running vehicle has left
 
     def note(self, second: int, running: Iterable[str], lanes: Mapping[str, list[str]]) -> None:
-        """Compares with the step before.
+        """Updates the records by comparing with the step before.
 
         Args:
             second: At which the step began.
@@ -48,7 +48,7 @@ class TripNotes:
             if on.get(vehicle) != before:
                 self._leave(second, vehicle, self._behind[vehicle] + 1)
         for vehicle, lane in on.items():
-            if self._lane.get(vehicle) != lane:  # a step may have led past a short lane
+            if self._lane.get(vehicle) != lane:  # a step may have passed a short lane
                 self._leave(second, vehicle, self._ways[vehicle].lanes.index(lane, self._behind[vehicle]))
         for vehicle in self._running - now:
             self._leave(second, vehicle, len(self._ways[vehicle].lanes))
@@ -57,7 +57,7 @@ class TripNotes:
         self._running, self._lane = now, on
 
     def _leave(self, second: int, vehicle: str, behind: int) -> None:
-        """From now on so many lanes of its way are behind it."""
+        """Records that it has left its first lanes."""
         way, before = self._ways[vehicle], self._behind[vehicle]
         self._behind[vehicle] = behind
         if any(way.lit[before:behind]):

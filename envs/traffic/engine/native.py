@@ -1,4 +1,4 @@
-"""CityFlow's traffic without CityFlow: many episodes in one process, compiled by Numba."""
+"""CityFlow's traffic model without CityFlow: many episodes in one process, compiled by Numba."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from .schedule import Schedule, way_lengths
 
 Array = npt.NDArray[Any]
 
-FIRST_TABLE = 3600  # seconds of departures worked out ahead
+FIRST_TABLE = 3600  # seconds of departures computed ahead
 
 
 class NativeEngine:
     r"""CityFlow's semantics, to the bit: without lane changes, with lights, one second a step.
 
-    Where CityFlow leaves something open, this holds: intersections without phases let everyone through, by the right
-    of way. Vehicles that come to a lane in the same second at the same place keep the order in which they are updated.
+    Where CityFlow's behaviour is undefined: intersections without phases are always open, by the right of way. Vehicles
+    that reach a lane in the same second at the same position keep the order in which they are updated.
 
     Args:
         network (RoadNetwork): The roads.
         flow (Flow): The vehicles.
-        num_envs (int): Episodes side by side, B. They differ by their lights alone.
+        num_envs (int): Parallel episodes, B. They differ only by their lights.
         threads (int): Threads that share the episodes.
         seed (int): CityFlow's seed.
 
-    The state is one record array a kind, with one row an episode, in :class:`~native_kernel.State`.
+    The state is one record array per kind, with one row per episode, in :class:`~native_kernel.State`.
     """
 
     _schedule: Schedule
@@ -54,7 +54,7 @@ class NativeEngine:
         self.network, self.flow, self.num_envs, self.seed = network, flow, num_envs, seed
         threads = min(threads, num_envs)
         self._parts = list(pairwise(np.linspace(0, num_envs, threads + 1).astype(int).tolist()))
-        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None  # the caller's thread does its part, too
+        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None  # the calling thread takes part, too
         self._drivable, self._fan = _network_tables(network)
         self._tabulate(FIRST_TABLE)
         self.reset()
@@ -89,7 +89,7 @@ class NativeEngine:
             part.result()
 
     def _play_part(self, episodes: tuple[int, int], scratch: Scratch, shown: Sequence[Shown]) -> None:
-        """Plays some of the episodes, on the thread that calls it."""
+        """Steps some of the episodes, on the calling thread."""
         for phase, seconds in shown:
             self._state.phase[slice(*episodes)] = phase[slice(*episodes)]
             kernel.play(*episodes, seconds, self._world, self._state, scratch)
@@ -181,7 +181,7 @@ class NativeEngine:
             self._pool.shutdown()
 
     def _num_due(self) -> int:
-        """How many vehicles have departed: the first so many."""
+        """Number of departed vehicles, the first of the table."""
         return int(np.searchsorted(self._schedule.depart, self.time))
 
     def _when(self, event: str, due: int) -> npt.NDArray[np.float64]:
@@ -189,7 +189,7 @@ class NativeEngine:
         return np.where(second == NONE, np.nan, second)
 
     def _fingerprint(self) -> str:
-        """Of network, flow and seed."""
+        """Fingerprint of network, flow and seed."""
         digest = hashlib.blake2b(repr((self.seed, self.flow.one_road, self.flow.route)).encode(), digest_size=16)
         flow, network = self.flow, self.network
         for array in (
@@ -202,7 +202,7 @@ class NativeEngine:
         return digest.hexdigest()
 
     def _tabulate(self, until: int) -> None:
-        """Works out the departures before a second, and what the kernel needs to know of them."""
+        """Computes the departures before a second, and the kernel's data about them."""
         self._schedule = Schedule(self.network, self.flow, self.seed, until)
         ends = np.where(self.flow.end == -1, until, self.flow.end)[~self.flow.dropped]
         self._all_due = bool((ends < until).all())  # no departures follow
@@ -288,7 +288,7 @@ def _drivers(flow: Flow, schedule: Schedule, drivable: Array) -> Array:
 
 
 def _queues(network: RoadNetwork, schedule: Schedule) -> tuple[Array, Array, Array]:
-    """The lanes where vehicles begin, in file order, and who enters each."""
+    """The lanes where vehicles enter, in file order, and the vehicles of each."""
     first = schedule.path_drivable[schedule.path_ptr[schedule.path]]
     rank = _inverse(network.road_lanes)[first]
     queue = np.argsort(rank, kind='stable')

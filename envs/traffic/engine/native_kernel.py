@@ -1,10 +1,10 @@
-"""CityFlow's second, compiled: without lane changes, with lights, and with a step of one second throughout.
+"""One second of CityFlow's simulation, compiled: without lane changes, with lights, always with a step of one second.
 
-A *drivable* is a lane ``d < L`` or lane link ``d - L``. A vehicle's way is a row of drivables, fixed from the start;
-``place`` is where on it the vehicle is. Each drivable holds its vehicles as a list from the front to the back. Within a
-second all decisions look at the state in which the second began: ``next_*`` fields hold what comes of them.
+A *drivable* is a lane ``d < L`` or lane link ``d - L``. A vehicle's path is a row of drivables, fixed from the start;
+``place`` is the vehicle's position in it. Each drivable holds its vehicles as a list from the front to the back. All
+decisions of a second use the state at its start; ``next_*`` fields hold their results.
 
-The order of every sum and product is part of the meaning here: the results equal CityFlow's to the bit.
+The order of every sum and product matters: the results equal CityFlow's to the bit.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ..jit import bare_jit
 Array = npt.NDArray[Any]
 
 NONE = -1  # no vehicle, no drivable
-NEVER = np.int32(2**31 - 1)  # a vehicle that is on no link entered none
+NEVER = np.int32(2**31 - 1)  # entry time of a vehicle that is not on a link
 TURN_SPEED = 8.3333  # metres per second
-YIELD_GAP = 5.0  # metres before a crossing at which one who yields stops
-MOVING_ON = 2.0  # metres per second: the last of the next lane does not block the way if it is as fast
+YIELD_GAP = 5.0  # metres before a crossing at which a yielding vehicle stops
+MOVING_ON = 2.0  # metres per second: the last vehicle of the next lane does not block if it is as fast
 LINK_SPEED = 10000.0  # links have no limit of their own
 WAITING_SPEED = 0.1  # metres per second: slower is waiting
-NO_SPEED = -100.0  # no speed is low enough
+NO_SPEED = -100.0  # no possible speed
 
-# What never changes. One record per drivable:
+# Constant data. One record per drivable:
 DRIVABLE = np.dtype(
     [
         ('length', 'f8'),
@@ -37,7 +37,7 @@ DRIVABLE = np.dtype(
         ('row_lo', 'i4'),  # of a link: its row of crossings; of a lane: its row of ``fan``, the links that leave it
         ('row_hi', 'i4'),
         ('rank', 'i4'),  # of a link: 3 straight, 2 left, 1 right
-        ('signal', 'i4'),  # whose light holds for the link, or at the lane's end; NONE: always open
+        ('signal', 'i4'),  # signal of the link, or at the lane's end; NONE: always open
         ('movement', 'i4'),  # of a link: its road link's number at the signal
     ],
     align=True,
@@ -52,36 +52,36 @@ DRIVER = np.dtype(
         ('min_gap', 'f8'),
         ('max_speed', 'f8'),
         ('headway', 'f8'),
-        ('sight', 'f8'),  # metres that it looks ahead
+        ('sight', 'f8'),  # metres of look-ahead
         ('path_lo', 'i4'),
         ('path_hi', 'i4'),
-        ('last_signal', 'i4'),  # place of the last lane that a light ends; NONE
+        ('last_signal', 'i4'),  # position of the last lane that ends at lights; NONE
         ('depart', 'i4'),
         ('priority', 'i4'),
     ],
     align=True,
 )
 
-# What changes. One record per episode and vehicle:
+# State. One record per episode and vehicle:
 VEHICLE = np.dtype(
     [
         ('dis', 'f8'),  # front, from the start of the drivable
         ('speed', 'f8'),
-        ('gap', 'f8'),  # to the leader; without one, the last that there was
+        ('gap', 'f8'),  # to the leader; without one, the last gap
         ('next_dis', 'f8'),
         ('next_speed', 'f8'),
         ('place', 'i4'),  # on its path, as the next
         ('next_place', 'i4'),
         ('drivable', 'i4'),
-        ('came_from', 'i4'),  # drivable before this one, which may lie further back than the path's last
+        ('came_from', 'i4'),  # drivable before this one, which may be earlier than the path's last
         ('leader', 'i4'),
         ('ahead', 'i4'),  # neighbours in the drivable's list
         ('behind', 'i4'),
-        ('blocker', 'i4'),  # whom it yielded to in the last second
+        ('blocker', 'i4'),  # vehicle that it yielded to in the last second
         ('next_blocker', 'i4'),
-        ('link_second', 'i4'),  # when it came to the link that it is on; NEVER on lanes
+        ('link_second', 'i4'),  # when it entered its link; NEVER on lanes
         ('entered', 'i4'),  # seconds of its life; NONE before
-        ('left_signal', 'i4'),  # a lane that leads to lights, for the last time
+        ('left_signal', 'i4'),  # when it last left a lane that leads to lights
         ('left_last_signal', 'i4'),
         ('finished', 'i4'),
     ],
@@ -92,7 +92,7 @@ EPISODE = np.dtype([('second', 'i8'), ('running', 'i8'), ('finished', 'i8'), ('t
 
 
 class World(NamedTuple):
-    """What never changes, shared by all episodes and threads."""
+    """Constant data, shared by all episodes and threads."""
 
     drivable: Array  # (D,) DRIVABLE
     cross_distance: Array  # (X,) float64 along the link
@@ -102,30 +102,30 @@ class World(NamedTuple):
     phase_open: Array  # (I, P, M) bool
     driver: Array  # (V,) DRIVER
     path: Array  # (*,) int32 drivables
-    entry_lane: Array  # (E,) int32 lanes where vehicles begin, in file order
+    entry_lane: Array  # (E,) int32 lanes where vehicles enter, in file order
     queue_ptr: Array  # (E + 1,) int64
     queue: Array  # (V,) int32 vehicles by entry lane, in the order in which they enter
 
 
 class State(NamedTuple):
-    """What changes; one row per episode."""
+    """The state; one row per episode."""
 
     episode: Array  # (B,) EPISODE
     vehicle: Array  # (B, V) VEHICLE
-    running: Array  # (B, V) int32 the first ``episode.running``: who is on the road
+    running: Array  # (B, V) int32 the first ``episode.running``: vehicles on the road
     lists: Array  # (B, D) LIST
     vehicles: Array  # (B, L) int32 vehicles per lane
-    waiting: Array  # (B, L) int32 those that wait
-    waited: Array  # (B, L) int64 the waiting, summed over seconds
-    queued: Array  # (B, E) int32 how many have entered per entry lane
+    waiting: Array  # (B, L) int32 waiting vehicles per lane
+    waited: Array  # (B, L) int64 waiting vehicles, summed over seconds
+    queued: Array  # (B, E) int32 vehicles entered per entry lane
     phase: Array  # (B, I) int32
 
 
 class Scratch(NamedTuple):
-    """Of one thread: which vehicle each link's crossings expect, worked out when first asked for in a second."""
+    """Per thread: the next vehicle at each crossing of a link, computed when first needed in a second."""
 
     tick: Array  # (1,) int64 counts seconds, by twos
-    noted: Array  # (D,) int64 tick at which somebody was about to pass the link; one more once its row is written
+    noted: Array  # (D,) int64 tick at which a vehicle was about to pass the link; plus one once its row is written
     foe: Array  # (X,) int32
     foe_distance: Array  # (X,) float64
     moved: Array  # (V,) int32
@@ -133,7 +133,7 @@ class Scratch(NamedTuple):
 
 @bare_jit
 def play(lo: int, hi: int, seconds: int, world: World, state: State, scratch: Scratch) -> None:
-    """Moves the episodes ``[lo, hi)`` on."""
+    """Steps the episodes ``[lo, hi)``."""
     for b in range(lo, hi):
         for _ in range(seconds):
             _second(
@@ -207,7 +207,7 @@ def _enter(
 
 @bare_jit
 def _append(v: int, after: int, vehicle: Array, held: Any) -> None:
-    """Puts v into a list, behind ``after``; in front if that is nobody."""
+    """Inserts v into a list behind ``after``; in front if that is NONE."""
     behind = vehicle[after].behind if after != NONE else held.head
     vehicle[v].ahead, vehicle[v].behind = after, behind
     if after != NONE:
@@ -222,7 +222,7 @@ def _append(v: int, after: int, vehicle: Array, held: Any) -> None:
 
 @bare_jit
 def _speed(world: World, scratch: Scratch, v: int, vehicle: Array, lists: Array, phase: Array) -> float:
-    """The speed at the end of the second; below 0: it stops within."""
+    """The speed at the end of the second; below 0: it stops within the second."""
     me, driver = vehicle[v], world.driver[v]
     here = world.drivable[me.drivable]
     speed = min(driver.max_speed, me.speed + driver.max_pos_acc)
@@ -247,7 +247,7 @@ def _follow(me: Any, driver: Any, leader: Any, leads: Any) -> float:
 
 @bare_jit
 def _no_collision(lead: float, lead_brake: float, own: float, own_brake: float, gap: float, target: float) -> float:
-    """The speed from which both may brake to a stop, and keep the target gap."""
+    """The speed from which both vehicles can brake to a stop and keep the target gap."""
     c = own / 2.0 + target - 0.5 * lead * lead / lead_brake - gap
     a = 0.5 / own_brake
     b = 0.5
@@ -258,19 +258,19 @@ def _no_collision(lead: float, lead_brake: float, own: float, own_brake: float, 
 
 @bare_jit
 def _stop(speed: float, driver: Any, distance: float) -> float:
-    """The speed that brings it to a stop at a distance."""
+    """The speed from which it can stop at a distance."""
     faster = speed + driver.usual_pos_acc
     if (speed + faster) / 2.0 + faster * faster / driver.usual_neg_acc / 2.0 < distance:
         return faster
     k = 2.0 * distance / (speed + 1e-8)
     if k >= 1.0:
-        return speed - speed / (np.floor(k) if k < 2147483648.0 else -2147483648.0)  # as a 32-bit integer has it
+        return speed - speed / (np.floor(k) if k < 2147483648.0 else -2147483648.0)  # as a 32-bit integer
     return speed - speed / k
 
 
 @bare_jit
 def _brake(speed: float, driver: Any) -> float:
-    """Metres that the hardest braking takes."""
+    """Stopping distance in metres at the hardest braking."""
     return 0.5 * speed * speed / driver.max_neg_acc
 
 
@@ -328,7 +328,7 @@ def _has_room(world: World, driver: Any, lane: int, vehicle: Array, lists: Array
 
 @bare_jit
 def _mark(world: World, scratch: Scratch, v: int, vehicle: Array, lists: Array, phase: Array) -> None:
-    """Marks the links that v is about to pass, is on, or has left with its front alone."""
+    """Marks the links that v is about to pass, is on, or has left with its front only."""
     me, driver = vehicle[v], world.driver[v]
     if world.drivable[me.drivable].start != NONE:
         scratch.noted[me.drivable] = scratch.tick[0]
@@ -342,13 +342,13 @@ def _mark(world: World, scratch: Scratch, v: int, vehicle: Array, lists: Array, 
 
 @bare_jit
 def _enters_next(world: World, me: Any, driver: Any, phase: Array) -> bool:
-    """Whether a vehicle on a lane has a link before it, and green."""
+    """Whether a vehicle on a lane has a link ahead with a green light."""
     return me.place + 1 < driver.path_hi and _is_open(world.phase_open, world.drivable[world.path[me.place + 1]], phase)
 
 
 @bare_jit
 def _note(world: World, scratch: Scratch, d: int, vehicle: Array, lists: Array, phase: Array) -> None:
-    """Writes for each crossing of a link who is next to pass it, and how far off (negative: how far past)."""
+    """Writes the next vehicle at each crossing of a link, and its distance (negative: past it)."""
     scratch.noted[d] = scratch.tick[0] + 1
     link = world.drivable[d]
     last, on, coming = lists[link.end].tail, lists[d].head, lists[link.start].head
@@ -359,7 +359,7 @@ def _note(world: World, scratch: Scratch, d: int, vehicle: Array, lists: Array, 
     ):
         coming = NONE
     x = link.row_hi - 1
-    if last != NONE:  # may still stand on crossings with its rear
+    if last != NONE:  # its rear may still be on crossings
         rear = vehicle[last].dis - world.driver[last].length
         while x >= link.row_lo and (link.length - world.cross_distance[x]) + rear < 0.0:
             scratch.foe[x] = last
@@ -408,7 +408,7 @@ def _may_pass(
 def _goes_first(
     me: Any, driver: Any, rank: int, ahead: float, other: Any, drives: Any, foe_rank: int, foe_ahead: float
 ) -> bool:
-    """The right of way between two of whom each could yield."""
+    """The right of way between two vehicles that could both yield."""
     if rank > foe_rank:
         return True
     if foe_ahead <= 0.0:
@@ -426,7 +426,7 @@ def _goes_first(
 
 @bare_jit
 def _steps(speed: float, driver: Any, rank: int, distance: float) -> float:
-    """Seconds to go a distance, accelerating as usual."""
+    """Seconds for a distance at the usual acceleration."""
     if distance <= 0.0:
         return 0.0
     target = TURN_SPEED if rank < 3 else driver.max_speed
@@ -445,7 +445,7 @@ def _steps(speed: float, driver: Any, rank: int, distance: float) -> float:
 
 @bare_jit
 def _is_deadlock(foe: int, vehicle: Array) -> bool:
-    """Whether those who wait for each other, from the foe on, end in a circle."""
+    """Whether the chain of vehicles that yield to each other, from ``foe`` on, is a cycle."""
     slow, fast = foe, foe
     while fast != NONE and vehicle[fast].blocker != NONE:
         slow = vehicle[slow].blocker
@@ -457,7 +457,7 @@ def _is_deadlock(foe: int, vehicle: Array) -> bool:
 
 @bare_jit
 def _move(drivable: Array, path: Array, driver: Any, me: Any, speed: float) -> None:
-    """Decides where it is after the second; ``path_hi`` is out of the network."""
+    """Computes its position after the second; ``path_hi`` means out of the network."""
     if speed < 0.0:
         dis = me.dis + 0.5 * me.speed * me.speed / driver.max_neg_acc
         speed = 0.0
@@ -472,7 +472,7 @@ def _move(drivable: Array, path: Array, driver: Any, me: Any, speed: float) -> N
 
 @bare_jit
 def _leave(world: World, v: int, vehicle: Array, lists: Array, count: Array, second: int) -> None:
-    """Takes v out of the list that it was in."""
+    """Removes v from its list."""
     me, driver = vehicle[v], world.driver[v]
     held = lists[me.drivable]
     if me.ahead != NONE:
@@ -497,7 +497,7 @@ def _leave(world: World, v: int, vehicle: Array, lists: Array, count: Array, sec
 
 @bare_jit
 def _arrive(world: World, v: int, vehicle: Array, lists: Array, count: Array, second: int) -> None:
-    """Puts v at the end of its new list; of those who come in the same second, the foremost first."""
+    """Appends v to its new list; of vehicles that arrive in the same second, the foremost comes first."""
     me = vehicle[v]
     if me.finished != NONE:
         return
@@ -515,7 +515,7 @@ def _arrive(world: World, v: int, vehicle: Array, lists: Array, count: Array, se
 
 @bare_jit
 def _commit(world: World, episode: Any, vehicle: Array, running: Array, waiting: Array) -> None:
-    """Makes the decisions hold, and counts who waits."""
+    """Applies the decisions, and counts waiting vehicles."""
     kept = 0
     for r in range(episode.running):
         v = running[r]
@@ -536,7 +536,7 @@ def _commit(world: World, episode: Any, vehicle: Array, running: Array, waiting:
 
 @bare_jit
 def _find_leader(world: World, v: int, vehicle: Array, lists: Array) -> None:
-    """Who drives before v, and how far off: in its list, or else on its way as far as it looks."""
+    """The leader of v and its distance: in its list, or else on its path within its look-ahead."""
     me = vehicle[v]
     if me.ahead != NONE:
         me.leader = me.ahead
@@ -554,7 +554,7 @@ def _find_leader(world: World, v: int, vehicle: Array, lists: Array) -> None:
             if tail != NONE:
                 me.leader, me.gap = tail, remaining + vehicle[tail].dis - world.driver[tail].length
                 return
-        else:  # all links that leave the lane count: they run side by side at first
+        else:  # all links that leave the lane count: they overlap at first
             lane = world.drivable[here.start]
             gap = np.inf
             for f in range(lane.row_lo, lane.row_hi):

@@ -1,4 +1,4 @@
-"""Border check of the phases that an engine is told to show."""
+"""Input check of phases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..files.road_network import RoadNetwork
 
 
 def check_phases(phase: npt.NDArray[np.integer[Any]], network: RoadNetwork, num_envs: int) -> npt.NDArray[np.int64]:
-    """The phases of all signals, (B, I), as int64; a ``ValueError`` if a signal has no such phase."""
+    """The phases of all signals, (B, I), as int64; raises a ``ValueError`` if a signal has no such phase."""
     array = np.asarray(phase)
     if array.shape != (num_envs, network.num_signals):
         raise ValueError(

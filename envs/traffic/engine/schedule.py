@@ -1,4 +1,4 @@
-"""The vehicles that a flow sends: when, with which rights, on which way. None of it depends on the lights."""
+"""The vehicles of a flow: departure time, priority and path. None of these depends on the lights."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Schedule:
     between vehicles of equal rights, and one more for its first lane. A dropped entry draws for its first departure.
 
     Args:
-        network, flow: What is driven on, and by whom.
+        network, flow: The road network and its flow.
         seed (int): CityFlow's.
         until (int): Seconds.
 
-    V vehicles: ``entry``, ``number`` of the vehicle within the entry, ``depart`` in seconds, ``priority``, ``path``, a
+    V vehicles: ``entry``, ``number`` of the vehicle in its entry, ``depart`` in seconds, ``priority``, ``path``, a
     row of ``paths`` (lanes, and lane links as ``num_lanes + k``), and the id of each.
     """
 
@@ -65,7 +65,7 @@ class Schedule:
         return len(self.entry)
 
     def _choose_paths(self, router: Router, flow: Flow, choice: Array) -> None:
-        """Numbers the paths by their first vehicle, so that a longer table begins as a shorter one."""
+        """Numbers the paths by their first vehicle, so that a shorter table is a prefix of a longer one."""
         first_lanes = [router.first_lanes(route) if route else [] for route in flow.route]
         options = np.array([max(1, len(lanes)) for lanes in first_lanes], dtype=np.int64)
         key = np.stack([self.entry, choice % options[self.entry]])
@@ -88,9 +88,10 @@ def way_lengths(
     path_ptr: Array, path: Array, drivable_length: Array, drivable_speed: Array, with_light: Array, vehicle_path: Array,
     vehicle_speed: Array,
 ) -> Array:  # fmt: skip
-    """Per vehicle: lights on its way, its length, its seconds at the speed limit; the latter two to the last light too.
+    """Per vehicle: lights on its path, length of the path, seconds at the speed limit; the latter two also to the last
+    light.
 
-    ``with_light[d]`` says of a lane link whether a light ends the lane before it.
+    ``with_light[d]``: whether the lane before lane link d ends at lights.
     """
     out = np.zeros((vehicle_path.shape[0], 5), np.float64)
     for v in range(vehicle_path.shape[0]):
@@ -107,9 +108,9 @@ def way_lengths(
 
 @jit
 def departures(start: Array, end: Array, interval: Array, dropped: Array, until: int, out: Array) -> int:
-    """How many vehicles depart before ``until``; their second, entry and number are written if there is room.
+    """Number of vehicles that depart before ``until``; writes their second, entry and number if there is room.
 
-    Of a dropped entry only the departures of its first second count, after which it is shut.
+    Of a dropped entry only the departures of its first second count, after which it is closed.
     """
     total = 0
     for k in range(start.shape[0]):

@@ -1,4 +1,4 @@
-"""Who drives when, and where: CityFlow's flow JSON on a road network."""
+"""Flows: vehicles with their departure times and routes, from CityFlow's flow JSON."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Flow:
     start: Ints  # (F,) seconds
     end: Ints  # (F,) seconds, inclusive; -1: never
     interval: Floats  # (F,) seconds
-    anchors: tuple[tuple[int, ...], ...]  # (F,) roads as the file names them
+    anchors: tuple[tuple[int, ...], ...]  # (F,) roads as listed in the file
     route: tuple[tuple[int, ...], ...]  # (F,) the roads driven; empty if the entry is dropped
 
     length: Floats  # (F,) metres
@@ -66,7 +66,7 @@ class Flow:
 
     @property
     def dropped(self) -> Bools:
-        """Entries that send nobody: no way between their roads, or one road only and ``'strict'``, (F,)."""
+        """Entries without vehicles: no path between their roads, or one road only and ``'strict'``, (F,)."""
         return np.array([not r for r in self.route], dtype=bool)
 
 
@@ -75,15 +75,15 @@ def load_flow(path: str | Path, network: RoadNetwork, one_road: OneRoad = 'stric
 
     Args:
         path: The file.
-        network (RoadNetwork): The roads it drives on.
-        one_road (str): What becomes of routes of a single road: ``'strict'`` drops the entry, as CityFlow does today;
-            ``'legacy'`` lets it drive that road, as CityFlow did before April 2020.
+        network (RoadNetwork): The road network of the flow.
+        one_road (str): Treatment of routes of a single road: ``'strict'`` drops the entry, as CityFlow does today;
+            ``'legacy'`` drives that road, as CityFlow did before April 2020.
 
     Warns:
         UserWarning: Once, with the number of entries dropped.
 
     Raises:
-        ValueError: If the file is no valid flow for the network; the message names file, element and field.
+        ValueError: If the file is not a valid flow for the network; the message names file, element and field.
     """
     if one_road not in ('strict', 'legacy'):
         raise ValueError(f"'one_road' must be 'strict' or 'legacy' (got {one_road!r})")

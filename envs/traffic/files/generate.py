@@ -1,4 +1,4 @@
-"""Grids with the demand of the paper's Table 2, in CityFlow's own JSON: CityFlow itself runs what is written here."""
+"""Grids with the demand of the paper's Table 2, in CityFlow's JSON, which CityFlow itself can run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ EAST, NORTH, WEST, SOUTH = DIRECTIONS = range(4)
 HEADING: tuple[Point, ...] = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
 TURNS = {1: 'turn_left', 0: 'go_straight', 3: 'turn_right'}  # quarter turns to the left
 LINK_POINTS = 11
-DECIMALS = 9  # so few that any JSON reader gets the same number, CityFlow's too
+DECIMALS = 9  # few enough that every JSON reader, also CityFlow's, gets the same number
 
 
 class Period(NamedTuple):
-    """A stretch of time in which vehicles set out, equally spaced."""
+    """A period in which vehicles depart, equally spaced."""
 
     start: int  # second
     end: int  # second, excluded
@@ -74,8 +74,8 @@ def generate_grid(
     intersection is wide.
 
     There are 9 phases: 0 right turns only (always green), 1 and 2 straight on along x and along y, 3 and 4 left along
-    x and along y, 5 to 8 straight and left from the west, the east, the south and the north. Without left lanes, those
-    that would open nothing more than phase 0 are left out.
+    x and along y, 5 to 8 straight and left from the west, the east, the south and the north. Without left lanes, phases
+    that would open no more than phase 0 are omitted.
 
     Args:
         rows: Intersections along y.
@@ -83,8 +83,8 @@ def generate_grid(
         block_length: Metres from one intersection to the next, centre to centre.
         lanes: Lanes that turn left, go straight and turn right, on each road, counted from its middle.
         lane_width: Metres.
-        intersection_width: Metres from an intersection's centre to its stop lines. Left out, one less than the road
-            is wide.
+        intersection_width: Metres from an intersection's centre to its stop lines. Default: one less than the width of
+            the road.
         max_speed: Speed limit in m/s.
 
     Returns:
@@ -228,16 +228,15 @@ def generate_flow(
     """A flow of single vehicles on a road network, as CityFlow's flow document.
 
     Each vehicle starts at a virtual intersection, drawn uniformly, and drives until it reaches one: at each
-    intersection it turns with probability ``turn``, left as often as right, and else goes straight on. Where that is
-    not possible it takes what there is. Speeds and accelerations are uniform in :data:`VEHICLE_RANGES`, each for
-    itself, and the rest is :data:`VEHICLE`.
+    intersection it turns with probability ``turn``, left as often as right, and else goes straight on. If that is not
+    possible, it takes a possible movement. Speeds and accelerations are independent and uniform in
+    :data:`VEHICLE_RANGES`, the rest is :data:`VEHICLE`.
 
     Args:
         network: A road network as :func:`generate_grid` returns it, or ``json.load`` of any other.
-        profile: When vehicles set out: (start, end, vehicles) of each period, equally spaced and rounded down to
-            seconds.
-        seed: Of a generator of its own; the same seed gives the same flow.
-        scale: What the numbers of vehicles are multiplied by.
+        profile: Departures: (start, end, vehicles) of each period, equally spaced and rounded down to seconds.
+        seed: Seed of a separate generator; the same seed gives the same flow.
+        scale: Factor on the numbers of vehicles.
         turn: Probability to turn at an intersection.
 
     Raises:
@@ -264,7 +263,7 @@ def generate_flow(
 
 
 def _starts(profile: Sequence[tuple[int, int, int]], scale: float) -> list[int]:
-    """The second at which each vehicle sets out, in rising order."""
+    """The second of each departure, in rising order."""
     if not (math.isfinite(scale) and scale >= 0):
         raise ValueError(f"'scale' must be a finite number of at least 0 (got {scale})")
     starts: list[int] = []
@@ -283,7 +282,7 @@ def _starts(profile: Sequence[tuple[int, int, int]], scale: float) -> list[int]:
 
 
 def _ways(network: Mapping[str, Any]) -> tuple[list[str], dict[str, dict[str, list[str]]]]:
-    """Roads into the network, and for each road where it leads, by kind of movement."""
+    """Roads into the network, and the roads after each road, by kind of movement."""
     virtual = {i['id'] for i in network['intersections'] if i['virtual']}
     onward: dict[str, dict[str, list[str]]] = {road['id']: {} for road in network['roads']}
     for intersection in network['intersections']:
@@ -325,16 +324,16 @@ def write_scenario(
     scale: float = 1.0,
     turn: float = 0.0,
 ) -> tuple[Path, Path]:
-    """Writes ``roadnet.json`` and ``flow.json`` of a generated grid into ``folder``, which is made if need be.
+    """Writes ``roadnet.json`` and ``flow.json`` of a generated grid into ``folder``, which is created if needed.
 
-    A file holds either what it held before or all of the new content, whenever the process dies. The arguments are
+    Files are written atomically. The arguments are
     those of :func:`generate_grid` and :func:`generate_flow`.
 
     Returns:
         The paths of the two files.
 
     Raises:
-        ValueError: If an argument is out of its range; nothing is written then.
+        ValueError: If an argument is out of its range; then nothing is written.
         OSError: If the folder cannot be written to.
     """
     network = generate_grid(rows, cols, block_length=block_length, lanes=lanes)

@@ -1,4 +1,4 @@
-"""Where lanes and lane links run, and where links cross."""
+"""Geometry of lanes and lane links, and crossings of links."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def length_of(points: Array) -> float:
 
 
 def lane_lines(centre: Array, cut_start: float, cut_end: float, widths: list[float]) -> list[Array]:
-    """The lanes' middles: the road's centre line, cut at both ends, moved right by each lane's distance from it.
+    """The lanes' centre lines: the road's centre line, cut at both ends, shifted right by each lane's distance from it.
 
     At a bend the shift is along the normal of the mean of both directions. NaN where two points coincide.
     """
@@ -36,7 +36,7 @@ def lane_lines(centre: Array, cut_start: float, cut_end: float, widths: list[flo
     first = _direction(xy[0], xy[1])
     if cut_start:
         xy[0] = (xy[0][0] + first[0] * cut_start, xy[0][1] + first[1] * cut_start)
-    last = _direction(xy[-2], xy[-1])  # of the line as it is cut by now: the last bit hangs on it
+    last = _direction(xy[-2], xy[-1])  # of the line as cut so far: the result depends on it to the last bit
     if cut_end:
         xy[-1] = (xy[-1][0] - last[0] * cut_end, xy[-1][1] - last[1] * cut_end)
     along = [_direction(a, b) for a, b in pairwise(xy)]
@@ -55,13 +55,13 @@ def lane_lines(centre: Array, cut_start: float, cut_end: float, widths: list[flo
 
 
 def curve(start: Array, end: Array, width: float) -> Array:
-    """A cubic Bezier from lane to lane, for links that the file does not draw.
+    """A cubic Bezier from lane to lane, for links without points in the file.
 
     Args:
         start, end: The lanes' lines, not cut at the junction.
-        width (float): How far from their meeting it begins and ends.
+        width (float): Distance of its ends from the lanes' intersection.
 
-    Its handles lie along the lanes, half as long as the straight way. Where that is below 10 m and the width 5 m or
+    Its handles are along the lanes, half as long as the straight line. Where that is below 10 m and the width 5 m or
     more they are 5 m long, and the second points onward instead of back, as measured in CityFlow.
     """
     first, out = _place_on(start, length_of(start) - width)
@@ -78,14 +78,16 @@ def curve(start: Array, end: Array, width: float) -> Array:
 
 
 def _bezier(handles: list[Point], t: float) -> Point:
-    """De Casteljau's point: each pair of neighbours gives way to the point between them, until one is left."""
+    """De Casteljau's point: each pair of neighbouring points is replaced by the point between them, until one is
+    left."""
     while len(handles) > 1:
         handles = [(a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t) for a, b in pairwise(handles)]
     return handles[0]
 
 
 def _place_on(line: Array, distance: float) -> tuple[Point, Point]:
-    """The point at a distance along a line, and the direction there; beyond its ends on the first or last piece."""
+    """The point at a distance along a line, and the direction there; beyond its ends on the extended first or last
+    segment."""
     pairs = list(pairwise([(x, y) for x, y in line.tolist()]))
     if distance <= 0:
         return pairs[0][0], _direction(*pairs[0])
@@ -119,7 +121,7 @@ def _on_segment(ax: float, ay: float, bx: float, by: float, px: float, py: float
 def _meet(a: Array, b: Array) -> tuple[bool, float, float]:
     """Whether two polylines cross, and how far along each: at the first pair of segments that do.
 
-    A parallel pair is passed over, and leaves the distance along the second line where it was, as in CityFlow.
+    A parallel pair is skipped, and leaves the distance along the second line unchanged, as in CityFlow.
     """
     along_a = 0.0
     for i in range(a.shape[0] - 1):
@@ -145,7 +147,7 @@ def _meet(a: Array, b: Array) -> tuple[bool, float, float]:
 
 @jit
 def _swap(p: int, q: int, distance: Array, link: Array, twin: Array) -> None:
-    """Two crossings of a row change places; their twins' pointers follow."""
+    """Swaps two crossings of a row, and updates the pointers of their twins."""
     if p != q:
         distance[p], distance[q] = distance[q], distance[p]
         link[p], link[q] = link[q], link[p]
@@ -155,7 +157,7 @@ def _swap(p: int, q: int, distance: Array, link: Array, twin: Array) -> None:
 
 @jit
 def _middle(x: int, y: int, z: int, distance: Array) -> int:
-    """Which of three places has the median; of equal ones as `std::sort` chooses."""
+    """The position of the median of three; ties as in `std::sort`."""
     if distance[x] < distance[y]:
         if distance[y] < distance[z]:
             return y
@@ -184,9 +186,8 @@ def _split(lo: int, hi: int, distance: Array, link: Array, twin: Array) -> int:
 
 @jit
 def _sort_row(lo: int, hi: int, distance: Array, link: Array, twin: Array) -> None:
-    """Sorts a row by distance. Crossings at one distance end in the order in which the standard library of GCC, and so
-    CityFlow, leaves them: quicksort down to parts of 16, then insertion sort. (Not followed: its heapsort of rows that
-    quicksort splits badly.)"""
+    """Sorts a row by distance. Crossings at the same distance have the order of the standard library of GCC, and so of
+    CityFlow: quicksort down to parts of 16, then insertion sort. (Not reproduced: its fallback to heapsort.)"""
     parts, waiting = np.empty((64, 2), np.int64), 1
     parts[0, 0], parts[0, 1] = lo, hi
     while waiting > 0:
@@ -213,7 +214,7 @@ def crossings(group_ptr: Array, points_ptr: Array, points: Array) -> tuple[Array
         points_ptr, points: The links' polylines.
 
     Returns:
-        ``ptr`` (K + 1,), the rows; ``distance`` along the link; ``link``, the other one; ``twin``, the place of the
+        ``ptr`` (K + 1,), the rows; ``distance`` along the link; ``link``, the other one; ``twin``, the position of the
         same crossing in the other's row.
     """
     K = points_ptr.shape[0] - 1

@@ -24,7 +24,7 @@ MOST_SPEED = 1000.0
 
 
 class Junction(NamedTuple):
-    """An intersection but its links."""
+    """An intersection without its links."""
 
     element: Element
     id: str
@@ -61,7 +61,7 @@ def load_network(path: str | Path) -> RoadNetwork:
     """Reads a road network.
 
     Raises:
-        ValueError: If the file is no valid road network; the message names file, element and field.
+        ValueError: If the file is not a valid road network; the message names file, element and field.
     """
     root = Element(read_json(path, 'road network', '{'), f"road network '{path}'")
     junctions = [_junction(e) for e in root.elements('intersections', 1)]
@@ -170,7 +170,7 @@ def _undrawn(start: Road, i: int, end: Road, j: int, width: float) -> Array:
 
 
 def _read_lights(n: int, junction: Element, num_road_links: int) -> Lights | None:
-    """The phases; None without any."""
+    """The phases; None if there are none."""
     if not junction.has('trafficLight'):
         return None
     light = junction.element('trafficLight')
@@ -239,7 +239,7 @@ def _assemble(
 
 
 def _lane_arrays(roads: list[Road]) -> dict[str, Any]:
-    """The lanes, sorted by id, and ``rank``, where each lane of the file went."""
+    """The lanes, sorted by id, and ``rank``, the new index of each lane of the file."""
     ids = [f'{r.id}_{i}' for r in roads for i in range(len(r.lines))]
     order = sorted(range(len(ids)), key=ids.__getitem__)
     rank = np.empty(len(ids), dtype=np.int64)

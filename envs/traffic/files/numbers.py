@@ -1,8 +1,8 @@
 """JSON numbers as CityFlow reads them.
 
 CityFlow parses with RapidJSON, whose default reader is fast rather than exact: the digits are gathered as an integer of
-at most 53 bits and a little more, and the result is multiplied or divided by a power of ten once. That can be a few
-units in the last place off Python's ``float``, and one such unit grows into another traffic jam within an hour.
+at most 53 bits and a little more, and the result is multiplied or divided by a power of ten once. The result can differ
+from Python's ``float`` by a few units in the last place, and one such unit changes the traffic within an hour.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ POWER = tuple(float(f'1e{p}') for p in range(309))
 
 
 class NumberReader(dict[str, float]):
-    """The value of each text of a number with a point or an exponent; read once, then remembered.
+    """The value of each text of a number with a point or an exponent, cached.
 
-    Hand ``reader.__getitem__`` to :func:`json.loads` as ``parse_float``. Whole numbers need no such care.
+    Pass ``reader.__getitem__`` to :func:`json.loads` as ``parse_float``. Integers need no such treatment.
     """
 
     def __missing__(self, text: str) -> float:
@@ -35,7 +35,7 @@ def read_number(text: str) -> float:
 
 
 def _gather(whole: str, fraction: str) -> tuple[float, int]:
-    """The digits as a number, and the power of ten that is still to come."""
+    """The digits as a number, and the remaining power of ten."""
     if len(whole) > 15:
         return _gather_large(whole, fraction)
     digits = (whole + fraction).lstrip('0')
@@ -56,7 +56,7 @@ def _gather(whole: str, fraction: str) -> tuple[float, int]:
 
 
 def _gather_large(whole: str, fraction: str) -> tuple[float, int]:
-    """Sixteen digits and more before the point."""
+    """Sixteen or more digits before the point."""
     if int(whole[:20]) < 2**64 and len(whole) <= 20:
         value, power, gathered = float(int(whole)), 0, int(whole)
         rest = 0
@@ -77,7 +77,7 @@ def _gather_large(whole: str, fraction: str) -> tuple[float, int]:
 
 
 def _bounded(exponent: str) -> int:
-    """The exponent, cut to where it makes no difference any more."""
+    """The exponent, clipped where it makes no difference."""
     if not exponent:
         return 0
     digits = exponent.lstrip('+-').lstrip('0')

@@ -23,7 +23,7 @@ _short.maxstring = _short.maxother = 60
 
 
 def show(value: Any) -> str:
-    """A value as an error shows it: short, whatever it is."""
+    """A value as shown in errors, shortened."""
     text = _short.repr(value)
     return text if len(text) <= LONGEST_SHOWN else f'{text[:LONGEST_SHOWN]} ...'
 
@@ -33,7 +33,7 @@ def read_json(path: str | Path, what: str, opening: str) -> Any:
 
     Args:
         path: The file.
-        what (str): What it is called in errors.
+        what (str): Its name in errors.
         opening (str): The bracket it must begin with.
     """
     file = Path(path)
@@ -60,7 +60,7 @@ def read_json(path: str | Path, what: str, opening: str) -> Any:
 
 
 class Element:
-    """A JSON object that knows where it stands."""
+    """A JSON object with its place in the file, for errors."""
 
     __slots__ = ('_fields', 'place')
 
@@ -130,7 +130,7 @@ class Element:
             yield Element(value, f"{self.place}: field '{name}', item {i}")
 
     def index_of(self, name: str, index: dict[str, int], kind: str) -> int:
-        """The number of the thing that the field names."""
+        """The index of the element that the field names."""
         value = self.get(name)
         if not isinstance(value, str) or value not in index:
             raise self.fault_at(name, f'must be the id of a known {kind} (got {show(value)})')
@@ -152,7 +152,7 @@ class Element:
             plain = {type(c) for c in flat} <= {int, float} and all(-FARTHEST <= c <= FARTHEST for c in flat)
         except (KeyError, TypeError, IndexError):
             plain = False
-        if not plain:  # once more, slowly, for the message
+        if not plain:  # again, slowly, for the message
             for i, value in enumerate(items):
                 point = Element(value, f"{self.place}: field '{name}', item {i}")
                 point.number('x', -FARTHEST, FARTHEST)
@@ -161,7 +161,7 @@ class Element:
 
 
 def numbered(elements: Iterator[tuple[str, Element]], kind: str) -> dict[str, int]:
-    """Index by id; a ``ValueError`` if two share one."""
+    """Index by id; raises a ``ValueError`` if an id is not unique."""
     index: dict[str, int] = {}
     for name, element in elements:
         if name in index:

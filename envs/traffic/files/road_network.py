@@ -12,7 +12,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-STRAIGHT, LEFT, RIGHT = 3, 2, 1  # types of road links, as large as their right of way
+STRAIGHT, LEFT, RIGHT = 3, 2, 1  # types of road links, ordered by right of way
 ROAD_LINK_TYPES = {'go_straight': STRAIGHT, 'turn_left': LEFT, 'turn_right': RIGHT}
 
 
@@ -25,15 +25,15 @@ class RoadNetwork:
     outputs are. M road links (movements from road to road) and K lane links are in file order; ``*_ptr`` arrays cut a
     flat array into rows, row i being ``[ptr[i]:ptr[i + 1]]``.
 
-    Virtual intersections have neither links nor lights, whatever the file says of them, as in CityFlow. Links of other
-    intersections without phases, on which CityFlow crashes, are always open: the right of way rules.
+    Virtual intersections have neither links nor lights, whatever is in the file, as in CityFlow. Links of other
+    intersections without phases, on which CityFlow crashes, are always open, with the right of way.
     """
 
     source: Path  # the file it was read from
 
     intersection_ids: tuple[str, ...]  # (N,)
     intersection_xy: Floats  # (N, 2)
-    intersection_width: Floats  # (N,) how far before the middle the stop lines are
+    intersection_width: Floats  # (N,) distance of the stop lines from the middle
     intersection_virtual: Bools  # (N,) ends of the network
 
     intersection_roads_ptr: Ints  # (N + 1,) rows of ``intersection_roads``

@@ -1,4 +1,4 @@
-"""Ways through a network: roads between the roads that a flow names, and the lanes and links on them."""
+"""Routes in a network: roads between the roads that a flow names, and the lanes and links on them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Route = tuple[int, ...]
 
 @dataclass(order=True)
 class _Reached:
-    """Compared by length alone: of two ways of one length the heap's own order decides, which is C++'s as well."""
+    """Compared by length alone: ties are decided by the heap's own order, which is the same in C++."""
 
     length: float
     road: int = field(compare=False)
 
 
 class Router:
-    """Remembers what it found."""
+    """Caches its results."""
 
     def __init__(self, network: RoadNetwork) -> None:
         self.network = network
@@ -39,10 +39,10 @@ class Router:
         self._paths: dict[tuple[Route, int], list[int]] = {}
 
     def route(self, anchors: Route) -> Route:
-        """The roads from the first anchor over all others to the last; empty where there is no way.
+        """The roads from the first anchor via all others to the last; empty if there is no route.
 
-        Between two anchors the shortest way is taken, by the mean length of the roads' lanes, which is the direct one
-        where the first leads to the second. An anchor that repeats the one before it counts once.
+        Between two anchors this is the shortest route, by the mean length of the roads' lanes; it is direct if the
+        first leads to the second. Repeated anchors count once.
         """
         roads = list(anchors[:1])
         for a, b in pairwise(anchors):
@@ -64,7 +64,7 @@ class Router:
         """Lanes, and lane links as ``num_lanes + k``, from a lane of the first road on.
 
         Of the links from a lane to the next road, those count whose end leads on to the road after; among them the one
-        that shifts sideways least is taken, the first of several. Where there is none the way ends.
+        that shifts sideways least is taken, the first of several. If there is none, the path ends.
         """
         key = (route, lane)
         if key not in self._paths:
@@ -98,7 +98,7 @@ class Router:
         return any(self._end_road[k] == road for k in self._lane_links[lane])
 
     def _shortest(self, start: int, end: int) -> Route:
-        """The roads after ``start`` up to ``end``; empty without a way."""
+        """The roads after ``start`` up to ``end``; empty if there is no route."""
         if (start, end) not in self._between:
             self._between[start, end] = self._search(start, end)
         return self._between[start, end]
