@@ -56,7 +56,7 @@ class JointDQN(DQN):
     ) -> None:
         if not spec.fixed_nodes:
             raise ValueError(
-                'joint_dqn needs fixed agents (spec.fixed_nodes): it has one input for each. Take qmix,  '
+                'joint_dqn needs fixed agents (spec.fixed_nodes): it has one input for each. Take qmix, '
                 'which trains for the team as well.'
             )
         if spec.num_actions**spec.max_nodes > MAX_JOINT_ACTIONS:

@@ -217,7 +217,7 @@ def _spec_of(env: SingleGraphEnv, num_envs: int) -> GraphEnvSpec:
     missing = [name for name in ('num_features', 'num_actions', 'max_nodes') if not hasattr(env, name)]
     if missing:
         raise ValueError(
-            f'{type(env).__name__} must declare its sizes:  {", ".join(missing)} missing. '
+            f'{type(env).__name__} must declare its sizes: {", ".join(missing)} missing. '
             f'Set them as attributes of the class or in __init__.'
         )
     max_edges = env.max_nodes * (env.max_nodes - 1) if env.max_edges is None else env.max_edges

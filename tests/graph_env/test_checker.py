@@ -269,7 +269,7 @@ broken('gradient', r'reset: expected `x` without history, got one that requires 
 broken('gradient', r'step 1: expected `reward` without history', 'reward')(
     with_step(lambda s: replace(s, reward=s.reward.clone().requires_grad_()))
 )
-broken('device', r'reset: expected `extra` on cpu, like x, got meta\. Make every')(
+broken('device', r'reset: expected `extra` on cpu, like x, got meta\. Create every')(
     with_graph(with_field(extra=lambda g: torch.empty(9, device='meta')))
 )
 broken('step type', r'step 1: expected a GraphStep, got tuple\. Return')(with_step(lambda s: (s.graph, s.reward)))
@@ -288,7 +288,7 @@ broken(
 broken('reward', r'step 1: expected shape \(9,\) .*, got list\.', 'list')(
     with_step(lambda s: replace(s, reward=s.reward.tolist()))
 )
-broken('info', r"step 1, info\['mean'\]: expected a tensor of shape \(3,\) or \(9,\), got float\. Metrics")(
+broken('info', r"step 1, info\['mean'\]: expected a tensor of shape \(3,\) or \(9,\), got float\. Return metrics")(
     with_step(lambda s: replace(s, info={'mean': 0.5}))
 )
 broken('horizon', r'step 6: expected episodes truncated after 6 steps, as the spec says, got graph 1 going on after 6')(
@@ -614,7 +614,7 @@ class NeverStartsAnew(Drift):
 WARNED = {
     'no episode ended within 30 steps': Endless,
     'seeds 0 and 1 gave the same episodes, but reset() others': OneSeed,
-    'all graphs of a batch start alike': OneStartForAll,
+    'all graphs of a batch start in the same state': OneStartForAll,
     '`graph` is the same as `successor` in all': NeverStartsAnew,
 }
 

@@ -424,7 +424,7 @@ def test_an_environment_that_does_not_fit_is_refused_at_once(make_env, message):
         (lambda: Empty({}), r'pond_v0 has no agent after reset\(\)'),
         (lambda: Blind({}), r"give every agent that acted its observation \(got none for 'b', only for \['a', 'c'\]\)"),
         (lambda: Unpaid({}), r"give every agent that acted its reward \(got none for 'c', only for \['a', 'b'\]\)"),
-        (lambda: Blind({1: {'late': 'abc'}}), r"its observation \(got none for 'b'.*also in the step in which"),
+        (lambda: Blind({1: {'late': 'abc'}}), r"its observation \(got none for 'b'.*also at the step in which"),
         (lambda: Zoo(show={'a': np.ones(3)}), r'An observation must fit its space .* of 2 values \(got 3\)'),
         (lambda: Zoo(**masked([1, 1])), r"'action_mask' needs one entry per action: expected 3, got 2"),
     ],
