@@ -1,4 +1,4 @@
-"""Speed, measured beside a peer in the same run: ``ltos bench``, from a checkout of the repository."""
+"""Speed, compared with a peer in the same run: ``ltos bench``, from a checkout of the repository."""
 
 from __future__ import annotations
 

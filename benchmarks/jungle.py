@@ -32,8 +32,8 @@ Play = Callable[[], None]
 def bench_jungle() -> list[dict[str, Any]]:
     """Times step + observations + neighbour graph as one batch, with random actions, episodes restarting as they end.
 
-    One thread, CPU time, the median of rounds in which all take turns. MAgent's engine plays one board a game; like for
-    like, its observation is reduced to ours and the graph made with NumPy, in the second row of it neither.
+    One thread, CPU time, the median of rounds in which all alternate. MAgent's engine plays one board per game; in its
+    first row the observation is reduced to ours and the graph is built with NumPy, in its second row neither.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -80,7 +80,7 @@ def _time(play: Play, steps: int) -> float:
 
 
 def _steps_in(play: Play, seconds: float) -> int:
-    """How many fit, after a warm-up (compilation)."""
+    """Repetitions that fit, after a warm-up (compilation)."""
     _time(play, 3)
     return max(1, round(5 * seconds / max(_time(play, 5), 1e-6)))
 

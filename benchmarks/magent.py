@@ -1,4 +1,4 @@
-"""The jungle in MAgent's own engine (``magent2``, an extra): the peer that benchmarks and tests compare with."""
+"""The jungle in MAgent's own engine (``magent2``, an extra), for comparison in benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class MAgentJungle:
         return self.game.get_pos(self._foods)[:, ::-1]
 
     def observe(self) -> Array:
-        """All that the engine shows (N, 11, 11, 5); it writes to the same memory each time."""
+        """The engine's observations (N, 11, 11, 5); it writes to the same memory each time."""
         view: Array = self.game.get_observation(self._agents)[0]
         return view
 

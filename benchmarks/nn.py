@@ -1,4 +1,4 @@
-"""DGNConv and a gradient step of DGN, beside PyG's own layers in the same run."""
+"""DGNConv and a gradient step of DGN, against PyG's own layers in the same run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ltos_pyg.nn import DGN, DGNConv, kernels
 
 NODES, DEGREE = 20, 3  # of each graph; in-neighbours of each node, besides itself
 WIDTH, HEADS, EDGE_DIM = 128, 8, 3
-FEATURES, ACTIONS, ENCODER = 123, 9, 512  # those of the jungle
+FEATURES, ACTIONS, ENCODER = 123, 9, 512  # as in the jungle
 LAYER_GRAPHS, STEP_GRAPHS = 256, 32
 LINEAR = 'linear layers'
 STEP_NOTE = f'{STEP_GRAPHS} graphs x {NODES}, {FEATURES}-{ENCODER}-{WIDTH}, 2 layers, target network, Adam'
@@ -27,7 +27,7 @@ Call = Callable[[], Any]
 
 
 def bench_nn(rounds: int = 30) -> list[dict[str, Any]]:
-    """Times layers and gradient steps on one thread, in CPU time; those compared take turns.
+    """Times layers and gradient steps on one thread, in CPU time; compared versions alternate.
 
     Args:
         rounds: Repetitions; the median counts.
@@ -120,7 +120,7 @@ def _row(
 
 
 class _PyGLayer(nn.Module):
-    """What DGNConv computes, but for the ReLU on queries, keys and values; edges must hold the self-loops."""
+    """Like DGNConv, without the ReLU on queries, keys and values; edges must include self-loops."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ class _Learner:
 
 
 def _edges(num_graphs: int) -> Tensor:
-    """Each node hears ``DEGREE`` others of its graph, drawn at random; sorted by receiver."""
+    """Each node receives from ``DEGREE`` random others of its graph; sorted by receiver."""
     receiver = torch.arange(NODES).repeat(num_graphs, 1)
     others = torch.rand(num_graphs, NODES, NODES - 1).argsort(-1)[..., :DEGREE]
     sender = others + (others >= receiver.unsqueeze(-1)).long()

@@ -30,10 +30,10 @@ SPEC = GraphEnvSpec(
 
 
 def bench_replay(rounds: int = 40) -> list[dict[str, Any]]:
-    """Times sampling and pushing on one thread, in CPU time; the two ways of sampling take turns.
+    """Times sampling and pushing on one thread, in CPU time; the two ways of sampling alternate.
 
     Args:
-        rounds: Repetitions; the median counts.
+        rounds: Repetitions; the median is reported.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -102,7 +102,7 @@ def _fill(replay: GraphReplay, count: int, rng: torch.Generator) -> list[float]:
 
 
 def _stored(replay: GraphReplay, count: int) -> list[tuple[Data, Data]]:
-    """The newest transitions as pairs of ``Data``, as a replay that is a list would hold them."""
+    """The newest transitions as pairs of ``Data``, as a replay based on a list would store them."""
     t = replay.sample(count, torch.Generator().manual_seed(0), newest=count)
     assert t.sharing is not None
     assert t.sharing_next is not None
@@ -120,7 +120,7 @@ def _separate(batch: Batch, per_node: dict[str, Tensor], given: Tensor) -> list[
     weights = given.split([graph.num_edges for graph in single])
     return [
         Data(**graph.to_dict(), given=weights[i], **{name: part[i] for name, part in parts.items()}).apply(
-            torch.clone  # storage of its own, as when each step of an episode is stored as it comes
+            torch.clone  # separate storage, as when each step is stored by itself
         )
         for i, graph in enumerate(single)
     ]

@@ -4,10 +4,10 @@
     python benchmarks/same_weights.py BASE OTHER      # a commit against another
     python benchmarks/same_weights.py BASE --only jungle/ltos --steps 2000
 
-For a change that must not change results: it prints a table, and exits with 1 if any weight differs. Both sides train
-here, at the same time and each on one thread, since results differ between processors. Each is driven through its own
-command line, ``ltos train``, so that modules may move and options may get other names (see ``FLAGS``). Parameters may
-get other names, too: their values are then compared as a set, and the table says so.
+For changes that must not change results: it prints a table, and exits with 1 if any weight differs. Both sides train on
+this machine, each on one thread, since results differ between processors. Each is run by its own command line, ``ltos
+train``, so that modules may move and options may be renamed (see ``FLAGS``). Parameters may be renamed, too: their
+values are then compared as a set, and the table says so.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ SCENARIO_FLAGS: dict[str, tuple[tuple[str, ...], ...]] = {
     'jungle': (('--num-agents=8',), ('--num-foods=5',), ('--size=12',), ('--horizon=15',)),
 }
 
-LEARNED = ('.modules.', '.table.')  # where a checkpoint holds what was learned: networks, or the table of Coco-Q
+LEARNED = ('.modules.', '.table.')  # keys of learned weights in a checkpoint: networks, or the table of Coco-Q
 
 Weights = dict[str, tuple[str, str]]  # name -> (shape and dtype, digest)
 
@@ -107,7 +107,7 @@ def compare(base: Weights | str, other: Weights | str) -> tuple[bool, str]:
 
 
 def weights_at(commit: str | None, names: tuple[str, ...], steps: int, cache: Path | None) -> dict[str, Weights | str]:
-    """The weights that runs end in at a commit (None: the working tree), or why a run failed."""
+    """The final weights of runs at a commit (None: the working tree), or why a run failed."""
     if commit is None:
         return train_all(ROOT, names, steps)
     full = _git('rev-parse', '--verify', f'{commit}^{{commit}}')

@@ -27,8 +27,9 @@ def bench_traffic() -> list[dict[str, Any]]:
     """Times loading, one episode on one thread, and 64 episodes on one and on two threads.
 
     An episode is 3600 s of the paper's demand on a generated 6x6 grid; max-pressure reads the counts and decides every
-    10 s, with 5 s of yellow. One episode is measured in CPU time, CityFlow's own threads included; the two engines take
-    turns. The 64 play the recorded phases, in wall time; one and two threads take turns, and the shortest round counts.
+    10 s, with 5 s of yellow. One episode is measured in CPU time, CityFlow's own threads included; the two engines
+    alternate. The 64 play the recorded phases, in wall time; one and two threads alternate, and the shortest round is
+    reported.
     """
     with tempfile.TemporaryDirectory() as folder:
         roads, cars = write_scenario(folder)
@@ -79,7 +80,7 @@ def _parallel(network: RoadNetwork, flow: Flow, plan: Ints) -> list[dict[str, An
         for _ in range(ROUNDS):
             for threads, engine in ((1, one), (2, two)):
                 took[threads].append(_took(time.perf_counter, partial(_play, engine, plan)))
-    seconds = {threads: min(times) for threads, times in took.items()}  # what else runs here only adds
+    seconds = {threads: min(times) for threads, times in took.items()}  # other load only adds time
     return [
         _row(f'{EPISODES} episodes, 1 thread', seconds[1], 's', None, None, 'recorded phases, counts every 10 s'),
         _row(f'{EPISODES} episodes, 2 threads', seconds[2], 's', seconds[1] / seconds[2], '>= 1.8', 'against 1 thread'),

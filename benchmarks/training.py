@@ -1,4 +1,4 @@
-"""Where the time of a training run goes: LToS on the jungle, as ``ltos train jungle`` runs it."""
+"""Time of the parts of a training run: LToS on the jungle, as in ``ltos train jungle``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ STEPS = 4_000  # env steps measured, after as many to warm up
 
 
 def bench_training() -> list[dict[str, Any]]:
-    """Runs the loop for a while and splits its time: environment, replay, logging, against the networks' own work.
+    """Runs the loop for a while and splits its time: environment, replay, logging, and the networks.
 
-    Sampling from the replay happens inside an update; it is timed apart, by repeating it.
+    Sampling from the replay happens inside an update; it is timed separately, by repeating it.
     """
     import time
 

@@ -1,14 +1,14 @@
 """LToSConv unchanged in a plain PyTorch Geometric model, beside GCNConv and GATConv, on graphs that PyG generates.
 
-You will see the test accuracy of three networks that differ in their layer alone, on the same split of two graphs:
+You will see the test accuracy of three networks that differ only in their layer, on the same split of two graphs:
 
-- *roles*: houses attached to a random graph, every node with the same feature 1; tell roof, walls, ground floor and
-  the rest apart. Attention averages over its neighbours, and the average of ones is one: GATConv cannot tell anything.
-  LToSConv moves what a node has instead of averaging, so what arrives tells of the neighbours' neighbours.
+- *roles*: houses attached to a random graph, every node with the same feature 1; classify roof, walls, ground floor and
+  the rest. Attention averages over the neighbours, and the average of ones is one: GATConv cannot distinguish nodes.
+  LToSConv moves values instead of averaging, so the sum that arrives depends on the neighbours' degrees.
 - *communities*: four groups that mostly link among themselves, with noisy features. Averaging is right here, and the
   layers that average win.
 
-Then the learned weights themselves: what a node of each role keeps of its value.
+Then the learned weights: the share of its value that a node of each role keeps.
 
     python examples/01_ltos_conv_in_your_gnn.py --epochs 200
 """

@@ -1,7 +1,7 @@
-"""Trains LToS on a small jungle in a loop of your own, without the command line.
+"""Trains LToS on a small jungle in your own loop, without the command line.
 
 You will see the mean reward per agent and step of greedy episodes, before and during training. It starts below zero
-(random agents attack each other and the air) and rises as the agents learn to eat and to let each other eat.
+(random agents attack each other and empty cells) and rises as the agents learn to eat and to let each other eat.
 
     python examples/02_train_jungle.py --steps 20000
 """
@@ -34,10 +34,10 @@ def main(steps: int, seed: int) -> None:
     graph = env.reset(seed)
     every = max(steps // 5, 1)
     while agent.env_steps < steps:
-        decision = agent.act(graph, explore=True)  # actions, and who shares what with whom
+        decision = agent.act(graph, explore=True)  # actions and sharing weights
         step = env.step(decision.action)
         agent.observe(graph, decision, step)
-        graph = step.graph  # where an episode ended this is already the next one
+        graph = step.graph  # for an ended episode, the start of the next one
         for _ in range(agent.due_updates):
             agent.update()
         if agent.env_steps % every < env.num_envs:

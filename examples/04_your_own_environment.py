@@ -1,7 +1,7 @@
-"""An environment of your own, in thirty lines, and the checker that holds it to the contract.
+"""Your own environment in thirty lines, and the checker for the contract.
 
-You will see: the checker passing, then a few steps of four meadows side by side, in which fireflies leave, others
-arrive, and a finished evening makes room for the next one.
+You will see: the checker passing, then a few steps of four parallel meadows, in which fireflies leave and others
+arrive, and a finished episode restarts.
 
     python examples/04_your_own_environment.py --steps 12
 """
@@ -18,11 +18,11 @@ from ltos_pyg.graph_env import SingleGraphEnv, SingleStep, VectorGraphEnv, check
 
 
 class Fireflies(SingleGraphEnv):
-    """Fireflies drift over a meadow. Each may keep its rhythm (0) or swap it (1), and is paid for the share of its
-    neighbours in its own rhythm. Whoever drifts off the meadow is gone; now and then another one arrives."""
+    """Fireflies drift over a meadow. Each may keep its rhythm (0) or swap it (1), and is rewarded for the share of its
+    neighbours in its own rhythm. Fireflies that drift off the meadow leave; at times another one arrives."""
 
-    num_features, num_actions, max_nodes = 3, 2, 10  # what each sees: its place and its rhythm
-    fixed_nodes, symmetric, horizon = False, True, 25  # they come and go; neighbours are mutual; the night is short
+    num_features, num_actions, max_nodes = 3, 2, 10  # observation: position and rhythm
+    fixed_nodes, symmetric, horizon = False, True, 25  # agents enter and leave; edges go both ways; short episodes
 
     def start(self) -> Snapshot:
         self.arrived = 0
@@ -64,7 +64,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args(args)
 
-    check_env(lambda: VectorGraphEnv(Fireflies, num_envs=3), steps=60)  # raises at the first broken promise
+    check_env(lambda: VectorGraphEnv(Fireflies, num_envs=3), steps=60)  # raises at the first broken clause
     print('Fireflies keeps the contract.')
 
     env = VectorGraphEnv(Fireflies, num_envs=4)

@@ -1,9 +1,9 @@
-"""What sharing can reach in the one-step dilemmas, computed exactly and without training.
+"""The exact optimum of sharing in the one-step dilemmas, computed without training.
 
-You will see: a table with one row per game. Its columns are schemes of sharing, its entries rewards per agent and step
-(unscaled) of greedy learners: the optimum, weights that know the state, the best weights that do not, the best single
-own share, an even split, keeping all, and learning from the plain sum over the neighbourhood. Best constants need SciPy
-(in the extra ``test``).
+You will see: a table with one row per game. Its columns are sharing schemes, its entries rewards per agent and step
+(unscaled) of greedy learners: the optimum, state-dependent weights, the best constant weights, the best single kept
+share, an even split, keeping all, and learning from the plain sum over the neighbourhood. Best constants need SciPy (in
+the extra ``test``).
 
     python examples/05_dilemmas_reference.py --graphs 10
     python examples/05_dilemmas_reference.py --plot dilemmas.png    # reward over own share, with the other schemes

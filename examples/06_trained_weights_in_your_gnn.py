@@ -1,11 +1,11 @@
-"""Sharing weights that LToS learned, used in a network of your own.
+"""Sharing weights learned by LToS, used in your own network.
 
 LToS is trained on the double star, a game where agents should keep their reward in one state and share it in another.
-Then a small network of yours predicts each agent's reward from what all of them observe. Its `LToSConv` layers move
-features along the edges, once by weights that the layers learn themselves, once by those of the trained policy:
+Then a small network of yours predicts each agent's reward from all observations. Its `LToSConv` layers move
+features along the edges, once with weights that the layers learn themselves, once with those of the trained policy:
 `action, sharing = policy(graph)`, then `conv(x, edge_index, share=sharing)`.
 
-You will see what the trained policy keeps in each state, and the two networks' errors on new episodes.
+You will see the shares kept by the trained policy, and the two networks' errors on new episodes.
 
     python examples/06_trained_weights_in_your_gnn.py --steps 40000
 """
@@ -24,7 +24,7 @@ from ltos_pyg.nn import LToSConv, Sharing
 
 
 class RewardNet(Module):
-    """Two `LToSConv` layers and a linear one: what each agent will earn."""
+    """Two `LToSConv` layers and a linear one: each agent's predicted reward."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class RewardNet(Module):
 
 
 def episodes(policy: ltos_pyg.Policy, seed: int, steps: int) -> list[tuple[Batch, Sharing, Tensor]]:
-    """What was seen, the policy's weights, and each agent's reward."""
+    """Observations, the policy's weights, and each agent's reward."""
     env = DilemmasEnv(num_envs=32, graph='double_star')
     graph, rows = env.reset(seed), []
     for _ in range(steps):

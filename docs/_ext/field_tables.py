@@ -1,7 +1,7 @@
 """Tables of the fields of dataclasses and named tuples: name, default, and the comment beside it in the source.
 
-autodoc shows no comments, and this project says in them what each option means. Every documented dataclass or named
-tuple gets such a table; ``.. option-table:: package.Class`` puts one into a page.
+autodoc shows no comments, and in this project they describe each option. Every documented dataclass or named
+tuple gets such a table; ``.. option-table:: package.Class`` adds one to a page.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def field_comments(cls: type) -> dict[str, str]:
     """The comment at the end of each annotated field's line, of one class without its bases."""
     try:
         source = textwrap.dedent(inspect.getsource(cls))
-    except (OSError, TypeError):  # made at run time: there is no source
+    except (OSError, TypeError):  # defined at run time: there is no source
         return {}
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {token.start[0]: token.string.lstrip('# ') for token in tokens if token.type == tokenize.COMMENT}
@@ -96,7 +96,7 @@ def add_table(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
 
 
 def skip_fields(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """Leaves out "Alias for field number 0" of named tuples: the table says more."""
+    """Skips "Alias for field number 0" of named tuples, which the table replaces."""
     return True if (getattr(obj, '__doc__', None) or '').startswith('Alias for field number') else None
 
 

@@ -64,11 +64,11 @@ class Algorithm(ABC):
     def restart_episodes(self) -> None:
         """Called when the environment starts new episodes without having ended the old ones."""
 
-    def reset_eval_state(self) -> None:  # noqa: B027 (most methods have no memory)
-        """Tells that episodes without exploration begin: a method with memory forgets those before."""
+    def reset_eval_state(self) -> None:  # noqa: B027 (most methods have no recurrent state)
+        """Called when episodes without exploration begin: a recurrent method resets its state."""
 
     def on_eval_step(self, step: GraphStep) -> None:  # noqa: B027
-        """Tells what a decision without exploration led to: a method with memory forgets the episodes that ended."""
+        """Called after a step without exploration: a recurrent method resets its state of episodes that ended."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

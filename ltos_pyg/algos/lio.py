@@ -219,7 +219,7 @@ class LIO(OnPolicy):
     ) -> None:
         super().__init__(spec, config, seed, device)
         lrs = {'value': config.lr_value}
-        if config.reward_max > 0 and self.max_neighbours > 0:  # else nobody pays, and no payer learns
+        if config.reward_max > 0 and self.max_neighbours > 0:  # else there are no payments and no payers to train
             lrs['incentive'] = config.lr_reward
         groups = [{'params': list(self.network.get_submodule(name).parameters()), 'lr': lr} for name, lr in lrs.items()]
         self.optimizer = torch.optim.Adam(groups)

@@ -32,7 +32,7 @@ def double_q_value(online: Tensor, target: Tensor, action_mask: Tensor | None = 
 
 
 def gather_next_value(value: Tensor, row: Tensor) -> Tensor:
-    """The successor's values (N',) of the agents that acted (N,), by their rows there; 0 if nobody at all is left."""
+    """The successor's values (N',) of the agents that acted (N,), by their rows there; 0 if no agent is left."""
     return value.index_select(0, row) if value.size(0) > 0 else value.new_zeros(row.shape)
 
 

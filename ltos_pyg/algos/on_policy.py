@@ -46,7 +46,7 @@ class View(NamedTuple):
     """A batch of graphs in the agent layout: n agents, G graphs, K neighbours at most."""
 
     x: Tensor  # (n, G, F)
-    rows: Tensor  # (n G, K): who is in which slot, see `AgentLayout.neighbour_rows`
+    rows: Tensor  # (n G, K): row of the neighbour in each slot, see `AgentLayout.neighbour_rows`
     present: Tensor  # (n, G) bool
     mask: Tensor  # (n, G, A) bool: legal actions
 

@@ -41,7 +41,7 @@ class Snapshot(Data):
 
 @cache
 def _batch_class(cls: Any) -> type[Any]:
-    """PyG's class for a batch of ``cls``. ``Batch(_base_cls=cls)`` looks for it anew each time, in about 40 us."""
+    """PyG's class for a batch of ``cls``. ``Batch(_base_cls=cls)`` looks it up each time, in about 40 us."""
     return type(Batch(_base_cls=cls))
 
 
