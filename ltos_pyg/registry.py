@@ -245,7 +245,7 @@ def _reaches(module: str, name: str, thing: Any) -> bool:
 def _load_plugins() -> None:
     """Loads every entry point of :data:`GROUP` once: a module registers on import, a function is called.
 
-    One that fails is named in a warning, and the others go on.
+    If one fails, a warning names it, and the others are loaded.
     """
     for point in entry_points(group=GROUP):
         try:

@@ -123,7 +123,7 @@ def test_a_trace_is_replayed(capsys, files, tmp_path):
         (['simulate', '--net', '1x1', '--episodes', '0'], "'--episodes' must be an integer of at least 1 (got 0)"),
         (['simulate', '--net', '1x1', '--phases', '-1'], "'phases' must be an integer of at least 1 (got -1)"),
         (['generate', '--rows', '0', '--out', 'x'], "'rows' must be an integer of at least 1 (got 0)"),
-        (['plan', 'nowhere'], "'nowhere' is no run folder"),
+        (['plan', 'nowhere'], "'nowhere' is not a run folder"),
         (['plan', 'nowhere', '--out', 'plan.txt'], "'out' must end in .csv or .npz (got 'plan.txt')"),
     ],
 )

@@ -125,7 +125,7 @@ def load_trace(path: str | Path) -> dict[str, Array]:
     except (OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"trace '{path}' cannot be read: {error}") from error
     except ValueError as error:
-        raise ValueError(f"trace '{path}' is no valid .npz archive: {error}") from error
+        raise ValueError(f"trace '{path}' is not a valid .npz archive: {error}") from error
     if 'phase' not in trace:
         raise ValueError(f"trace '{path}' has no array 'phase' (it has {', '.join(trace) or 'none'})")
     return trace

@@ -106,7 +106,7 @@ class ActorCritic(OnPolicy):
         return RecurrentActorCritic(*sizes, self.config.hidden_channels)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimizer moves, with learning rates where they differ."""
+        """Parameter groups of the optimizer, with learning rates where they differ."""
         return [{'params': list(self.network.parameters())}]
 
     def policy(self, view: View, memory: Memory, explore: bool) -> tuple[Tensor, Memory]:

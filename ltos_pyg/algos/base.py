@@ -72,7 +72,7 @@ class Algorithm(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs to go on exactly."""
+        """Everything that a resumed run needs to continue exactly."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -50,7 +50,7 @@ class DQNConfig(OffPolicyConfig):
 class IndependentQConfig(DQNConfig):
     """Options of DQN and DGN."""
 
-    reward: Literal['own', 'neighbourhood', 'team'] = 'own'  # what a node maximises; see DQN
+    reward: Literal['own', 'neighbourhood', 'team'] = 'own'  # the reward of a node; see DQN
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,7 +98,7 @@ class DQN(OffPolicy):
         return torch.where(greedy, greedy_rate, rate)
 
     def choose_sharing(self, graph: Batch, explore: bool) -> Sharing | None:
-        """The sharing weights in force, where a method has any."""
+        """The current sharing weights, if a method has any."""
         return None
 
     @torch.no_grad()

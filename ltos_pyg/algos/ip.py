@@ -28,7 +28,7 @@ class IPConfig(OffPolicyConfig):
     """Options of IP; the hidden size is that of an intention, too."""
 
     n_step: int = 1  # rewards summed before the bootstrap; entropy counts at the last step only
-    beta: float = 0.05  # what a nat of a policy's entropy is worth, in units of reward
+    beta: float = 0.05  # weight of the policies' entropy: reward per nat
     rounds: int = 2  # of message passing within a step
     aggr: Literal['add', 'mean'] = 'add'  # over neighbours; 'mean' does not grow with their number
     gumbel: float = 1.0  # temperature of the relaxation through which an action's gradient reaches its agent

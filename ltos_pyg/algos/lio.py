@@ -74,7 +74,7 @@ class LIONetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment with its M = T G moments side by side: agent i at moment m is in row i M + m."""
+    """A segment with its M = T G moments stacked: agent i at moment m is in row i M + m."""
 
     x: Tensor  # (n, M, F)
     hot: Tensor  # (n, M, A) actions
@@ -88,7 +88,7 @@ class Segment:
 
     @classmethod
     def of(cls, steps: dict[str, Tensor], epsilon: float) -> Segment:
-        """From what a :class:`~ltos_pyg.data.Rollout` reads."""
+        """From the tensors of a :class:`~ltos_pyg.data.Rollout`."""
         T, n, G, A = steps['mask'].shape
         join = lambda name: steps[name].transpose(0, 1).flatten(1, 2)
         rows, moments = steps['rows'], torch.arange(T, device=steps['rows'].device).view(T, 1, 1)

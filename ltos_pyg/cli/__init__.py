@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:
         if isinstance(error, _loaded('ltos_pyg.training.trainer', 'Interrupted')):
-            print('\nStopped. The run was saved; go on with it by adding --resume.', file=sys.stderr)
+            print('\nStopped. The run was saved; continue it with --resume.', file=sys.stderr)
             return INTERRUPTED
         expected: tuple[type[BaseException], ...] = (
             ValueError, OSError, ImportError,

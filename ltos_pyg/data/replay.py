@@ -155,7 +155,7 @@ class GraphReplay:
             graph: The graphs that the actions were for: ``step.graph`` of the push before, or the first graph of a
                 stream.
             action: (N,) integers.
-            sharing: The weights in force, given (E,) and kept (N,); None if and only if ``share=False``.
+            sharing: The sharing weights, given (E,) and kept (N,); None if and only if ``share=False``.
             step: The step that the environment returned.
 
         Raises:

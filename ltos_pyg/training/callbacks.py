@@ -139,7 +139,7 @@ class BestModel(_Best):
     def on_evaluation(self, trainer: Trainer, metrics: Metrics) -> None:
         if self.improved(trainer, metrics):
             store = self._store(trainer)
-            for step in store.steps():  # of what a killed run had gone on to
+            for step in store.steps():  # of later steps of a killed run
                 if step > trainer.algorithm.env_steps:
                     store.path(step).unlink()
             state = {name: part for name, part in trainer.algorithm.state_dict().items() if name != 'replay'}

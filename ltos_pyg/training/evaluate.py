@@ -266,7 +266,7 @@ def check_weights(algorithm: Algorithm) -> None:
     bad = first_nonfinite({f'{m}.{n}': weight for m, module in named for n, weight in module.state_dict().items()})
     if bad is not None:
         raise ValueError(
-            f"'{bad}' of the policy holds NaN or infinite numbers, so what it does means nothing. Go back to an "
+            f"'{bad}' of the policy holds NaN or infinite numbers, so its actions are meaningless. Go back to an "
             f'earlier checkpoint, or train again with a lower learning rate.'
         )
 

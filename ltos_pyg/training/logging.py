@@ -128,7 +128,7 @@ def _parse(line: bytes, path: Path, number: int) -> Row:
         row = json.loads(line, parse_constant=_refuse)
     except ValueError as error:
         raise ValueError(
-            f"'{path}' line {number} is no valid JSON ({error}): got {line[:60]!r}. Remove that line and try again."
+            f"'{path}' line {number} is not valid JSON ({error}): got {line[:60]!r}. Remove that line and try again."
         ) from error
     if not isinstance(row, dict) or type(row.get('step')) is not int:
         raise ValueError(

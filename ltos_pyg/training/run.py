@@ -134,7 +134,7 @@ def _saved_state(run: RunFolder, config: RunConfig) -> tuple[int, dict[str, Any]
     if config.total_steps < before:
         raise ValueError(
             f"'--total-steps' of a resumed run must be at least {before:,}, what it was asked for (got "
-            f'{config.total_steps:,}). A longer run goes on; a shorter one is another run.'
+            f'{config.total_steps:,}). A run can be extended, not shortened.'
         )
     if saved is not None and config.total_steps > before:
         print(

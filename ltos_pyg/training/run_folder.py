@@ -100,7 +100,7 @@ class RunFolder:
         """
         if not self.has_config:
             raise ValueError(
-                f"'{self.path}' is no run folder: it has no config.json. Train first: ltos train SCENARIO --out "
+                f"'{self.path}' is not a run folder: it has no config.json. Train first: ltos train SCENARIO --out "
                 f'{self.path}'
             )
         plain = _read_json(self.config_path)
@@ -152,7 +152,7 @@ class RunFolder:
         """
         if not self.metrics_path.is_file():
             raise ValueError(
-                f"'{self.path}' is no run folder: expected 'config.json' and 'metrics.jsonl' in it, got no "
+                f"'{self.path}' is not a run folder: expected 'config.json' and 'metrics.jsonl' in it, got no "
                 f"'metrics.jsonl'. Name the folder that the training wrote."
             )
         return [renamed(row) for row in read_metrics(self.metrics_path)]
@@ -283,7 +283,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         plain = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
         raise ValueError(
-            f"'{path}' is not what a run writes: it is no valid JSON ({error}). Restore it, or train again."
+            f"'{path}' is not what a run writes: it is not valid JSON ({error}). Restore it, or train again."
         ) from error
     if not isinstance(plain, dict):
         raise ValueError(f"'{path}' is not what a run writes: expected a JSON object (got {type(plain).__name__})")

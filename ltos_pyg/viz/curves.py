@@ -133,7 +133,7 @@ def load_series(folder: Path | str, metric: str = 'eval/return') -> Series:
     """Reads one metric of a run folder. If several rows have the same step, the last one counts.
 
     Raises:
-        ValueError: If the folder is no run folder, or has no finite value of the metric.
+        ValueError: If the folder is not a run folder, or has no finite value of the metric.
     """
     run = RunFolder(folder)
     config, logged = run.read(), run.metrics()
@@ -143,7 +143,7 @@ def load_series(folder: Path | str, metric: str = 'eval/return') -> Series:
         names = sorted({name for row in logged for name in row} - {'step'})
         raise ValueError(
             f"'{folder}' has no value of '{metric}': expected one of {names} (got {len(rows)} rows with it, all null). "
-            f'Choose another metric, or let the run go on until its first evaluation.'
+            f'Choose another metric, or continue the run to its first evaluation.'
         )
     step = sorted(value)
     return Series(

@@ -100,5 +100,5 @@ def test_what_cannot_be_told_is_named(tmp_path):
     (same / 'final.json').unlink()
     with pytest.raises(ValueError, match=r"'.*b' has no 'final.json': its training has not ended"):
         final_table([same], ['reward'])
-    with pytest.raises(ValueError, match='is no run folder'):
+    with pytest.raises(ValueError, match='is not a run folder'):
         final_table([tmp_path], ['reward'])

@@ -103,10 +103,10 @@ def test_zeros_after_a_power_cut_are_dropped(path):
 @pytest.mark.parametrize(
     ('line', 'said'),
     [
-        (b'{"step": 1, "loss"', 'line 2 is no valid JSON'),
-        (b'{"step": 1, "loss": NaN}', r'line 2 is no valid JSON \(NaN is not JSON\)'),
-        (b'\xff\xfe', 'line 2 is no valid JSON'),
-        (b'', 'line 2 is no valid JSON'),
+        (b'{"step": 1, "loss"', 'line 2 is not valid JSON'),
+        (b'{"step": 1, "loss": NaN}', r'line 2 is not valid JSON \(NaN is not JSON\)'),
+        (b'\xff\xfe', 'line 2 is not valid JSON'),
+        (b'', 'line 2 is not valid JSON'),
         (b'[1, 2]', "line 2 must be a JSON object with an integer 'step'"),
         (b'{"loss": 1}', "line 2 must be a JSON object with an integer 'step'"),
         (b'{"step": true}', "line 2 must be a JSON object with an integer 'step'"),

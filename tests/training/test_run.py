@@ -196,7 +196,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_where_it_was(whole, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == cli.INTERRUPTED == 130
-    assert said.endswith('Stopped. The run was saved; go on with it by adding --resume.\n')
+    assert said.endswith('Stopped. The run was saved; continue it with --resume.\n')
     assert len(steps_in(folder)) == 1
     assert 0 < steps_in(folder)[0] < LAST
     assert resume(folder) == 0
@@ -417,7 +417,7 @@ def test_a_start_that_fails_leaves_nothing_and_blocks_nothing(tmp_path):
             train_run(bad, scenario('prisoner'), tmp_path / 'run')
         assert list(tmp_path.iterdir()) == []
     (tmp_path / 'config.json').write_text('{"name": "of another program"}')
-    with pytest.raises(ValueError, match=r"config.json' was not written by a run, and is left alone"):
+    with pytest.raises(ValueError, match=r"config.json' was not written by a run, and is not changed"):
         train_run(config, scenario('prisoner'), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['config.json']
     (tmp_path / 'config.json').write_text(json.dumps(config.as_dict()))  # without checkpoints it counts as empty
@@ -458,7 +458,7 @@ def test_a_run_is_resumed_as_what_it_is(whole, capsys):
 def test_a_broken_result_is_named(broken_off, capsys):
     (broken_off / 'final.json').write_text('{"eval": ')
     assert cli.main(['table', str(broken_off)]) == 1
-    assert "final.json' is not what a run writes: it is no valid JSON" in capsys.readouterr().err
+    assert "final.json' is not what a run writes: it is not valid JSON" in capsys.readouterr().err
 
 
 def test_ctrl_c_in_the_closing_evaluation_says_that_the_run_was_saved(broken_off, whole, monkeypatch, capsys):
@@ -468,7 +468,7 @@ def test_ctrl_c_in_the_closing_evaluation_says_that_the_run_was_saved(broken_off
     with monkeypatch.context() as patch:
         patch.setattr(run, 'final_evaluation', stopped)
         assert resume(broken_off) == cli.INTERRUPTED
-    assert 'Stopped. The run was saved; go on with it by adding --resume.' in capsys.readouterr().err
+    assert 'Stopped. The run was saved; continue it with --resume.' in capsys.readouterr().err
     assert resume(broken_off) == 0
     assert_same_end(broken_off, whole)
 

@@ -286,7 +286,7 @@ def test_no_runs():
 @pytest.mark.parametrize('name', ['config.json', 'metrics.jsonl'])
 def test_a_folder_that_is_no_run(runs, name):
     (runs[0] / name).unlink()
-    with pytest.raises(ValueError, match=rf"is no run folder: .* no '?{name}'?"):
+    with pytest.raises(ValueError, match=rf"is not a run folder: .* no '?{name}'?"):
         summarise(runs)
 
 
@@ -295,7 +295,7 @@ def test_a_config_of_something_else(runs):
     with pytest.raises(ValueError, match=r"must have .* \(got no \['algo', 'seed'\]\)"):
         summarise(runs)
     (runs[0] / 'config.json').write_text('{"scenario": ')
-    with pytest.raises(ValueError, match=r'config.json.* is no valid JSON'):
+    with pytest.raises(ValueError, match=r'config.json.* is not valid JSON'):
         summarise(runs)
 
 

@@ -36,10 +36,10 @@ class LToSConfig(SharingQConfig):
     search_channels: int = 64  # of the search's critics
     candidates: int = 16  # joint weights compared in a step of the search, half of them wide
     sharpness: float = 2.0  # of the search: beta
-    hops: int = 2  # candidates are scored by the returns of nodes within so many hops
+    hops: int = 2  # candidates are scored by the returns of nodes within this many hops
     noise_joint: float = 4.0  # of exploration, on logits: the part that all agents of a graph share
     noise_own: float = 0.5  # the part of each agent's own share
-    noise_received: float = 1.0  # the part of what each agent receives
+    noise_received: float = 1.0  # the part of each agent's incoming weights
     noise_local: float = 0.25  # scale of the noise around phi; wide exploration has scale 1
     hold_steps: int | None = None  # steps that exploration weights are held; None: n_step
     wide_start: float = 1.0  # fraction of episodes with wide exploration, at the start

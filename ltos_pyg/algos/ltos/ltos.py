@@ -34,7 +34,7 @@ class LToS(SharingQ):
     :math:`w = \phi(o)`; the low level maximises the shaped reward :math:`r^w_i = w_{ii} r_i + \sum_j w_{ji} r_j` with
     the critic :math:`Q_i(o, a; w)` (:class:`~ltos_pyg.algos.ltos.NodeCritic`, the paper's). An update is
 
-    1. the low level: one step of Q on :math:`r^w`, with the weights that were in force when the data was collected and
+    1. the low level: one step of Q on :math:`r^w`, with the weights of the time when the data was collected and
        the target policy's at the successor, :math:`w' = \phi'(o')`;
     2. the high level, in turns: from ``phi_starts`` of training on, one step of :math:`\phi` every ``phi_every``
        steps of Q. ``objective='search'`` (ours) is :class:`~ltos_pyg.algos.ltos.JointSearch`; ``'gradient'`` (the

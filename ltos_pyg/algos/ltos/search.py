@@ -337,7 +337,7 @@ def repeated(seen: Seen, times: int) -> Seen:
 
 
 def first_graphs(seen: Seen, ptr: Tensor, most: int) -> Seen:
-    """The first graphs of a batch, at most so many; ``ptr`` (B + 1,) is where the nodes of each begin."""
+    """The first graphs of a batch, at most ``most``; ``ptr`` (B + 1,) has the first node of each."""
     x, edge_index, edge_attr = seen
     if len(ptr) - 1 <= most:
         return seen

@@ -115,11 +115,11 @@ def test_files_that_are_no_traces(tmp_path):
     (tmp_path / 'plan.csv').write_text('time,signal,phase\n0,a,1\n')
     for name in ('one.npy', 'plan.csv'):
         with pytest.raises(
-            ValueError, match=r"trace '.*' is no valid .npz archive: .*ltos traffic plan RUN --out plan.npz"
+            ValueError, match=r"trace '.*' is not a valid .npz archive: .*ltos traffic plan RUN --out plan.npz"
         ):
             load_trace(tmp_path / name)
     np.savez(path, phase=np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match='is no valid'):
+    with pytest.raises(ValueError, match='is not a valid'):
         load_trace(path)
 
 
