@@ -91,7 +91,7 @@ class OneShot(SingleGraphEnv):
 
 
 class Payday(SingleGraphEnv):
-    """Two agents who are paid, whatever they do."""
+    """Two agents with rewards independent of their actions."""
 
     num_features, num_actions, max_nodes, symmetric, horizon = 1, 2, 2, True, 3
     pay, sight = 1.0, 1.0

@@ -1,4 +1,4 @@
-"""ConseNet: the joint critic, who averages what with whom, and a dilemma that consensus solves."""
+"""ConseNet: the joint critic, the averaging of weights, and a dilemma that consensus solves."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_without_edges_there_is_no_consensus():
 
 
 class Dilemma(SingleGraphEnv):
-    """The prisoner's dilemma in one step: who confesses (1) is better off whatever the other does."""
+    """The prisoner's dilemma in one step: confessing (1) is the dominant action."""
 
     num_features, num_actions, max_nodes, symmetric = 1, 2, 2, True
     edges = fully_connected(2)
@@ -102,7 +102,7 @@ class Dilemma(SingleGraphEnv):
 
 
 class Apart(Dilemma):
-    """Players who never speak."""
+    """Players without edges."""
 
     edges = torch.zeros(2, 0, dtype=torch.int64)
 

@@ -1,4 +1,4 @@
-"""Intention propagation: rounds and fixed points by hand, soft values, and who answers for whom."""
+"""Intention propagation: rounds and fixed points by hand, soft values, gradients through neighbours' critics."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class Match(SingleGraphEnv):
 class MatchUnheard(Match):
     """The first agent does not know what the second did, so no value of its own hangs on it."""
 
-    edges = torch.tensor([[0], [1]])  # the second hears the first, not the other way round
+    edges = torch.tensor([[0], [1]])  # the second receives from the first, not vice versa
     symmetric = False
 
 

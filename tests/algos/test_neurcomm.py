@@ -161,7 +161,7 @@ def test_policies_are_told_as_numbers():
     assert_close(memory.policy.sum(-1), torch.ones(3, 2))
 
 
-def test_an_agent_without_neighbours_hears_nothing_and_one_with_some_hears_them():
+def test_only_agents_with_neighbours_receive_messages():
     env = VectorGraphEnv(Strangers, 1)
     algo = make('neurcomm', env)
     nn.init.constant_(algo.network.message.bias, 1.0)

@@ -263,7 +263,7 @@ def test_agents_of_one_look_are_told_apart_by_their_number_or_not_at_all():
 
 
 @every_form
-def test_renaming_the_agents_renames_their_values_only_where_nobody_has_a_number(mixing):
+def test_renaming_the_agents_renames_their_values_only_without_agent_numbers(mixing):
     algo, graph = trained('qmix', 6, mixing=mixing), jungle().reset(0)
     perm = torch.cat([torch.randperm(5, generator=torch.Generator().manual_seed(b)) + 5 * b for b in range(4)])
     q = algo.q_values(algo.network, graph, None)
@@ -332,7 +332,7 @@ def test_an_illegal_action_is_worth_nothing_however_good_it_looks(mixing):
 
 
 @every_form
-def test_there_may_be_nobody_left_to_bootstrap_from(mixing):
+def test_there_may_be_no_agent_left_to_bootstrap_from(mixing):
     algo = trained('qmix', 4, lambda: VectorGraphEnv(OneShot, 4), n_step=1, mixing=mixing)
     t = sample(algo)
     assert t.successor.num_nodes == 0

@@ -335,7 +335,7 @@ def test_an_agent_is_found_by_its_id_and_none_other() -> None:
     assert t.bootstrap(torch.tensor([10.0, 20.0, 30.0])).tolist() == [15.0, 0.0, 5.0]
 
 
-def test_bootstrap_where_nobody_is_left() -> None:
+def test_bootstrap_without_agents_left() -> None:
     rng, replay = random.Random(0), GraphReplay(make_spec(1), 12, share=False)
     before, after = (Batch.from_data_list([random_graph(rng, ids)]) for ids in ([4, 2], []))
     flags = torch.ones(1, dtype=torch.bool)

@@ -245,15 +245,15 @@ def test_global_generators_do_not_matter() -> None:
 def test_starts_are_uniform_over_the_free_cells() -> None:
     env = JungleEnv(num_envs=2000, num_agents=3, num_foods=2, size=6)
     env.reset()
-    for cells in (env.agent_positions, env.food_positions):  # each is 1 of 16 for everyone
+    for cells in (env.agent_positions, env.food_positions):  # 1 of 16 for each
         share = torch.stack([(cells == torch.tensor(c)).all(2).float().mean() for c in np.ndindex(7, 7)]).view(7, 7)
         deviation = (1 / 16 * 15 / 16 / (2000 * cells.size(1))) ** 0.5
         assert (share[1:5, 1:5] - 1 / 16).abs().max() < 4 * deviation
-        torch.testing.assert_close(share[1:5, 1:5].sum(), torch.tensor(1.0))  # nobody in a wall
+        torch.testing.assert_close(share[1:5, 1:5].sum(), torch.tensor(1.0))  # none in a wall
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_a_full_board_holds_everyone_apart(backend: str) -> None:
+def test_on_a_full_board_all_entities_have_distinct_cells(backend: str) -> None:
     env = JungleEnv(num_envs=3, num_agents=10, num_foods=6, size=6, backend=backend)
     env.reset()
     cells = torch.cat([env.agent_positions, env.food_positions], 1)

@@ -69,7 +69,7 @@ def test_who_loses_a_race_stays_where_it_was() -> None:
     assert step.info['races'].tolist() == [1.0] * 50
 
 
-def test_everyone_sees_both_cells_and_who_it_is() -> None:
+def test_each_player_observes_both_cells_and_its_identity() -> None:
     env = PrisonerEnv()
     env.reset()
     x = env.step(HOME).successor.x
@@ -81,7 +81,7 @@ def test_everyone_sees_both_cells_and_who_it_is() -> None:
 
 
 def test_episodes_end_on_their_own() -> None:
-    """The first goes home (3 steps), the second takes the middle (1 step): only who ended starts anew."""
+    """The first goes home (3 steps), the second takes the middle (1 step): only the ended episode restarts."""
     env = PrisonerEnv(num_envs=2)
     start = env.reset().x
     action = torch.tensor([LEFT, RIGHT, RIGHT, RIGHT])

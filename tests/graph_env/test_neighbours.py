@@ -30,7 +30,7 @@ def test_the_lower_number_wins_a_tie():
 
 @pytest.mark.parametrize('n', [0, 1, 2, 3, 9])
 @pytest.mark.parametrize('k', [0, 1, 3, 20])
-def test_each_node_hears_its_k_nearest(n, k):
+def test_each_node_receives_from_its_k_nearest(n, k):
     place = torch.rand(n, 2, generator=torch.Generator().manual_seed(n))
     directed, both = (pairs(k_nearest(place, k, symmetric=s)) for s in (False, True))
     for i in range(n):

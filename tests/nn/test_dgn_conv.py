@@ -80,7 +80,7 @@ def test_edges_of_zero_features_count_as_edges_without(path):
     assert torch.equal(out, plain(graph.x, graph.edge_index))
 
 
-def test_a_node_hears_itself_and_its_senders_alone(path):
+def test_a_node_depends_on_itself_and_its_senders_only(path):
     graph, conv = random_snapshot(9, 20, 5), DGNConv(5, 8, 2)
     x = graph.x.requires_grad_()
     conv(x, graph.edge_index)[4].sum().backward()

@@ -61,7 +61,7 @@ def test_one_node_of_huge_degree_and_receivers_without_edges(monkeypatch):
     assert_kernel_is_exact(DGNConv(6, 8, 2, edge_dim=2), x, star.flip(0), attr, monkeypatch)
 
 
-def test_first_node_hears_the_last_one(monkeypatch):  # a row's gradient is touched long before its turn
+def test_first_node_receives_from_the_last_one(monkeypatch):  # a row's gradient is touched long before its turn
     edge_index = torch.tensor([[9, 0, 9], [0, 9, 5]])
     assert_kernel_is_exact(DGNConv(6, 8, 2), torch.randn(10, 6), edge_index, None, monkeypatch)
 

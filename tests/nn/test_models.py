@@ -90,7 +90,7 @@ def test_a_node_sees_as_many_hops_as_there_are_layers(layers, path):
     assert x.grad.any(-1).nonzero().flatten().tolist() == list(range(5 - layers, 6))
 
 
-def test_without_layers_a_node_hears_what_it_keeps_and_receives():
+def test_without_layers_a_node_depends_on_its_own_weights_only():
     graph, trunk = random_snapshot(9, 20, 5), DGNTrunk(5, num_layers=0, sharing=True, **SIZE)
     given, kept = (t.requires_grad_() for t in constant_sharing(graph.edge_index, 9))
     trunk(graph.x, graph.edge_index, None, Sharing(given, kept))[4].sum().backward()
@@ -130,7 +130,7 @@ def test_the_gradient_by_the_weights_is_the_same_from_the_kernel(monkeypatch):
         assert_close(one.double(), other, rtol=1e-3, atol=1e-5 * float(other.abs().max()))
 
 
-def test_q_hears_of_the_weights_of_others_too():
+def test_q_depends_on_the_weights_of_other_nodes_too():
     """Q_i depends on what the neighbours give to each other, one hop away: w of their in-edges."""
     chain = torch.tensor([[0, 1], [1, 2]])
     _, net = dgn_and_ltos()

@@ -111,7 +111,7 @@ def test_the_matrix_of_a_batch_is_the_mean_and_absent_agents_keep_what_they_have
         assert_close(consensus_matrix(edges, place, 2, 3, rule), expected)
 
 
-def test_without_edges_nobody_agrees_to_anything():
+def test_without_edges_consensus_changes_nothing():
     none = torch.zeros(2, 0, dtype=torch.int64)
     assert_close(consensus_matrix(none, THREE, 1, 3), torch.eye(3))
 

@@ -17,7 +17,7 @@ def batch(*graphs: Snapshot):
     return Batch.from_data_list(list(graphs))
 
 
-STAR = torch.tensor([[1, 2, 3, 0], [0, 0, 0, 2]])  # 0 hears 1, 2 and 3; 2 hears 0
+STAR = torch.tensor([[1, 2, 3, 0], [0, 0, 0, 2]])  # 0 receives from 1, 2 and 3; 2 from 0
 
 
 def star(ids: list[int]) -> Snapshot:
@@ -38,9 +38,9 @@ def test_a_layout_is_a_table_of_agents_and_graphs():
 
 
 def test_slots_hold_neighbours_in_the_order_of_their_numbers():
-    layout = AgentLayout.of(batch(star([3, 2, 0, 1])), 4)  # agent 3 hears agents 2, 0 and 1; agent 0 hears 3
+    layout = AgentLayout.of(batch(star([3, 2, 0, 1])), 4)  # agent 3 receives from 2, 0 and 1; agent 0 from 3
     rows, dropped_edges = layout.neighbour_rows(STAR, 2)
-    assert rows.tolist() == [[3, 4], [4, 4], [4, 4], [0, 1]]  # 4: nobody
+    assert rows.tolist() == [[3, 4], [4, 4], [4, 4], [0, 1]]  # 4: empty slot
     assert dropped_edges == 1
     heard = gather_slots(layout.to_dense(torch.tensor([[13.0], [12.0], [10.0], [11.0]])), rows)
     assert heard[:, 0].tolist() == [[13, 0], [0, 0], [0, 0], [10, 11]]

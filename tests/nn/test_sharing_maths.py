@@ -78,7 +78,7 @@ def test_every_way_to_make_weights_lies_on_the_simplex_and_conserves_value(nodes
         check_sharing(sharing, edge_index, nodes)
         total = sharing.kept + scatter(sharing.given, edge_index[0], dim_size=nodes)
         assert_close(total, torch.ones(nodes))
-        assert (sharing.kept[alone] == 1).all()  # who has nobody to give to keeps all, exactly
+        assert (sharing.kept[alone] == 1).all()  # isolated nodes keep all, exactly
         shared = share_value(graph.x, edge_index, sharing)
         assert_close(shared.sum(0), graph.x.sum(0), rtol=1e-4, atol=1e-5)
         assert_close(shared[:, 0], share_value(graph.x[:, 0], edge_index, sharing))

@@ -135,7 +135,7 @@ def test_an_episode_in_the_terminal_shows_phases_and_queues() -> None:
 # --- selfishness -----------------------------------------------------------------------------------------------------
 
 
-def test_selfishness_is_noted_for_everyone_and_drawn() -> None:
+def test_selfishness_is_recorded_for_each_signal_and_drawn() -> None:
     env = grid()
     data = selfishness_of(Wandering(), env)  # type: ignore[arg-type]
     assert data.kept.shape == (30, 4)

@@ -35,7 +35,7 @@ HIGH: dict[str, Any] = {'phi_channels': 8, 'phi_every': 2, 'phi_starts': 0.0, 'h
 
 
 def spread(num_envs: int) -> GraphEnv:
-    """Three agents are to cover three landmarks; each hears its nearest neighbour."""
+    """Three agents are to cover three landmarks; each receives from its nearest neighbour."""
     return from_pettingzoo(
         lambda: simple_spread.parallel_env(N=3, max_cycles=10, continuous_actions=False),
         neighbours=KNearest(1, position=slice(2, 4)),

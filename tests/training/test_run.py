@@ -98,7 +98,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody disturbed."""
+    """An uninterrupted run."""
     folder = tmp_path_factory.mktemp('run') / 'whole'
     assert cli.main([*FLAGS, '--out', str(folder)]) == 0
     return folder

@@ -42,7 +42,7 @@ TRAIN: dict[str, Any] = {'num_envs': 4, 'log_every': 40, 'eval_every': 80, 'eval
 
 
 class Lottery(SingleGraphEnv):
-    """Two agents who win what chance gives them, whatever they do. It cannot be saved."""
+    """Two agents with random rewards, independent of their actions. It cannot save its state."""
 
     num_features, num_actions, max_nodes, symmetric, horizon = 1, 2, 2, True, 5
     prize = 1.0

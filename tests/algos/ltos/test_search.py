@@ -378,7 +378,7 @@ def test_candidates_are_half_wide_around_the_first_share_and_half_close_to_phi()
     assert len({float(draw[0]) for draw in draws}) == 6
 
 
-def test_the_response_to_a_candidate_is_everyones_best_legal_action_at_once(monkeypatch):
+def test_the_response_to_a_candidate_is_the_joint_greedy_legal_action(monkeypatch):
     algo = trained('ltos search', 6, crowd)
     t = sample(algo)
     seen, mask, actions = algo.inputs(t.graph), t.graph.action_mask, []

@@ -235,7 +235,7 @@ def test_without_the_module_the_error_says_what_to_do(small, monkeypatch):
         make_engine(*small, backend='cityflow')
 
 
-def test_an_engine_that_nobody_closed_does_not_hang_the_interpreter(small):
+def test_an_engine_that_was_not_closed_does_not_hang_the_interpreter(small):
     network, flow = small
     code = f"""
 from ltos_pyg.envs.traffic.engine import make_engine

@@ -318,7 +318,7 @@ def test_where_phase_0_is_no_yellow_it_can_be_chosen() -> None:
     assert env.phases[0].tolist() == [[2, 1]]
 
 
-def test_a_network_that_nobody_enters_is_quiet() -> None:
+def test_a_network_without_vehicles_has_zero_metrics() -> None:
     network, flow = tasks('1x1')[0]
     late = dataclasses.replace(flow, start=flow.start + 10_000, end=flow.end + 10_000)
     last = play(TrafficEnv((network, late), horizon=5), 5)[-1]

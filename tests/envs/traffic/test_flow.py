@@ -178,7 +178,7 @@ def test_a_longer_table_begins_as_a_shorter_one(mixed, until, seed):
     assert short.paths == long.paths[: len(short.paths)]
 
 
-def test_nobody(write: Write):
+def test_a_flow_without_entries(write: Write):
     network, flow = write(line_network())
     assert flow.num_entries == 0
     assert Schedule(network, flow, 0, 100).num_vehicles == 0

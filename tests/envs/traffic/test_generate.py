@@ -218,7 +218,7 @@ def test_bad_demand(grid, options, message):
         generate_flow(grid, **options)
 
 
-def test_networks_that_let_nobody_in_or_out(grid):
+def test_networks_without_entries_or_exits(grid):
     closed = grid | {'intersections': [i | {'virtual': False} for i in grid['intersections']]}
     with pytest.raises(ValueError, match='no vehicle can enter'):
         generate_flow(closed)

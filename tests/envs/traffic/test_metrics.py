@@ -111,7 +111,7 @@ def straight_route(network: Any) -> list[str]:
         route.append(int(network.road_link_end[following][0]))
 
 
-def test_nobody_is_faster_than_allowed() -> None:
+def test_no_vehicle_exceeds_the_speed_limit() -> None:
     ((network, flow),) = load_tasks(('2x3',), turn=0.5)
     free = free_flow(network, flow)
     speed = np.minimum(flow.max_speed, 11.111)

@@ -283,7 +283,7 @@ def test_options_are_checked(grid):
         engine.vehicles(1)
 
 
-def test_nobody_drives(write: Write):
+def test_a_flow_without_vehicles(write: Write):
     engine = NativeEngine(*write(line_network()), num_envs=3)
     engine.step(5000)
     assert engine.time == 5000
@@ -298,7 +298,7 @@ def without_lights(network: Json) -> Json:
     return network
 
 
-def test_without_lights_everyone_goes(write: Write):
+def test_without_lights_all_links_are_open(write: Write):
     engine = NativeEngine(*write(without_lights(line_network()), entry('in', 'out')))
     engine.set_phases(np.zeros((1, 0), int))
     engine.step(100)
