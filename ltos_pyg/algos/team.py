@@ -62,7 +62,7 @@ def team_reward(reward: Tensor, graph: Batch, kind: TeamReward) -> Tensor:
 
 
 def team_discount(discount: Tensor, graph: Batch) -> Tensor:
-    """One discount per graph, (N,) -> (B,): the team goes on as long as one of the agents that acted does."""
+    """One discount per graph, (N,) -> (B,): the team continues while one of the agents that acted does."""
     return discount.new_zeros(graph.num_graphs).scatter_reduce(0, graph.batch, discount, 'amax')
 
 
