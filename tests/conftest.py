@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ltos_pyg import registry
 
+settings.register_profile('machine', deadline=None)  # how long a case takes is no property of the code
+settings.load_profile('machine')
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 
