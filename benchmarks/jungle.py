@@ -130,6 +130,6 @@ def _neighbour_graph(cells: npt.NDArray[Any]) -> npt.NDArray[Any]:
     distance = (apart * apart).sum(-1)
     np.fill_diagonal(distance, 1 << 20)
     near = np.argpartition(distance, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
-    hears = np.zeros(distance.shape, dtype=bool)
-    hears[np.arange(len(cells))[:, None], near] = True
-    return np.stack((hears | hears.T).nonzero())
+    joined = np.zeros(distance.shape, dtype=bool)
+    joined[np.arange(len(cells))[:, None], near] = True
+    return np.stack((joined | joined.T).nonzero())

@@ -107,7 +107,7 @@ def _stored(replay: GraphReplay, count: int) -> list[tuple[Data, Data]]:
     assert t.sharing is not None
     assert t.sharing_next is not None
     row = torch.where(t.discount > 0, t.successor_node - t.successor.ptr[t.graph.batch], 0)
-    fields = {'action': t.action, 'reward': t.reward, 'discount': t.discount, 'heir': row}
+    fields = {'action': t.action, 'reward': t.reward, 'discount': t.discount, 'next_row': row}
     before = _separate(t.graph, {**fields, 'kept': t.sharing.kept}, t.sharing.given)
     after = _separate(t.successor, {'kept': t.sharing_next.kept}, t.sharing_next.given)
     return list(zip(before, after, strict=True))

@@ -102,7 +102,7 @@ class DGNTrunk(nn.Module):
     def _scale_sharing(self) -> None:
         """Brings the map of the weights' features to the scale of the first layer's other columns.
 
-        With the scale for 4 inputs alone it dominates a wide and sparse observation, and learning takes twice as long.
+        With the scale for 4 inputs alone it dominates a wide and sparse observation, and slows learning.
         """
         if self.lin_sharing is not None:
             with torch.no_grad():

@@ -73,6 +73,17 @@ def test_features_of_the_weights_are_zero_where_all_keep_all(size):
     assert torch.equal(of_edge, torch.zeros(size[1], 2))
 
 
+@pytest.mark.parametrize('again', [False, True])
+def test_features_of_the_weights_start_on_the_scale_of_a_wide_observation(again):
+    """Every column of the first layer is drawn alike, up to 1 / sqrt(96 + 4)."""
+    trunk = DGNTrunk(96, 16, encoder_channels=(512,), heads=2, sharing=True)
+    if again:
+        trunk.reset_parameters()
+    largest = trunk.lin_sharing.weight.abs().max().item()
+    assert largest == pytest.approx(0.1, rel=0.02)
+    assert largest == pytest.approx(trunk.encoder.lins[0].weight.abs().max().item(), rel=0.05)
+
+
 def test_without_edges_a_node_depends_on_its_own_observation_alone(path):
     none = torch.empty(2, 0, dtype=torch.int64)
     net, x = DGN(5, 3, **SIZE), torch.randn(4, 5)

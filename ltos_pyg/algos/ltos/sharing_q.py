@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -50,9 +51,9 @@ class SharingQ(DGN):
             q = self.over_views(graph, lambda view: self.q_values(self.averaged, view, sharing))
         return masked(q, graph.get('action_mask')).argmax(-1)
 
+    @abstractmethod
     def next_sharing(self, t: Transition) -> Sharing:
         """The weights at the successors of a batch."""
-        raise NotImplementedError
 
     def pairs_apart(self, t: Transition) -> Tensor:
         """Random pairs (2, P) for the edge critic, if some neighbours of the batch are no longer neighbours in the

@@ -39,9 +39,9 @@ def test_a_policy_of_ones_own_is_trained_and_saved(algorithm, objective):
     torch.testing.assert_close(algo.act(graph).sharing, constant_sharing(graph.edge_index, graph.num_nodes, first))
     Loop(algo, env).until(30)
     assert policy.keep.item() != 0
-    twin = algorithm(env.spec, small(objective=objective, phi_every=1), policy=MyPolicy())
-    twin.load_state_dict(algo.state_dict())
-    assert twin.phi.keep.item() == policy.keep.item()
+    restored = algorithm(env.spec, small(objective=objective, phi_every=1), policy=MyPolicy())
+    restored.load_state_dict(algo.state_dict())
+    assert restored.phi.keep.item() == policy.keep.item()
 
 
 @pytest.mark.parametrize('algorithm', [LToS, LToSEdge])
