@@ -8,6 +8,9 @@ EXTRAS = {
     'wandb': ['wandb>=0.17'],
     'pettingzoo': ['pettingzoo>=1.24'],
     'scatter': ['torch-scatter>=2.1.2'],
+    'sweep': ['optuna>=4.0'],
+    'ray': ['ray>=2.30'],
+    'slurm': ['submitit>=1.5'],
     'test': [
         'pytest>=8',
         'pytest-xdist>=3.5',
@@ -21,12 +24,12 @@ EXTRAS = {
     'dev': ['ruff>=0.6', 'mypy>=1.11', 'build>=1.2'],
     'docs': ['sphinx>=8.1', 'furo>=2024.8', 'myst-nb>=1.1', 'pettingzoo>=1.24', 'mpe2>=1.0'],
 }
-EXTRAS['test'] += EXTRAS['plot']
+EXTRAS['test'] += EXTRAS['plot'] + EXTRAS['sweep'] + EXTRAS['slurm']
 EXTRAS['docs'] += EXTRAS['plot']
-# `scatter` builds from source against an installed torch, `wandb` needs an account, and the site is built for itself:
-# these are asked for by name.
+# `scatter` builds from source against an installed torch, `wandb` needs an account, `ray` is large, and the site is
+# built for itself: these are asked for by name.
 EXTRAS['all'] = sorted(
-    {req for extra, reqs in EXTRAS.items() if extra not in ('scatter', 'wandb', 'docs') for req in reqs}
+    {req for extra, reqs in EXTRAS.items() if extra not in ('scatter', 'wandb', 'ray', 'docs') for req in reqs}
 )
 
 setup(
@@ -42,7 +45,7 @@ setup(
         *(f'ltos_pyg.{name}' for name in find_packages(include=['envs*'])),
     ],
     package_dir={'ltos_pyg.envs': 'envs'},
-    package_data={'ltos_pyg': ['py.typed'], 'ltos_pyg.envs': ['py.typed']},
+    package_data={'ltos_pyg': ['py.typed'], 'ltos_pyg.experiments': ['speeds.json'], 'ltos_pyg.envs': ['py.typed']},
     install_requires=[
         'torch>=2.4',
         'torch-geometric>=2.6',
@@ -52,6 +55,7 @@ setup(
         'psutil>=5.9',
         'tqdm>=4.66',
         'tyro>=0.9',
+        'tomli>=2.0; python_version < "3.11"',
     ],
     extras_require=EXTRAS,
     entry_points={

@@ -22,7 +22,7 @@ ROOMS = {  # each may import from those before it
     'cli': ['ltos_pyg.cli'],
 }
 # The one file of a lower room that stands on the scenarios: the Python way to train, as the command line does.
-TOP = {'ltos_pyg.training.api': 'cli'}
+TOP = {'ltos_pyg.training.api': 'experiments'}
 
 
 def modules() -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""The command line, one file a command: ``ltos train | evaluate | plot | table | watch | bench | traffic``."""
+"""The command line, one file a command: ``ltos train``, ``ltos evaluate`` and so on."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ COMMANDS = {
     'plot': 'draw the learning curves of runs, grouped by algorithm over seeds',
     'table': 'a table of final results, grouped by algorithm over seeds',
     'watch': 'draw an episode of a trained run',
+    'reproduce': "make the paper's tables and figures, or your own experiment's, from scratch",
+    'sweep': 'search for good options',
     'bench': 'measure speed, against other libraries in the same run',
     'traffic': 'road networks: generate, simulate, replay, export a signal plan',
 }

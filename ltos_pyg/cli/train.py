@@ -22,6 +22,7 @@ class Head:
     algo: str | None = None
     preset: str | None = None
     out: str | None = None
+    config: str | None = None
     resume: bool = False
     help: bool = False
     imports: tuple[str, ...] = ()
@@ -31,6 +32,7 @@ def main(args: Sequence[str]) -> int:
     """Trains, and prints the result."""
     head = read_head(args)
     registry.import_modules(head.imports)
+    options = read_config(head) if head.config else {}
     if head.scenario is None:
         print(usage())
         return 0 if head.help else 2
@@ -40,7 +42,31 @@ def main(args: Sequence[str]) -> int:
         raise ValueError("'--out' must name a folder (got ''). Leave it out for runs/SCENARIO-ALGO-seedN.")
     if not head.help:
         print(f'ltos: {head.scenario}, {head.algo or ALGO}: loading PyTorch …', file=sys.stderr, flush=True)
-    return _train(head, args)
+    return _train(head, args, options)
+
+
+def read_config(head: Head) -> dict[str, Any]:
+    """The options of a configuration file, as ``ltos sweep`` writes it: ``scenario``, ``algo``, ``preset``, and a table
+    ``[options]``. What the command line names itself stays.
+
+    Raises:
+        ValueError: If the file cannot be read, or has other keys.
+    """
+    from ltos_pyg.experiments.experiment import read_toml
+
+    path = Path(head.config or '')
+    plain = read_toml(path)
+    allowed = ('scenario', 'algo', 'preset', 'options')
+    unknown = [key for key in plain if key not in allowed]
+    options = plain.get('options', {})
+    if unknown or not isinstance(options, dict):
+        raise ValueError(
+            f"'{path}': expected the keys {', '.join(allowed)}, the last a table (got {unknown or options})"
+        )
+    for name in allowed[:3]:
+        if getattr(head, name) is None:
+            setattr(head, name, plain.get(name))
+    return options
 
 
 def read_head(args: Sequence[str]) -> Head:
@@ -49,7 +75,7 @@ def read_head(args: Sequence[str]) -> Head:
     first = True
     while rest:
         flag, equals, value = rest.pop(0).partition('=')
-        if flag in ('--algo', '--preset', '--out', '--import', '--label'):
+        if flag in ('--algo', '--preset', '--out', '--config', '--import', '--label'):
             value = value if equals else rest.pop(0) if rest else ''
             if flag == '--import':
                 head.imports += (value,)
@@ -68,10 +94,12 @@ def usage() -> str:
     """Usage, with the known scenarios and algorithms."""
     return (
         'usage: ltos train SCENARIO [--algo ALGO] [--preset PRESET] [--label TEXT] [--out FOLDER] [--resume]'
+        ' [--config FILE]'
         ' [--import MODULE] [options]\n\n'
         'SCENARIO: one of those below, or your own environment as package.module:Name\n'
         '--algo: one of those below, or your own as package.module:Name (default: ltos)\n'
         '--label: name of the run in tables and plots (default: the algorithm and its preset)\n'
+        '--config: a TOML file of options, as ltos sweep writes it\n'
         '--import: a module that registers scenarios or algorithms\n'
         f'scenarios:  {", ".join(registry.scenario_names())}\n'
         f'algorithms: {", ".join(registry.algorithm_names())}\n'
@@ -79,13 +107,14 @@ def usage() -> str:
     )
 
 
-def _train(head: Head, args: Sequence[str]) -> int:
+def _train(head: Head, args: Sequence[str], options: dict[str, Any]) -> int:
+    from ltos_pyg.training.api import with_options
     from ltos_pyg.training.run import train_run
     from ltos_pyg.training.run_folder import RunFolder, default_folder
 
     assert head.scenario is not None
     scenario = registry.scenario(head.scenario)
-    base = scenario.config(head.algo or ALGO, head.preset or PRESET)
+    base = with_options(scenario.config(head.algo or ALGO, head.preset or PRESET), options, {})
     if head.resume:
         parsed, config = parse_options(base, args)
         run = RunFolder(head.out or default_folder(config))
@@ -130,13 +159,16 @@ def parse_options(config: Any, args: Sequence[str]) -> tuple[Any, Any]:
 
     parts = ('train', 'algorithm', 'env')
     names = {part: {f.name for f in dataclasses.fields(getattr(config, part))} for part in parts}
-    clash = names['env'] & (names['train'] | names['algorithm'] | {'scenario', 'algo', 'preset', 'label', 'out'})
+    clash = names['env'] & (
+        names['train'] | names['algorithm'] | {'scenario', 'algo', 'preset', 'label', 'out', 'config'}
+    )
     fields: list[Any] = [
         ('scenario', Annotated[str, tyro.conf.Positional], config.scenario),
         ('algo', str, config.algo),
         ('preset', str, config.preset),
         ('label', str | None, None),
         ('out', str | None, None),
+        ('config', str | None, None),
         ('resume', Annotated[bool, tyro.conf.FlagCreatePairsOff], False),
         ('imports', ImportArg, dataclasses.field(default=())),
     ]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 RESAMPLES = 10_000
+IMPROVEMENT_RESAMPLES = 2_000
 BOOTSTRAP_SEED = 0  # the same values give the same interval
 
 
@@ -38,3 +40,41 @@ def bootstrap_interval(*strata: Array, level: float = 0.95) -> tuple[float, floa
     draws = [values[rng.integers(len(values), size=(RESAMPLES, len(values)))] for values in strata]
     low, high = np.quantile(iqm(np.concatenate(draws, axis=1)), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def probability_of_improvement(x: Sequence[Array], y: Sequence[Array]) -> float:
+    r"""The probability that a run of X is better than one of Y, mean over tasks:
+
+    .. math::
+        \frac1M \sum_m \frac{1}{n_m k_m} \sum_{i, j} \Big([x_{mi} > y_{mj}] + \tfrac12 [x_{mi} = y_{mj}]\Big)
+
+    Args:
+        x: The values of X, one array :math:`(n_m,)` a task; higher is better.
+        y: Those of Y, for the same tasks.
+    """
+    wins = [np.mean((a[:, None] > b) + 0.5 * (a[:, None] == b)) for a, b in zip(x, y, strict=True)]
+    return float(np.mean(wins))
+
+
+def improvement_interval(x: Sequence[Array], y: Sequence[Array], level: float = 0.95) -> tuple[float, float]:
+    """The stratified bootstrap interval of :func:`probability_of_improvement`."""
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    draws = np.zeros(IMPROVEMENT_RESAMPLES)
+    for a, b in zip(x, y, strict=True):
+        drawn_a = a[rng.integers(len(a), size=(IMPROVEMENT_RESAMPLES, len(a), 1))]
+        drawn_b = b[rng.integers(len(b), size=(IMPROVEMENT_RESAMPLES, 1, len(b)))]
+        draws += ((drawn_a > drawn_b) + 0.5 * (drawn_a == drawn_b)).mean((1, 2)) / len(x)
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def performance_profile(values: Sequence[Array], threshold: Array) -> Array:
+    r"""The fraction of runs with a value above each threshold, mean over tasks:
+    :math:`\hat F(\tau) = \frac1M \sum_m \frac1{n_m} \sum_i [x_{mi} > \tau]`.
+
+    Shapes:
+        - **input:** one array :math:`(n_m,)` a task, thresholds :math:`(T,)`
+        - **output:** :math:`(T,)`
+    """
+    above = [(task[:, None] > threshold).mean(0) for task in values]
+    return np.asarray(np.mean(above, axis=0), float)

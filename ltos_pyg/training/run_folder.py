@@ -90,6 +90,23 @@ class RunFolder:
         """Whether the folder has a result or a checkpoint. A failed start leaves neither."""
         return self.has_config and (self.is_finished or bool(self.store().steps()))
 
+    @property
+    def lock_path(self) -> Path:
+        """The lock file of the process that trains here."""
+        return self.path / 'run.lock'
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a process trains here now."""
+        if fcntl is None or not self.lock_path.is_file():
+            return False
+        with self.lock_path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def read(self) -> dict[str, Any]:
@@ -157,6 +174,16 @@ class RunFolder:
             )
         return [renamed(row) for row in read_metrics(self.metrics_path)]
 
+    def last_step(self) -> int:
+        """The last logged step; 0 if nothing is logged yet, or while the file is being written."""
+        try:
+            with self.metrics_path.open('rb') as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 20_000))
+                rows = file.read().splitlines()
+            return int(json.loads(rows[-1])['step'])
+        except (OSError, IndexError, KeyError, ValueError):
+            return 0
+
     def final(self) -> dict[str, Any]:
         """The result of the run, ``final.json``, with the current names of metrics.
 
@@ -220,13 +247,10 @@ class RunFolder:
             ValueError: If another process trains here; the message names it.
         """
         made = _make_folder(self.path)
-        path = self.path / 'run.lock'
-        file = _acquire(path)
         try:
-            yield
+            with hold_lock(self.lock_path, 'trains in it'):
+                yield
         finally:
-            path.unlink(missing_ok=True)
-            os.close(file)
             for folder in made:
                 with contextlib.suppress(OSError):  # it is not empty
                     folder.rmdir()
@@ -239,19 +263,38 @@ def _make_folder(path: Path) -> list[Path]:
     return missing
 
 
-def _acquire(path: Path) -> int:
+@contextmanager
+def hold_lock(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
+    """Within this context, no other process can hold this lock file. The lock of a process that died is ignored.
+
+    Args:
+        path: The lock file.
+        doing: What the process does that holds it, for the message.
+        wait: Wait while another process holds it.
+
+    Raises:
+        ValueError: If another process holds it, and ``wait`` is false; the message names it.
+    """
+    file = _acquire(path, doing, wait)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(file)
+
+
+def _acquire(path: Path, doing: str, wait: bool) -> int:
     """The open lock file, locked until this process ends or closes it."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         if fcntl is not None:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except OSError as error:
                 with os.fdopen(file) as opened:
                     owner = opened.read().strip() or 'another process'
                 raise ValueError(
-                    f"'{path.parent}' is in use: {owner} trains in it. Wait for it, stop it, or choose another folder "
-                    f'by --out.'
+                    f"'{path.parent}' is in use: {owner} {doing}. Wait for it, stop it, or choose another folder."
                 ) from error
         if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
             break

@@ -165,9 +165,13 @@ def aggregate(folders: Sequence[Path | str], metric: str = 'eval/return') -> lis
     """
     if not folders:
         raise ValueError("'runs' must name at least one run folder (got none)")
+    return group([load_series(folder, metric) for folder in folders])
+
+
+def group(series: Sequence[Series]) -> list[Curve]:
+    """As :func:`aggregate`, from loaded series."""
     groups: dict[tuple[str, str], list[Series]] = {}
-    for folder in folders:
-        run = load_series(folder, metric)
+    for run in series:
         groups.setdefault((run.scenario, run.label), []).append(run)
     return [_curve(sorted(runs, key=lambda run: run.seed)) for _, runs in sorted(groups.items())]
 

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ltos_pyg.experiments.statistics import bootstrap_interval, iqm
+from ltos_pyg.experiments.statistics import (
+    bootstrap_interval,
+    improvement_interval,
+    iqm,
+    performance_profile,
+    probability_of_improvement,
+)
 
 SEEDS = np.array([0.31, 0.52, 0.47, 0.9, 0.11, 0.66])
 
@@ -47,3 +53,29 @@ def test_each_task_is_resampled_by_itself():
     assert bootstrap_interval(low, high) == (0.5, 0.5)
     mixed = bootstrap_interval(np.concatenate([low, high]))
     assert mixed[0] < 0.5 < mixed[1]
+
+
+# Stored results of rliable 1.2.0 on these scores, runs x tasks.
+X = np.array([[0.8, 0.83], [0.773, 0.711], [0.755, 0.701], [0.806, 0.934], [0.751, 0.738]])
+Y = np.array(
+    [[0.799, 0.786], [0.761, 0.657], [0.747, 0.82], [0.616, 0.704], [0.56, 0.621], [0.566, 0.726], [0.623, 0.777]]
+)
+THRESHOLDS = np.array([0.6, 0.7, 0.75, 0.8, 0.9])
+
+
+def test_definitions_are_those_of_rliable():
+    assert iqm(X.ravel()) == pytest.approx(0.7705)
+    assert iqm(Y.ravel()) == pytest.approx(0.702)
+    assert probability_of_improvement(list(X.T), list(Y.T)) == pytest.approx(0.7571428571428571)
+    np.testing.assert_allclose(performance_profile(list(X.T), THRESHOLDS), [1.0, 1.0, 0.7, 0.3, 0.1])
+    np.testing.assert_allclose(
+        performance_profile(list(Y.T), THRESHOLDS), [0.85714286, 0.57142857, 0.35714286, 0.07142857, 0.0]
+    )
+
+
+def test_probability_of_improvement_counts_ties_half_and_its_interval_holds_it():
+    same = [np.array([1.0, 2.0])]
+    assert probability_of_improvement(same, same) == 0.5
+    assert probability_of_improvement([np.array([3.0])], same) == 1.0
+    low, high = improvement_interval(list(X.T), list(Y.T))
+    assert 0 <= low < 0.757 < high <= 1

@@ -1,0 +1,160 @@
+"""``ltos reproduce``."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from ltos_pyg.cli.options import ImportArg, parse
+
+if TYPE_CHECKING:
+    from ltos_pyg.experiments.experiment import Experiment
+    from ltos_pyg.experiments.runner import Backend, Planned
+
+Names = Annotated[
+    tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar='NAME', help='experiments of --list, or TOML files')
+]
+
+
+@dataclass
+class Options:
+    """Make tables and figures from scratch: train what is missing, then report."""
+
+    names: Names = ()
+    list: bool = False
+    """print the experiments that there are"""
+    jobs: int = 1
+    """runs at once, one core each"""
+    seeds: int | None = None
+    """at most so many seeds a method (default: all)"""
+    only: str = ''
+    """only methods with this text in their name"""
+    total_steps: int | None = None
+    """env steps of every run, instead of those of its preset: for a quick look"""
+    runs: Path = Path('runs/reproduce')
+    """folder of the run folders; finished runs there are reused"""
+    out: Path = Path('results')
+    """folder of the tables and figures"""
+    data: Path | None = None
+    """folder with the road networks of 6x6 and Shenzhen"""
+    dry_run: bool = False
+    """print what would be trained, and how long it would take"""
+    report: bool = False
+    """train nothing: report from the runs that are finished"""
+    archive: Path | None = None
+    """also copy the small files of the runs to this folder: options, evaluations, final results"""
+    ray: Annotated[str | None, tyro.conf.arg(metavar='ADDRESS')] = None
+    """train on the Ray cluster of this address (auto: the running one, local: a new one here) (extra ray)"""
+    slurm: Annotated[str | None, tyro.conf.arg(metavar='PARTITION')] = None
+    """train as an array of SLURM jobs in this partition (local: in processes here) (extra slurm)"""
+    imports: ImportArg = ()
+
+
+def main(args: Sequence[str]) -> int:
+    """Trains and reports; 1 if a run failed."""
+    options = parse(Options, args, 'ltos reproduce')
+    from ltos_pyg.experiments.catalogue import EXPERIMENTS
+
+    if options.list:
+        print('\n'.join(f'{name:22}{one.title}' for name, one in EXPERIMENTS.items()))
+        return 0
+    if not options.names:
+        raise ValueError('expected the name of an experiment (got none). See ltos reproduce --list')
+    from ltos_pyg import registry
+    from ltos_pyg.experiments.reproduce import archive, plan_all, reproduce, write_report
+
+    registry.import_modules(options.imports)
+    experiments = [_experiment(name, options) for name in options.names]
+    if options.dry_run:
+        _print_plan(plan_all(experiments, options.runs), options.jobs)
+        return 0
+    if options.report:
+        failures = []
+        for one in experiments:
+            write_report(one, options.runs, options.out / one.name)
+    else:
+        with stopped_by_signals():
+            failures = reproduce(experiments, options.runs, options.out, _backend(options))
+    for one in experiments:
+        _print_report(options.out / one.name)
+    if options.archive:
+        count = archive(experiments, options.runs, options.archive)
+        print(f'copied the results of {count} runs to {options.archive}')
+    for failure in failures:
+        print(f'ltos: {failure.name} failed: {failure.reason} (see {failure.log})', file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _experiment(name: str, options: Options) -> Experiment:
+    from ltos_pyg.experiments.catalogue import experiment
+    from ltos_pyg.experiments.experiment import read_experiment
+
+    found = read_experiment(Path(name)) if name.endswith('.toml') else experiment(name, options.data)
+    found = dataclasses.replace(found, imports=tuple(dict.fromkeys([*found.imports, *options.imports])))
+    return found.limited(options.seeds, options.only, options.total_steps)
+
+
+def _backend(options: Options) -> Backend:
+    from ltos_pyg.experiments.runner import ThisMachine
+
+    if options.ray and options.slurm:
+        raise ValueError("'--ray' and '--slurm' exclude each other (got both)")
+    if options.ray:
+        from ltos_pyg.experiments.clusters import RayCluster
+
+        return RayCluster(options.ray)
+    if options.slurm:
+        from ltos_pyg.experiments.clusters import Slurm
+
+        return Slurm(options.slurm, options.runs / 'slurm', options.jobs)
+    return ThisMachine(options.jobs)
+
+
+def _print_plan(planned: Sequence[Planned], jobs: int) -> None:
+    left = 0.0
+    for one in planned:
+        seconds = one.seconds * (1 - one.fraction)
+        left += seconds
+        print(f'{one.state:12}{seconds / 60:7.1f} min  {one.run.name}')
+        if one.state != 'finished':
+            print(f'{"":12}{"":11}  ltos {" ".join(one.run.arguments(one.folder))}')
+    states = [one.state for one in planned]
+    counts = ', '.join(f'{states.count(state)} {state}' for state in ('finished', 'interrupted', 'missing'))
+    hours = left / 3600
+    print(
+        f'{len(planned)} runs: {counts}; about {hours:.1f} hours of one core, '
+        f'{hours / jobs:.1f} hours with --jobs {jobs}'
+    )
+
+
+def _print_report(out: Path) -> None:
+    table = out / 'table.md'
+    if not table.is_file():
+        print(f'ltos: no run of {out.name} is finished: no table', file=sys.stderr)
+        return
+    print(f'\n{table.read_text(encoding="utf-8")}')
+    print(f'wrote {", ".join(str(path) for path in sorted(out.iterdir()))}')
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP stop as Ctrl-C does: the runs save first."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ('SIGTERM', 'SIGHUP') if hasattr(signal, name)]
+    before = {number: signal.signal(number, stop) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

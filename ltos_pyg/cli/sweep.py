@@ -1,0 +1,89 @@
+"""``ltos sweep``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ltos_pyg.cli.options import ImportArg, parse
+
+
+@dataclass
+class Options:
+    """Search for good options: each trial is one or more runs."""
+
+    scenario: Annotated[str, tyro.conf.Positional]
+    algo: str = 'ltos'
+    preset: str = 'default'
+    vary: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """an option to vary, as NAME=A,B,C or NAME=LOW..HIGH or NAME=LOW..HIGH:log; can be repeated"""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """an option of every trial, as NAME=VALUE; can be repeated"""
+    sampler: Literal['tpe', 'random', 'grid'] = 'tpe'
+    """tpe learns from earlier trials; grid runs all combinations of choices"""
+    trials: int = 20
+    """number of trials; unused with the grid"""
+    seeds: int = 1
+    """runs of a trial, with seeds from 100 on; its value is their mean"""
+    metric: str | None = None
+    """default: the scenario's primary metric, at the end of a run"""
+    minimise: bool = False
+    """lower values of --metric are better (default: as the scenario says of its primary metric)"""
+    prune: bool = False
+    """stop trials early that are worse than the median of the earlier ones at the same step"""
+    jobs: int = 1
+    """trials at once, one core each"""
+    out: Path | None = None
+    """folder of the sweep (default: runs/sweep-SCENARIO-ALGO); the same command continues it"""
+    ray: Annotated[str | None, tyro.conf.arg(metavar='ADDRESS')] = None
+    """run trials on the Ray cluster of this address (auto, local); --out must be on a folder that it shares"""
+    imports: ImportArg = ()
+
+
+def main(args: Sequence[str]) -> int:
+    """Searches, and prints the best options."""
+    options = parse(Options, args, 'ltos sweep')
+    from ltos_pyg import registry
+    from ltos_pyg.cli.reproduce import stopped_by_signals
+    from ltos_pyg.experiments.sweep import Sweep, parse_dimension, run_sweep
+
+    registry.import_modules(options.imports)
+    registry.check_scenario(options.scenario)
+    registry.check_algorithm(options.algo)
+    settings = [parse_dimension(text) for text in options.set]
+    for one, text in zip(settings, options.set, strict=True):
+        if one.choices is None or len(one.choices) != 1:
+            raise ValueError(f"'--set' takes NAME=VALUE (got '{text}'); use --vary for several values")
+    sweep = Sweep(
+        scenario=options.scenario,
+        algo=options.algo,
+        preset=options.preset,
+        options=tuple((one.name, one.choices[0]) for one in settings if one.choices),
+        space=tuple(parse_dimension(text) for text in options.vary),
+        sampler=options.sampler,
+        trials=options.trials,
+        seeds=options.seeds,
+        metric=options.metric,
+        lower_is_better=True if options.minimise else None,
+        prune=options.prune,
+        imports=options.imports,
+    )
+    short = '-'.join(name.rpartition(':')[2] for name in (options.scenario, options.algo))
+    out = options.out or Path('runs') / f'sweep-{short}'
+    cluster = None
+    if options.ray:
+        from ltos_pyg.experiments.clusters import RayCluster
+
+        cluster = RayCluster(options.ray)
+    with stopped_by_signals():
+        best = run_sweep(sweep, out, options.jobs, cluster)
+    print(f'best of {out}: {sweep.goal()[0]} {best["value"]:.4g} in trial {best["trial"]}')
+    for name, value in best['options'].items():
+        print(f'  {name} = {value}')
+    print(f'train with it: ltos train --config {out / "best.toml"}', file=sys.stderr)
+    return 0

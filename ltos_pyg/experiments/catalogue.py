@@ -1,0 +1,224 @@
+"""What ``ltos reproduce`` can make: the paper's tables and figures, and what this library adds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ltos_pyg.experiments.experiment import Experiment, Method, Setting
+
+LTOS = Method(label='LToS', algo='ltos')
+LTOS_EDGE = Method(label='LToS-edge (ours)', algo='ltos_edge')
+FIXED = Method(label='fixed LToS', algo='fixed_ltos')
+DGN = Method(label='DGN', algo='dgn')
+DQN = Method(label='DQN', algo='dqn')
+QMIX = Method(label='QMIX', algo='qmix')
+IP = Method(label='IP', algo='ip')
+NEURCOMM = Method(label='NeurComm', algo='neurcomm')
+CONSENET = Method(label='ConseNet', algo='consenet')
+LIO = Method(label='LIO', algo='lio')
+JOINT_DQN = Method(label='JointDQN', algo='joint_dqn')
+COCO_Q = Method(label='Coco-Q', algo='coco_q')
+
+OFF_POLICY = (LTOS, LTOS_EDGE, FIXED, DGN, DQN, QMIX, IP)
+ON_POLICY = (NEURCOMM, CONSENET, LIO)
+MANY = OFF_POLICY + ON_POLICY  # methods for many agents
+
+JUNGLE = Setting(label='jungle', scenario='jungle', options={'final_episodes': 100})
+GRID_FILES = {'net': ('roadnet_6_6.json',), 'flow': ('anon_6_6_small_2570_bi.json',)}
+SHENZHEN_FILES = {'net': ('roadnet_1_33.json',), 'flow': ('anon_1_33_fuhua_0.4x24hto1h.json',)}
+TRAFFIC_6X6 = Setting(label='6x6', scenario='traffic', options=GRID_FILES, metric='red_lights')
+TRAFFIC_SHENZHEN = Setting(label='Shenzhen', scenario='traffic', options=SHENZHEN_FILES, metric='red_lights')
+TRAFFIC_NOTE = (
+    "The paper's unit, red lights per vehicle and intersection, is not defined there. Ours is the time in queues over "
+    '10 s, per vehicle and intersection; compare methods within one column of ours, not with the paper.'
+)
+
+
+def jungle(label: str, x: float | None = None, **options: Any) -> Setting:
+    """A variant of the jungle."""
+    return Setting(label=label, scenario='jungle', options={**JUNGLE.options, **options}, x=x)
+
+
+def with_seeds(methods: tuple[Method, ...], seeds: int) -> tuple[Method, ...]:
+    """The methods with so many seeds."""
+    return tuple(Method(label=m.label, algo=m.algo, options=m.options, seeds=seeds) for m in methods)
+
+
+def by_row(setting: str, numbers: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Numbers of the paper for one setting, by method."""
+    return {method: {setting: number} for method, number in numbers.items()}
+
+
+TABLE1 = by_row(
+    'jungle',
+    {'DQN': 0.24, 'DGN': 0.66, 'fixed LToS': 0.71, 'LToS': 0.86, 'NeurComm': -0.05, 'ConseNet': -0.04, 'LIO': 0.0,
+     'IP': 0.63, 'QMIX': 0.04},
+)  # fmt: skip
+TABLE3 = {
+    'DQN': {'6x6': 0.90, 'Shenzhen': 13.99},
+    'DGN': {'6x6': 0.78, 'Shenzhen': 2.02},
+    'fixed LToS': {'6x6': 0.80, 'Shenzhen': 1.94},
+    'LToS': {'6x6': 0.58, 'Shenzhen': 1.71},
+    'NeurComm': {'6x6': 0.71, 'Shenzhen': 2.27},
+    'ConseNet': {'6x6': 0.78, 'Shenzhen': 7.63},
+    'LIO': {'6x6': 7.74, 'Shenzhen': 19.15},
+    'IP': {'6x6': 4.67, 'Shenzhen': 5.52},
+    'QMIX': {'6x6': 5.94, 'Shenzhen': 19.74},
+}
+FIGURE5 = {
+    'DGN': {'N = 10': 0.52, 'N = 20': 0.66, 'N = 30': 0.77, 'N = 40': 0.84, 'N = 50': 0.86},
+    'fixed LToS': {'N = 10': 0.63, 'N = 20': 0.71, 'N = 30': 0.79, 'N = 40': 0.80, 'N = 50': 0.79},
+    'LToS': {'N = 10': 0.71, 'N = 20': 0.86, 'N = 30': 0.88, 'N = 40': 0.90, 'N = 50': 0.91},
+}
+FIGURE6 = {'LToS': {'k = 1': 0.83, 'k = 2': 0.84, 'k = 3': 0.86, 'k = 4': 0.66, 'k = 5': 0.80}}
+
+
+def _fixed(critic: str, kept: float | str) -> Method:
+    name = kept if isinstance(kept, str) else 'keep all' if kept == 1 else 'constant'
+    return Method(label=f'{critic}, {name}', algo='fixed_ltos', options={'critic': critic, 'kept': kept})
+
+
+def _learned(critic: str, seeds: int | None = None) -> Method:
+    return Method(label=f'{critic}, learned', algo={'node': 'ltos', 'edge': 'ltos_edge'}[critic], seeds=seeds)
+
+
+def factorial(best_constant: float, learned: int) -> tuple[Method, ...]:
+    """{node, edge} x {keep all, uniform, best constant, random, frozen, learned}, and the usual sums of rewards."""
+    rows: list[Method] = []
+    for critic, algo in (('node', 'ltos'), ('edge', 'ltos_edge')):
+        rows += [_fixed(critic, kept) for kept in (1.0, 'uniform', best_constant, 'random')]
+        rows.append(Method(label=f'{critic}, frozen', algo=algo, options={'phi_starts': 1.0}))
+        rows.append(_learned(critic, learned))
+    for reward in ('neighbourhood', 'team'):
+        rows.append(Method(label=f'DGN, {reward} reward', algo='dgn', options={'reward': reward}))
+    return tuple(rows)
+
+
+EDGE_ROWS = (_fixed('edge', 'uniform'), _learned('edge'), DGN)
+
+
+def _dilemma(name: str, title: str, best_constant: float, **options: Any) -> Experiment:
+    return Experiment(
+        name=f'sharing-{name}', title=title, report='sharing', methods=factorial(best_constant, learned=10),
+        settings=(Setting(label=name, scenario='dilemmas', options=options),),
+    )  # fmt: skip
+
+
+_ALL = (
+    Experiment(
+        name='fig3a', title='Figure 3a: prisoner, all methods', report='curves',
+        settings=(Setting(label='prisoner', scenario='prisoner'),),
+        methods=(LTOS, LTOS_EDGE, FIXED, DGN, DQN, QMIX, IP, JOINT_DQN, COCO_Q, *ON_POLICY),
+        text='Return of an episode, as the mean over both agents; 1 is mutual cooperation from the first step.',
+    ),
+    Experiment(
+        name='fig3b', title='Figure 3b: learning curves on the jungle, 20 agents', report='curves',
+        settings=(JUNGLE,), methods=(*OFF_POLICY, *with_seeds(ON_POLICY, 2)),
+    ),
+    Experiment(
+        name='fig3c', title='Figure 3c: learning curves on traffic, 6x6', report='curves', files=True,
+        settings=(TRAFFIC_6X6,),
+        methods=(*with_seeds((LTOS, FIXED, DGN, DQN), 3), *with_seeds((QMIX, IP, *ON_POLICY), 1)),
+    ),
+    Experiment(
+        name='table1', title='Table 1: reward a step on the jungle, 20 agents',
+        settings=(JUNGLE,), methods=(*OFF_POLICY, *with_seeds(ON_POLICY, 2)), paper=TABLE1,
+        text="The paper's upper bound is 0.95.",
+    ),
+    Experiment(
+        name='fig4', title='Figure 4: what agents do on the jungle', report='behaviour', seeds=1,
+        settings=(JUNGLE,), methods=(*OFF_POLICY, *ON_POLICY),
+    ),
+    Experiment(
+        name='fig5', title='Figure 5: 10 to 50 agents on the jungle', report='line', seeds=2,
+        settings=tuple(
+            jungle(f'N = {n}', n, **({} if n == 20 else {'num_agents': n})) for n in (10, 20, 30, 40, 50)
+        ),
+        methods=(LTOS, LTOS_EDGE, FIXED, DGN), paper=FIGURE5,
+    ),
+    Experiment(
+        name='fig6', title='Figure 6: 1 to 8 neighbours on the jungle', report='line', seeds=2,
+        settings=tuple(
+            jungle(f'k = {k}', k, **({} if k == 3 else {'neighbours': k})) for k in (1, 2, 3, 4, 5, 8)
+        ),
+        methods=(LTOS, LTOS_EDGE), paper=FIGURE6,
+    ),
+    Experiment(
+        name='table3', title='Table 3: red lights on traffic, 6x6 and Shenzhen', files=True,
+        settings=(TRAFFIC_6X6, TRAFFIC_SHENZHEN),
+        methods=(*with_seeds((LTOS, LTOS_EDGE, FIXED, DGN, DQN), 3), *with_seeds((QMIX, IP, *ON_POLICY), 1)),
+        paper=TABLE3, text=TRAFFIC_NOTE,
+    ),
+    Experiment(
+        name='fig7', title='Figure 7: the share kept by each signal, 6x6 and Shenzhen', report='selfishness',
+        files=True, seeds=1, settings=(TRAFFIC_6X6, TRAFFIC_SHENZHEN), methods=(LTOS, LTOS_EDGE),
+    ),
+    _dilemma('groups', 'Game A: hunt, work, tempt', 0.1, graph='groups', total_steps=24_000),
+    _dilemma('double_star', 'Games A + B: the double star', 0.05, graph='double_star'),
+    _dilemma('star', 'Game C: offers on a star of 20', 0.05, graph='offers', topology='star'),
+    _dilemma('ba', 'Game C: offers on preferential attachment, 20 agents', 0.18, graph='offers', topology='ba'),
+    Experiment(
+        name='sharing-prisoner', title='Prisoner: critics and weights', report='sharing',
+        settings=(Setting(label='prisoner', scenario='prisoner'),), methods=factorial(0.4, learned=5),
+    ),
+    Experiment(
+        name='sharing-jungle', title='Jungle, 20 agents, k = 3: critics and weights', report='sharing',
+        settings=(JUNGLE,),
+        methods=(
+            _fixed('node', 'uniform'), _learned('node'), _fixed('edge', 'uniform'), _learned('edge'),
+            Method(label='DGN', algo='dgn', seeds=10),
+        ),
+    ),
+    Experiment(
+        name='sharing-jungle-radius', title='Jungle, neighbours within 9 cells', report='sharing', seeds=3,
+        settings=(jungle('radius', graph='radius'),), methods=EDGE_ROWS,
+    ),
+    Experiment(
+        name='sharing-jungle-gains', title='Jungle, half of the agents gain 6 from an attack', report='sharing',
+        seeds=3, settings=(jungle('gains', graph='radius', attack_gain_high=6.0),), methods=EDGE_ROWS,
+    ),
+    Experiment(
+        name='sharing-traffic', title='Generated grid of signals', report='sharing', seeds=1,
+        settings=(Setting(label='grid', scenario='traffic'),), methods=EDGE_ROWS[1:],
+    ),
+)  # fmt: skip
+
+EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
+
+
+def experiment(name: str, data: Path | None = None) -> Experiment:
+    """An experiment by its name.
+
+    Args:
+        name: One of :data:`EXPERIMENTS`.
+        data: Folder of the road networks, for those that need them.
+
+    Raises:
+        ValueError: If there is none of this name, or a road network is missing.
+    """
+    if name not in EXPERIMENTS:
+        raise ValueError(
+            f"unknown experiment '{name}'. Choose from: {', '.join(EXPERIMENTS)}, or name a TOML file of your own."
+        )
+    found = EXPERIMENTS[name]
+    return with_files(found, data) if found.files else found
+
+
+def with_files(experiment: Experiment, data: Path | None) -> Experiment:
+    """The experiment with the paths of its road networks."""
+    names = {name for setting in experiment.settings for names in setting.options.values() for name in names}
+    if data is None or any(not (data / name).is_file() for name in names):
+        raise ValueError(
+            f"'{experiment.name}' needs road networks that are not part of this package: {', '.join(sorted(names))}. "
+            f'Name their folder by --data (got {data}); docs/traffic.md says where they are published.'
+        )
+    settings = tuple(
+        dataclasses.replace(
+            s, options={key: tuple(str(data / name) for name in names) for key, names in s.options.items()}
+        )
+        for s in experiment.settings
+    )
+    return dataclasses.replace(experiment, settings=settings)

@@ -1,0 +1,188 @@
+"""Runs on a cluster: Ray, and SLURM through submitit. A run whose machine is lost is resumed on another."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ltos_pyg.experiments.experiment import Run
+from ltos_pyg.experiments.runner import LOG, POLL, Planned, train_here
+from ltos_pyg.training.checkpoint import atomic_write
+
+RESULTS = ('config.json', 'metrics.jsonl', 'final.json', LOG)  # what is fetched back where no folder is shared
+
+
+class RayCluster:
+    """Trains each run as a task of a Ray cluster, on one core. Ray restarts tasks of workers that died.
+
+    Where the machines share the folder of the runs, a restarted task resumes its run. Where they do not, it starts
+    anew, and the results, without checkpoints, are fetched back.
+
+    Args:
+        address: Of the cluster: ``'auto'``, the one that runs here; ``'local'``, a new one of this machine's cores;
+            or as :func:`ray.init` takes it.
+
+    Raises:
+        ImportError: Without Ray (extra ``ray``).
+        ValueError: If there is no such cluster.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise ImportError("'--ray' needs Ray: install it with pip install 'ltos_pyg[ray]'") from error
+        self.ray = ray
+        if not ray.is_initialized():
+            try:
+                ray.init(address=address, log_to_driver=False, configure_logging=False)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise ValueError(
+                    f"found no Ray cluster at '{address}' ({error}). Start one with 'ray start --head', or use --ray "
+                    f'local.'
+                ) from error
+
+    def train(self, planned: Sequence[Planned]) -> Iterator[tuple[Planned, str | None]]:
+        ray = self.ray
+        remote = ray.remote(num_cpus=1, max_retries=-1)(train_on_worker)
+        with tempfile.NamedTemporaryFile(dir=planned[0].folder.parent, prefix='.shared-') as mark:
+            waiting = {remote.remote(one.run, str(one.folder.resolve()), mark.name): one for one in planned}
+            try:
+                while waiting:
+                    ended, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL)
+                    for task in ended:
+                        one = waiting.pop(task)
+                        yield one, self._result(task, one)
+            finally:
+                for task in waiting:
+                    ray.cancel(task, force=True)
+
+    @contextmanager
+    def tasks(self, function: Callable[..., Any], arguments: Sequence[Any]) -> Iterator[Callable[[], list[str | None]]]:
+        """Runs ``function(argument)`` for each argument at once; yields a function that says of each task ``None``
+        while it runs, ``''`` if it ended well, or what went wrong."""
+        ray = self.ray
+        remote = ray.remote(num_cpus=1, max_retries=0)(function)
+        tasks = [remote.remote(argument) for argument in arguments]
+
+        def state(task: Any) -> str | None:
+            if not ray.wait([task], timeout=0)[0]:
+                return None
+            try:
+                ray.get(task)
+            except ray.exceptions.RayError as error:
+                return f'{type(error).__name__}: {str(error).splitlines()[-1]}'
+            return ''
+
+        try:
+            yield lambda: [state(task) for task in tasks]
+        finally:
+            for task in tasks:
+                ray.cancel(task, force=True)
+
+    def _result(self, task: Any, one: Planned) -> str | None:
+        """Why a task failed, or ``None``; writes the files that it sent."""
+        try:
+            reason, files = self.ray.get(task)
+        except self.ray.exceptions.RayError as error:
+            return f'{type(error).__name__}: {str(error).splitlines()[0]}. Call the same command again to resume it.'
+        for name, content in files.items():
+            one.folder.mkdir(parents=True, exist_ok=True)
+            atomic_write(one.folder / name, functools.partial(_put, content))
+        return None if reason is None else str(reason)
+
+
+def train_on_worker(run: Run, folder: str, mark: str) -> tuple[str | None, Mapping[str, bytes]]:
+    """Trains a run on a worker: in ``folder`` if the worker sees the driver's ``mark`` there, else in a folder of its
+    own. Returns why it failed, and in the second case the files of the result."""
+    if Path(mark).exists():
+        return train_here(run, Path(folder)), {}
+    own = Path(tempfile.gettempdir()) / 'ltos_runs' / run.name
+    reason = train_here(run, own)
+    return reason, {name: (own / name).read_bytes() for name in RESULTS if (own / name).is_file()}
+
+
+class Slurm:
+    """Trains the runs as an array of SLURM jobs, through submitit. A preempted job is requeued, and resumes its run.
+
+    Args:
+        partition: The partition; ``'local'`` starts processes on this machine instead.
+        logs: Folder for submitit's files, on a shared file system.
+        jobs: Most jobs at once.
+        hours: Time limit of a job; a run that takes longer is requeued and resumed.
+
+    Raises:
+        ImportError: Without submitit (extra ``slurm``).
+    """
+
+    def __init__(self, partition: str, logs: Path, jobs: int = 1, hours: float = 24.0) -> None:
+        try:
+            import submitit
+        except ImportError as error:
+            raise ImportError("'--slurm' needs submitit: install it with pip install 'ltos_pyg[slurm]'") from error
+        local = partition == 'local'
+        self.executor = submitit.AutoExecutor(folder=logs, cluster='local' if local else 'slurm')
+        self.executor.update_parameters(timeout_min=int(60 * hours), cpus_per_task=1, mem_gb=4, name='ltos')
+        if not local:
+            self.executor.update_parameters(slurm_partition=partition, slurm_array_parallelism=jobs)
+        self.at_once = jobs if local else None  # SLURM limits its array itself
+
+    def train(self, planned: Sequence[Planned]) -> Iterator[tuple[Planned, str | None]]:
+        todo = list(planned)
+        running: dict[Any, Planned] = {}
+        try:
+            while todo or running:
+                free = len(todo) if self.at_once is None else self.at_once - len(running)
+                batch, todo = todo[:free], todo[free:]
+                running |= dict(zip(self._submit(batch), batch, strict=True))
+                for job in [job for job in running if job.done()]:
+                    yield running.pop(job), _reason(job)
+                time.sleep(POLL)
+        finally:
+            for job in running:
+                job.cancel()
+
+    def _submit(self, planned: Sequence[Planned]) -> list[Any]:
+        if not planned:
+            return []
+        with self.executor.batch():
+            return [self.executor.submit(SlurmTask(), one.run, one.folder.resolve()) for one in planned]
+
+
+def _reason(job: Any) -> str | None:
+    """Why a job failed, or ``None``."""
+    try:
+        reason: str | None = job.result()
+    except Exception as error:  # submitit raises what the job raised, or its own errors
+        reason = f'{type(error).__name__}: {str(error).strip().splitlines()[-1]}'
+    return reason
+
+
+def _put(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
+
+
+class SlurmTask:
+    """One run as a job; on preemption, submitit calls :meth:`checkpoint` and requeues what that returns."""
+
+    def __call__(self, run: Run, folder: Path) -> str | None:
+        self.stop = threading.Event()
+        reasons: list[str | None] = []
+        self.thread = threading.Thread(target=lambda: reasons.append(train_here(run, folder, self.stop)))
+        self.thread.start()
+        self.thread.join()
+        return reasons[0] if reasons else 'the run could not be started'
+
+    def checkpoint(self, run: Run, folder: Path) -> Any:
+        """Stops the run, which saves, and asks for a new job that resumes it."""
+        import submitit
+
+        self.stop.set()
+        self.thread.join()
+        return submitit.helpers.DelayedSubmission(SlurmTask(), run, folder)

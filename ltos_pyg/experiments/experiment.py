@@ -1,0 +1,301 @@
+"""An experiment as data: methods x settings x seeds, in Python or read from a TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FIRST_SEED = 10  # those below, and 100 to 104, were used to choose the settings of this library
+NOT_TRAINING = ('final_episodes', 'eval_episodes', 'eval_every', 'media', 'threads', 'device', 'checkpoint_every',
+                'log_every')  # fmt: skip
+"""Options that change what is measured or saved, but not what is trained: not in the name of a run folder."""
+
+Report = Literal['table', 'curves', 'line', 'sharing', 'behaviour', 'selfishness']
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """An algorithm with its options: a row of a table, a line of a figure."""
+
+    label: str
+    algo: str
+    preset: str = 'default'
+    options: Mapping[str, Any] = field(default_factory=dict)  # as for ltos_pyg.train
+    seeds: int | None = None  # None: those of the experiment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A scenario with its options: a column of a table, a panel, or a point of a line."""
+
+    label: str
+    scenario: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    metric: str | None = None  # None: the primary metric of the scenario
+    x: float | None = None  # place on the horizontal axis, for 'line'
+
+
+Options = tuple[tuple[str, Any], ...]  # names and values, sorted by name
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run. Experiments that contain the same run share its folder.
+
+    Args:
+        scenario: A scenario, or ``package.module:Name``.
+        setting: Options that the setting changes.
+        algo: An algorithm, or ``package.module:Name``.
+        preset: The options to start from.
+        method: Options that the method changes.
+        seed: Of all random numbers.
+        imports: Modules that register the scenario or the algorithm.
+    """
+
+    scenario: str
+    setting: Options
+    algo: str
+    preset: str
+    method: Options
+    seed: int
+    imports: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All changed options."""
+        return dict(self.setting + self.method)
+
+    @property
+    def name(self) -> str:
+        """The name of its folder, from everything that training depends on."""
+        scenario = [self.scenario.rpartition(':')[2], *_shown(self.setting)]
+        return '-'.join([*scenario, self.label, f'seed{self.seed}'])
+
+    @property
+    def label(self) -> str:
+        """The algorithm with its preset and options."""
+        preset = [] if self.preset == 'default' else [self.preset]
+        return '-'.join([self.algo.rpartition(':')[2], *preset, *_shown(self.method)])
+
+    def arguments(self, folder: Path) -> list[str]:
+        """The arguments of ``ltos`` that train it."""
+        flags = [flag for name, value in self.options.items() for flag in flags_of(name, value)]
+        preset = [] if self.preset == 'default' else ['--preset', self.preset]
+        imports = [flag for name in self.imports for flag in ('--import', name)]
+        where = ['--seed', str(self.seed), '--label', self.label, '--no-media', '--out', str(folder)]
+        return ['train', self.scenario, '--algo', self.algo, *preset, *flags, *imports, *where]
+
+
+def _shown(options: Options) -> list[str]:
+    return [f'{name}={_short(value)}' for name, value in options if name not in NOT_TRAINING]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Methods in settings, over seeds, and how the result is reported.
+
+    Args:
+        name: What ``ltos reproduce`` calls it.
+        title: One line.
+        report: ``'table'`` of final results; ``'curves'``, learning curves, a panel a setting; ``'line'``, the final
+            result over :attr:`Setting.x`; ``'sharing'``, a table with the measures of the weights; ``'behaviour'``, a
+            picture a method; ``'selfishness'``, the share kept over an episode.
+        settings: Scenarios with their options.
+        methods: Algorithms with their options.
+        seeds: Seeds a method, counted from ``first_seed``.
+        first_seed: The first one.
+        metric: The metric; ``None``: that of the setting, or the primary metric of its scenario.
+        paper: Numbers of the paper, by method label and setting label.
+        text: What to know before reading it.
+        files: Whether the road networks must be given by ``--data``.
+        imports: Modules that register scenarios or algorithms of its own.
+    """
+
+    name: str
+    title: str
+    settings: tuple[Setting, ...]
+    methods: tuple[Method, ...]
+    report: Report = 'table'
+    seeds: int = 5
+    first_seed: int = FIRST_SEED
+    metric: str | None = None
+    paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    text: str = ''
+    files: bool = False
+    imports: tuple[str, ...] = ()
+
+    def seeds_of(self, method: Method) -> range:
+        """The seeds of a method."""
+        return range(self.first_seed, self.first_seed + (self.seeds if method.seeds is None else method.seeds))
+
+    def run(self, setting: Setting, method: Method, seed: int) -> Run:
+        """One run; an option of the method replaces that of the setting."""
+        own = _options(method.options)
+        rest = _options({name: value for name, value in setting.options.items() if name not in method.options})
+        return Run(setting.scenario, rest, method.algo, method.preset, own, seed, self.imports)
+
+    def runs_of(self, setting: Setting, method: Method) -> list[Run]:
+        """The runs of one cell, by seed."""
+        return [self.run(setting, method, seed) for seed in self.seeds_of(method)]
+
+    def runs(self) -> Iterator[Run]:
+        """All runs, seed by seed, so that a table of one seed is complete early."""
+        most = max((len(self.seeds_of(method)) for method in self.methods), default=0)
+        for seed in range(self.first_seed, self.first_seed + most):
+            for setting in self.settings:
+                for method in self.methods:
+                    if seed in self.seeds_of(method):
+                        yield self.run(setting, method, seed)
+
+    def limited(self, seeds: int | None = None, only: str = '', steps: int | None = None) -> Experiment:
+        """With at most so many seeds, those methods whose label contains ``only``, and other ``total_steps``.
+
+        Raises:
+            ValueError: If no method is left.
+        """
+        methods = [method for method in self.methods if only.lower() in method.label.lower()]
+        if not methods:
+            raise ValueError(
+                f"no method of '{self.name}' contains '{only}'. Choose from: "
+                f'{", ".join(method.label for method in self.methods)}'
+            )
+        if seeds is not None:
+            methods = [dataclasses.replace(method, seeds=min(len(self.seeds_of(method)), seeds)) for method in methods]
+        settings = self.settings
+        if steps is not None:
+            shorter = {'total_steps': steps}
+            settings = tuple(dataclasses.replace(s, options={**s.options, **shorter}) for s in settings)
+            methods = [dataclasses.replace(m, options={**m.options, **shorter}) for m in methods]
+        return dataclasses.replace(self, methods=tuple(methods), settings=settings)
+
+
+def _options(options: Mapping[str, Any]) -> Options:
+    return tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in sorted(options.items()))
+
+
+def flags_of(name: str, value: Any) -> list[str]:
+    """An option as flags of ``ltos train``."""
+    flag = name.replace('_', '-')
+    if isinstance(value, bool):
+        return [f'--{flag}' if value else f'--no-{flag}']
+    if isinstance(value, list | tuple):
+        return [f'--{flag}', *map(str, value)]
+    return [f'--{flag}', str(value)]
+
+
+def _short(value: Any) -> str:
+    """A value as a part of a folder's name: of a path its last part."""
+    if isinstance(value, list | tuple):
+        return '+'.join(map(_short, value))
+    text = Path(value).stem if isinstance(value, str) and '/' in value else str(value)
+    return re.sub(r'[^A-Za-z0-9._+]', '_', text)
+
+
+# from a TOML file ----------------------------------------------------------------------------------------------------
+
+_OWN = ('settings', 'methods')  # tables of their own
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Reads an experiment from a TOML file, whose keys are the fields of the classes above.
+
+    Raises:
+        ValueError: If the file is not valid; the message names the file, the line, and what is allowed.
+    """
+    plain, text = read_toml(path), path.read_text(encoding='utf-8')
+    parts = {
+        name: tuple(
+            _build(cls, part, path, text, f'[[{name}]]', i) for i, part in enumerate(_list(plain, name, path, text))
+        )
+        for name, cls in (('settings', Setting), ('methods', Method))
+    }
+    own = {'name': path.stem, 'title': path.stem} | {key: value for key, value in plain.items() if key not in _OWN}
+    own['imports'] = tuple(own.get('imports', ()))
+    experiment: Experiment = _build(Experiment, own | parts, path, text, 'the top level', 0)
+    return experiment
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file; a ``ValueError`` if it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise ValueError(f"'{path}' cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"'{path}' is not valid TOML: {error}") from error
+
+
+def _list(plain: Mapping[str, Any], name: str, path: Path, text: str) -> list[dict[str, Any]]:
+    value = plain.get(name)
+    if not value or not isinstance(value, list) or not all(isinstance(part, dict) for part in value):
+        raise ValueError(
+            f"'{path}', line {_line(text, name)}: expected one or more tables [[{name}]] (got {value!r}). Each has the "
+            f'keys: {", ".join(_keys(Setting if name == "settings" else Method))}'
+        )
+    return value
+
+
+def _keys(cls: type) -> list[str]:
+    return [f.name for f in dataclasses.fields(cls)]
+
+
+def _build(cls: Any, plain: Mapping[str, Any], path: Path, text: str, where: str, number: int) -> Any:
+    """An instance from plain data, each value of the expected type."""
+    if cls is not Experiment and 'label' not in plain:
+        plain = {'label': str(plain.get('algo', plain.get('scenario', ''))), **plain}
+    for key, value in plain.items():
+        if key not in _keys(cls):
+            raise ValueError(
+                f"'{path}', line {_line(text, key, where, number)}: unknown key '{key}' in {where}. Allowed: "
+                f'{", ".join(_keys(cls))}'
+            )
+        expected = _TYPES.get(key)
+        if expected is not None and (
+            not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected)
+        ):
+            kind = ' or '.join(t.__name__ for t in expected)
+            raise ValueError(
+                f"'{path}', line {_line(text, key, where, number)}: '{key}' must be of type {kind} (got {value!r})"
+            )
+        choices = _CHOICES.get(key)
+        if choices is not None and value not in choices:
+            raise ValueError(
+                f"'{path}', line {_line(text, key, where, number)}: '{key}' must be one of {', '.join(choices)} "
+                f'(got {value!r})'
+            )
+    missing = [key for key in _REQUIRED[cls] if key not in plain]
+    if missing:
+        raise ValueError(f"'{path}', line {_line(text, None, where, number)}: {where} needs {', '.join(missing)}")
+    return cls(**plain)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    'name': (str,), 'title': (str,), 'seeds': (int,), 'first_seed': (int,), 'metric': (str,), 'label': (str,),
+    'algo': (str,), 'preset': (str,), 'scenario': (str,), 'options': (dict,), 'paper': (dict,), 'x': (int, float),
+    'text': (str,), 'imports': (tuple,), 'files': (bool,),
+}  # fmt: skip
+_CHOICES = {'report': ('table', 'curves', 'line', 'sharing')}
+_REQUIRED: dict[Any, tuple[str, ...]] = {Experiment: (), Setting: ('scenario',), Method: ('algo',)}
+
+
+def _line(text: str, key: str | None, where: str = '', number: int = 0) -> int:
+    """The line on which a key stands: in the given one of several tables with the same name."""
+    lines = text.splitlines()
+    start = 0
+    if where.startswith('[['):
+        tables = [i for i, line in enumerate(lines) if line.strip().replace(' ', '').startswith(where)]
+        start = tables[number] if number < len(tables) else 0
+    if key is None:
+        return start + 1
+    pattern = re.compile(rf'\s*(\[+\s*)?"?{re.escape(key)}"?\s*[=\].]')
+    return next((i + 1 for i, line in enumerate(lines) if i >= start and pattern.match(line)), start + 1)

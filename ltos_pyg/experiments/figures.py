@@ -1,0 +1,91 @@
+"""Figures of an experiment, readable in grey and with any colour vision: each method has a colour, marker and dash."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltos_pyg.experiments.experiment import Experiment
+from ltos_pyg.experiments.report import Result
+from ltos_pyg.experiments.statistics import performance_profile
+from ltos_pyg.viz.curves import (
+    COLOURS,
+    LINES,
+    MARKERS,
+    Curve,
+    curve_figure,
+    figure_style,
+    group,
+    load_series,
+)
+
+
+def curves(results: Sequence[Result], folder: Path) -> Any:
+    """Learning curves: a panel a setting, the mean over seeds, and a band from the lowest to the highest seed.
+
+    Nothing is smoothed. The last point of a curve is the last evaluation of the training.
+    """
+    found: list[Curve] = []
+    for one in results:
+        series = [load_series(folder / run.name, f'eval/{one.metric}') for run in one.runs]
+        named = [dataclasses.replace(s, scenario=one.setting.label, label=one.method.label) for s in series]
+        found += group(named) if named else []
+    return curve_figure(found, results[0].metric)
+
+
+def lines(experiment: Experiment, results: Sequence[Result]) -> Any:
+    """The final result over the setting's ``x``: a line a method, a band over the seeds, the paper's numbers dashed."""
+    with figure_style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 4.2), layout='constrained')
+        axes = figure.subplots()
+        for rank, method in enumerate(experiment.methods):
+            mine = [one for one in results if one.method is method and one.setting.x is not None]
+            colour, marker = COLOURS[rank % len(COLOURS)], MARKERS[rank % len(MARKERS)]
+            x = [float(one.setting.x) for one in mine if one.setting.x is not None]
+            axes.plot(x, [one.values.mean() for one in mine], color=colour, marker=marker, label=method.label)
+            low, high = [one.values.min() for one in mine], [one.values.max() for one in mine]
+            axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
+            paper = experiment.paper.get(method.label, {})
+            told = [(s.x, paper[s.label]) for s in experiment.settings if s.label in paper]
+            if told:
+                axes.plot(*zip(*told, strict=True), color=colour, marker=marker, linestyle=':', alpha=0.6,
+                          markerfacecolor='none', label=f'{method.label}, paper')  # fmt: skip
+        axes.set_xlabel(experiment.settings[0].label.partition(' = ')[0])
+        axes.set_ylabel(results[0].metric)
+        axes.set_title(experiment.title)
+        axes.legend(loc='best', fontsize=7.5)
+        figure.supxlabel('line: mean over seeds; band: lowest to highest seed', fontsize=7.5, color='0.35')
+    return figure
+
+
+def profiles(results: Sequence[Result]) -> Any:
+    """Performance profiles: the fraction of runs whose result is better than a threshold."""
+    worse = -1.0 if results[0].lower_is_better else 1.0
+    by_method: dict[str, list[np.ndarray[Any, Any]]] = {}
+    for one in results:
+        if one.ends:
+            by_method.setdefault(one.method.label, []).append(worse * one.values)
+    everything = np.concatenate([values for tasks in by_method.values() for values in tasks])
+    span = max(float(np.ptp(everything)), 1e-6)
+    threshold = np.linspace(everything.min() - 0.05 * span, everything.max() + 0.05 * span, 400)
+    with figure_style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 4.2), layout='constrained')
+        axes = figure.subplots()
+        for rank, (label, tasks) in enumerate(by_method.items()):
+            colour, dash = COLOURS[rank % len(COLOURS)], LINES[rank // len(COLOURS) % len(LINES)]
+            axes.step(worse * threshold, performance_profile(tasks, threshold), color=colour, linestyle=dash,
+                      label=label, where='post')  # fmt: skip
+        if worse < 0:
+            axes.invert_xaxis()
+        axes.set_xlabel(f'{results[0].metric}, threshold')
+        axes.set_ylabel('fraction of runs that are better')
+        axes.legend(loc='best', fontsize=7.5)
+    return figure

@@ -1,0 +1,206 @@
+"""Tables and figures of an experiment, from the run folders alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltos_pyg import registry
+from ltos_pyg.experiments.experiment import Experiment, Method, Run, Setting
+from ltos_pyg.experiments.statistics import (
+    Array,
+    bootstrap_interval,
+    improvement_interval,
+    iqm,
+    probability_of_improvement,
+)
+from ltos_pyg.training.run_folder import RunFolder
+
+Cells = list[list[str]]  # rows of a table, the header first
+
+
+@dataclass(frozen=True)
+class Result:
+    """The final results of one method in one setting."""
+
+    method: Method
+    setting: Setting
+    metric: str
+    lower_is_better: bool
+    runs: tuple[Run, ...]  # those that finished, by seed
+    ends: tuple[Mapping[str, Any], ...]  # their final.json
+    planned: int
+
+    @property
+    def values(self) -> Array:
+        """(n,) the metric of each seed."""
+        return np.array([end['eval']['policy'][self.metric]['mean'] for end in self.ends], float)
+
+
+def results_of(experiment: Experiment, folder: Path) -> list[Result]:
+    """The results of every method in every setting, as far as runs are finished.
+
+    Raises:
+        ValueError: If a run lacks the metric, or its ``final.json`` is damaged.
+    """
+    found = []
+    for method in experiment.methods:
+        for setting in experiment.settings:
+            scenario = registry.scenario(setting.scenario)
+            metric = setting.metric or experiment.metric or scenario.primary_metric
+            runs = experiment.runs_of(setting, method)
+            done = [run for run in runs if RunFolder(folder / run.name).is_finished]
+            ends = [RunFolder(folder / run.name).final() for run in done]
+            for run, end in zip(done, ends, strict=True):
+                known = end['eval']['policy']
+                if metric not in known:
+                    raise ValueError(
+                        f"'{folder / run.name}' has no metric '{metric}'. Choose from: {', '.join(sorted(known))}"
+                    )
+            lower = (scenario.lower_is_better and metric == scenario.primary_metric) or metric in LOWER
+            found.append(Result(method, setting, metric, lower, tuple(done), tuple(ends), len(runs)))
+    return found
+
+
+LOWER = ('red_lights', 'duration', 'attacks')  # metrics of which less is better
+
+
+# tables --------------------------------------------------------------------------------------------------------------
+
+
+def main_table(experiment: Experiment, results: Sequence[Result]) -> Cells:
+    """A row a method; for each setting the IQM with its 95 % bootstrap interval, the seeds, and the paper's number."""
+    with_paper = [s for s in experiment.settings if any(s.label in row for row in experiment.paper.values())]
+    header = ['method']
+    for setting in experiment.settings:
+        metric = next(r.metric for r in results if r.setting is setting)
+        header += [f'{setting.label}: {metric}', 'seeds', *(['paper'] if setting in with_paper else [])]
+    rows = [header]
+    for method in experiment.methods:
+        row = [method.label]
+        for setting in experiment.settings:
+            one = next(r for r in results if r.method is method and r.setting is setting)
+            row += [with_interval(one.values), seeds_of(one)]
+            if setting in with_paper:
+                number = experiment.paper.get(method.label, {}).get(setting.label)
+                row.append('' if number is None else f'{number:g}')
+        rows.append(row)
+    return rows
+
+
+def sharing_table(experiment: Experiment, results: Sequence[Result]) -> Cells:
+    """A row a method: the result, the share kept and its spread, and the result under other weights at play."""
+    swaps = ('constant', 'uniform', 'keep', 'random')
+    measures = {'kept': 'kept', 'sd states': 'kept_std_states', 'sd nodes': 'kept_std_nodes'}
+    metric = results[0].metric
+    rows = [['trained with', 'seeds', metric, 'each', *measures, *(f'play {swap}' for swap in swaps)]]
+    for one in results:
+        each = ' '.join(number(v) for v in one.values)
+        shares = [_mean(one, 'policy', name) for name in measures.values()]
+        swapped = [_mean(one, mode, metric) for mode in swaps]
+        rows.append([one.method.label, seeds_of(one), with_interval(one.values), each, *shares, *swapped])
+    return rows
+
+
+def improvement_table(results: Sequence[Result]) -> Cells:
+    """The probability that a run of the first method is better than one of each other, over all settings."""
+    by_method: dict[str, list[Result]] = {}
+    for one in results:
+        by_method.setdefault(one.method.label, []).append(one)
+    (first, mine), *others = by_method.items()
+    rows = [['other method', f'P({first} is better)']]
+    for label, theirs in others:
+        pairs = [(a, b) for a, b in zip(mine, theirs, strict=True) if a.ends and b.ends]
+        if pairs:
+            x, y = [
+                [-one.values if one.lower_is_better else one.values for one in side]
+                for side in zip(*pairs, strict=True)
+            ]
+            low, high = improvement_interval(x, y)
+            rows.append([label, f'{probability_of_improvement(x, y):.2f} [{low:.2f}, {high:.2f}]'])
+    return rows
+
+
+def _mean(one: Result, mode: str, metric: str) -> str:
+    ends = [end['eval'][mode] for end in one.ends if mode in end['eval']]
+    values = [end[metric]['mean'] for end in ends if metric in end]
+    return number(float(np.mean(values))) if values else ''
+
+
+def with_interval(values: Array) -> str:
+    """IQM with its 95 % bootstrap interval; of one value just that."""
+    if len(values) < 2:
+        return number(float(values[0])) if len(values) else 'not run'
+    low, high = bootstrap_interval(values)
+    return f'{number(iqm(values))} [{number(low)}, {number(high)}]'
+
+
+def seeds_of(one: Result) -> str:
+    """Number of seeds; if some are missing, out of how many."""
+    return str(len(one.ends)) if len(one.ends) == one.planned else f'{len(one.ends)} of {one.planned}'
+
+
+def number(value: float) -> str:
+    """Three decimals, or one from 10 on."""
+    return f'{value:.1f}' if abs(value) >= 10 else f'{value:.3f}'
+
+
+def markdown(cells: Cells) -> str:
+    """A Markdown table."""
+    lines = [cells[0], ['---'] * len(cells[0]), *cells[1:]]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n'
+
+
+def latex(cells: Cells) -> str:
+    """A LaTeX table; needs the package booktabs."""
+    lines = [' & '.join(map(_escaped, line)) + r' \\' for line in cells]
+    columns = 'l' + 'r' * (len(cells[0]) - 1)
+    body = [r'\toprule', lines[0], r'\midrule', *lines[1:], r'\bottomrule']
+    return '\n'.join([rf'\begin{{tabular}}{{{columns}}}', *body, r'\end{tabular}']) + '\n'
+
+
+def _escaped(text: str) -> str:
+    for sign in '&%_#':
+        text = text.replace(sign, f'\\{sign}')
+    return text
+
+
+def csv_of(results: Sequence[Result]) -> str:
+    """A line a run with all digits: setting, method, seed, metric, value, and the name of the run folder."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator='\n')
+    writer.writerow(['setting', 'method', 'seed', 'metric', 'value', 'run'])
+    for one in results:
+        for run, value in zip(one.runs, one.values.tolist(), strict=True):
+            writer.writerow([one.setting.label, one.method.label, run.seed, one.metric, value, run.name])
+    return out.getvalue()
+
+
+def marl_eval(experiment: Experiment, results: Sequence[Result], folder: Path) -> dict[str, Any]:
+    """The evaluations of all runs as `marl-eval <https://github.com/instadeepai/marl-eval>`_ reads them."""
+    data: dict[str, Any] = {}
+    for one in results:
+        task = data.setdefault(one.setting.scenario, {}).setdefault(one.setting.label, {})
+        for run, end in zip(one.runs, one.ends, strict=True):
+            rows = [row for row in RunFolder(folder / run.name).metrics() if f'eval/{one.metric}' in row]
+            steps: dict[str, Any] = {
+                f'step_{i}': {'step_count': row['step'], one.metric: [row[f'eval/{one.metric}']]}
+                for i, row in enumerate(rows)
+            }
+            last = {one.metric: [end['eval']['policy'][one.metric]['mean']]}
+            task.setdefault(one.method.label, {})[f'seed_{run.seed}'] = steps | {'absolute_metrics': last}
+    return data
+
+
+TABLES: dict[str, Callable[[Experiment, Sequence[Result]], Cells]] = {'sharing': sharing_table}
+
+
+def table_of(experiment: Experiment, results: Sequence[Result]) -> Cells:
+    """The table of an experiment."""
+    return TABLES.get(experiment.report, main_table)(experiment, results)

@@ -1,0 +1,158 @@
+"""Trains what an experiment lacks, and writes its tables and figures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ltos_pyg.experiments import figures
+from ltos_pyg.experiments.experiment import Experiment
+from ltos_pyg.experiments.report import (
+    Result,
+    csv_of,
+    improvement_table,
+    latex,
+    markdown,
+    marl_eval,
+    results_of,
+    table_of,
+)
+from ltos_pyg.experiments.runner import Backend, Failure, Planned, one_driver, plan, train_missing
+from ltos_pyg.training.checkpoint import atomic_write
+from ltos_pyg.training.run_folder import RunFolder, provenance, write_json
+
+PROFILES_FROM = 4  # runs of a method, below which a performance profile says nothing
+
+
+def reproduce(
+    experiments: Sequence[Experiment], runs: Path, out: Path, backend: Backend, quiet: bool = False
+) -> list[Failure]:
+    """Trains the missing runs of all experiments, then writes the report of each into ``out/NAME``.
+
+    Finished runs are reused and interrupted ones resumed, so the same call after an interruption ends in the same
+    tables. Returns the runs that failed; the reports are written without them.
+
+    Args:
+        experiments: What to make.
+        runs: Folder of the run folders.
+        out: Folder of the reports.
+        backend: Where to train.
+        quiet: No progress bar.
+
+    Raises:
+        ValueError: If an option is wrong, or another driver trains runs in ``runs``.
+    """
+    planned = plan_all(experiments, runs)
+    with one_driver(runs):
+        failures = train_missing(planned, backend, quiet)
+    for experiment in experiments:
+        write_report(experiment, runs, out / experiment.name)
+    return failures
+
+
+def plan_all(experiments: Sequence[Experiment], runs: Path) -> list[Planned]:
+    """The runs of all experiments, each once."""
+    return plan((run for experiment in experiments for run in experiment.runs()), runs)
+
+
+def archive(experiments: Sequence[Experiment], runs: Path, target: Path) -> int:
+    """Copies the small files of finished runs: options, evaluations and final results; returns the number of runs."""
+    finished = {run.name for experiment in experiments for run in experiment.runs()}
+    finished = {name for name in finished if RunFolder(runs / name).is_finished}
+    for name in finished:
+        (target / name).mkdir(parents=True, exist_ok=True)
+        for file in ('config.json', 'metrics.jsonl', 'final.json'):
+            text = (runs / name / file).read_text(encoding='utf-8')
+            if file == 'metrics.jsonl':
+                text = ''.join(f'{line}\n' for line in text.splitlines() if '"eval/' in line)
+            _write(target / name / file, text)
+    return len(finished)
+
+
+def write_report(experiment: Experiment, runs: Path, out: Path) -> list[Path]:
+    """Writes tables, figures and ``about.json``; returns their paths. Every file is complete or absent."""
+    results = results_of(experiment, runs)
+    done = [one for one in results if one.ends]
+    if not done:
+        return []
+    out.mkdir(parents=True, exist_ok=True)
+    cells = table_of(experiment, results)
+    parts = [f'# {experiment.title}', experiment.text, markdown(cells), _how_to_read(results)]
+    improvements = improvement_table(results) if len(experiment.methods) > 1 else [[]]
+    if len(improvements) > 1 and all(len(one.ends) > 1 for one in done):
+        parts += ['Probability that a run is better, with its 95 % bootstrap interval:', markdown(improvements)]
+    texts = {
+        'table.md': '\n\n'.join(part.strip() for part in parts if part) + '\n',
+        'table.tex': latex(cells),
+        'table.csv': csv_of(results),
+    }
+    written = [_write(out / name, text) for name, text in texts.items()]
+    for name, content in (('marl_eval.json', marl_eval(experiment, results, runs)), ('about.json', _about(results))):
+        write_json(out / name, content)
+        written.append(out / name)
+    try:
+        written += _figures(experiment, done, runs, out)
+    except ImportError as error:
+        print(f'ltos: no figures: {error}', file=sys.stderr)
+    return written
+
+
+def _how_to_read(results: Sequence[Result]) -> str:
+    short = [one for one in results if len(one.ends) < one.planned]
+    missing = ' Rows with "n of m" seeds are not finished.' if short else ''
+    return (
+        'Interquartile mean over seeds of the greedy evaluation at the end of a run, with its 95 % bootstrap interval '
+        f'in brackets; an interval over fewer than five seeds is too narrow.{missing}'
+    )
+
+
+def _about(results: Sequence[Result]) -> dict[str, Any]:
+    """The command, the versions, and the hours that the runs took, on one core each."""
+    seconds = sum(sum(end.get('seconds', {}).values()) for one in results for end in one.ends)
+    return provenance() | {'runs': sum(len(one.ends) for one in results), 'core_hours': round(seconds / 3600, 3)}
+
+
+def _write(path: Path, text: str) -> Path:
+    return atomic_write(path, lambda file: _put(file, text))
+
+
+def _put(file: Any, text: str) -> None:
+    file.write(text.encode())
+
+
+def _figures(experiment: Experiment, done: Sequence[Result], runs: Path, out: Path) -> list[Path]:
+    """The figures of the kind of report."""
+    from ltos_pyg.viz.curves import save_figure
+
+    if experiment.report == 'behaviour':
+        return _behaviour(done, runs, out)
+    if experiment.report == 'selfishness':
+        return _selfishness(done, runs, out)
+    drawn = {}
+    if experiment.report == 'line':
+        drawn['figure'] = figures.lines(experiment, done)
+    elif experiment.report != 'sharing':
+        drawn['figure'] = figures.curves(done, runs)
+    if experiment.report == 'table' and len(done) > 1 and min(len(one.ends) for one in done) >= PROFILES_FROM:
+        drawn['profile'] = figures.profiles(done)
+    return [save_figure(figure, out / f'{name}{end}') for name, figure in drawn.items() for end in ('.png', '.svg')]
+
+
+def _behaviour(done: Sequence[Result], runs: Path, out: Path) -> list[Path]:
+    """A GIF of a greedy episode of the first seed of each method."""
+    from ltos_pyg.viz.watch import watch_run
+
+    return [watch_run(runs / one.runs[0].name, out / f'{one.runs[0].label}.gif') for one in done]
+
+
+def _selfishness(done: Sequence[Result], runs: Path, out: Path) -> list[Path]:
+    """The share kept over an episode and over the map, for the first seed of each method and network."""
+    from ltos_pyg.scenarios.traffic.selfishness import draw_selfishness
+
+    return [
+        draw_selfishness(runs / one.runs[0].name, out / f'{one.setting.label}-{one.runs[0].label}{end}')
+        for one in done
+        for end in ('.png', '.svg')
+    ]

@@ -1,0 +1,245 @@
+"""Trains the runs of experiments: finds finished runs, resumes interrupted ones, and goes on if one fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tqdm import tqdm
+
+from ltos_pyg import registry
+from ltos_pyg.experiments.experiment import Run
+from ltos_pyg.experiments.speeds import expected_seconds
+from ltos_pyg.training.api import with_options
+from ltos_pyg.training.config import RunConfig
+from ltos_pyg.training.run_folder import RunFolder, hold_lock
+
+LOG = 'log.txt'  # what a run printed, in its folder
+POLL = 0.5  # seconds between looks at the progress of running runs
+ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMBA_NUM_THREADS'), '1')
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run with its folder, and what is left to do."""
+
+    run: Run
+    config: RunConfig
+    folder: Path
+    seconds: float  # expected time of the whole run on one core
+
+    @property
+    def fraction(self) -> float:
+        """The part that is trained, in [0, 1]."""
+        run = RunFolder(self.folder)
+        return 1.0 if run.is_finished else min(run.last_step() / self.config.total_steps, 0.99)
+
+    @property
+    def state(self) -> str:
+        """``'finished'``, ``'interrupted'`` or ``'missing'``."""
+        run = RunFolder(self.folder)
+        return 'finished' if run.is_finished else 'interrupted' if run.holds_run else 'missing'
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that failed."""
+
+    name: str
+    reason: str
+    log: Path
+
+
+class Backend(Protocol):
+    """Where runs are trained: on this machine, or on a cluster."""
+
+    def train(self, planned: Sequence[Planned]) -> Iterator[tuple[Planned, str | None]]:
+        """Trains the runs in any order; yields each as it ends, with ``None`` or why it failed."""
+
+
+def config_of(run: Run) -> RunConfig:
+    """The options of a run.
+
+    Raises:
+        ValueError: If a scenario, an algorithm, a preset or an option is unknown or out of range.
+    """
+    registry.import_modules(run.imports)
+    registry.check_scenario(run.scenario)
+    registry.check_algorithm(run.algo)
+    config = registry.scenario(run.scenario).config(run.algo, run.preset)
+    try:
+        return with_options(config, {**run.options, 'seed': run.seed, 'media': False}, {})
+    except ValueError as error:
+        raise ValueError(f"run '{run.name}': {error}") from error
+
+
+def plan(runs: Iterable[Run], folder: Path) -> list[Planned]:
+    """Every different run once, checked before any starts.
+
+    Raises:
+        ValueError: If an option is wrong, or a run in the folder was trained with other options.
+    """
+    planned = []
+    for run in dict.fromkeys(runs):
+        config = config_of(run)
+        path = folder / run.name
+        _check_same(RunFolder(path), config)
+        planned.append(Planned(run, config, path, expected_seconds(run, config)))
+    return planned
+
+
+def _check_same(run: RunFolder, config: RunConfig) -> None:
+    """Raises a ``ValueError`` if the folder has a run that was trained with other options."""
+    if not run.holds_run:
+        return
+    wanted, found = config.fingerprint(), run.config().fingerprint()
+    differ = [
+        f'{part}.{name} is {found[part].get(name)!r}, not {value!r}'
+        for part in ('env', 'algorithm', 'train')
+        for name, value in json.loads(json.dumps(wanted[part])).items()
+        if json.loads(json.dumps(found[part])).get(name) != value and not name.startswith('eval_')
+    ]
+    if differ:
+        raise ValueError(
+            f"'{run.path}' was trained with other options, perhaps by another version: {'; '.join(differ)}. Move it "
+            f'away to train it again, or choose another folder by --runs.'
+        )
+
+
+def train_missing(planned: Sequence[Planned], backend: Backend, quiet: bool = False) -> list[Failure]:
+    """Trains what is not finished; returns the runs that failed. One bar shows all, in seconds of expected work."""
+    todo = [one for one in planned if not RunFolder(one.folder).is_finished]
+    if not todo:
+        return []
+    failures = []
+    with Display(planned, todo, quiet) as display:
+        for one, reason in backend.train(todo):
+            display.ended(one)
+            if reason is not None:
+                failures.append(Failure(one.run.name, reason, one.folder / LOG))
+                tqdm.write(f'ltos: {one.run.name} failed: {reason}')
+    return failures
+
+
+class Display:
+    """One progress bar for all runs, updated by a thread that reads the run folders."""
+
+    def __init__(self, planned: Sequence[Planned], todo: Sequence[Planned], quiet: bool) -> None:
+        self.todo, self.finished = {one.folder: one for one in todo}, len(planned) - len(todo)
+        self.total = len(planned)
+        left = sum(one.seconds * (1 - one.fraction) for one in todo)
+        self.work = sum(one.seconds for one in todo)
+        self.before = self.work - left
+        self.bar = tqdm(
+            total=round(self.work), initial=round(self.before), disable=quiet, smoothing=0.05, unit='s',
+            bar_format='{desc}: {percentage:3.0f}% |{bar}| {elapsed} < {remaining}{postfix}',
+        )  # fmt: skip
+
+    def __enter__(self) -> Display:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.bar.close()
+
+    def ended(self, one: Planned) -> None:
+        """Counts a run that ended."""
+        self.finished += 1
+
+    def _watch(self) -> None:
+        while not self._stop.wait(POLL):
+            self.show()
+
+    def show(self) -> None:
+        """Draws the bar anew."""
+        fractions = {folder: one.fraction for folder, one in self.todo.items()}
+        running = [folder.name for folder, part in fractions.items() if 0 < part < 1]
+        self.bar.set_description_str(f'{self.finished}/{self.total} runs', refresh=False)
+        self.bar.set_postfix_str(', '.join(running[:2]) + (' …' if len(running) > 2 else ''), refresh=False)
+        self.bar.n = round(sum(one.seconds * fractions[folder] for folder, one in self.todo.items()))
+        self.bar.refresh()
+
+
+@contextmanager
+def one_driver(folder: Path) -> Iterator[None]:
+    """Within this context, no other driver trains runs in this folder.
+
+    Raises:
+        ValueError: If another one does; the message names it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold_lock(folder / 'driver.lock', 'trains runs there'):
+        yield
+
+
+def train_here(run: Run, folder: Path, stop: threading.Event | None = None) -> str | None:
+    """Trains one run in a process of its own, on one thread; returns why it failed, or ``None``.
+
+    An interrupted run is resumed. A run that another process trains already, such as one that outlived its driver, is
+    waited for.
+
+    Args:
+        run: The run.
+        folder: Its folder.
+        stop: Once it is set, the process is stopped, and saves.
+    """
+    here, stop = RunFolder(folder), stop or threading.Event()
+    while here.is_locked and not here.is_finished and not stop.wait(POLL):
+        pass
+    if here.is_finished or stop.is_set():
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = run.arguments(folder) + (['--resume'] if here.holds_run else [])
+    with (folder / LOG).open('ab') as log:
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'ltos_pyg.cli', *arguments],
+            stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=os.environ | ONE_THREAD,
+            start_new_session=True,  # Ctrl-C reaches the driver alone, which stops its runs once
+        )  # fmt: skip
+        while (code := process.poll()) is None:
+            if stop.wait(POLL):
+                process.terminate()
+                code = process.wait()
+                break
+    if code == 0 and here.is_finished:
+        return None
+    return last_line(folder / LOG) or f'exit code {code}'
+
+
+def last_line(log: Path) -> str:
+    """The last message in the log of a run."""
+    text = log.read_text(encoding='utf-8', errors='replace') if log.is_file() else ''
+    lines = [line.strip() for line in text.replace('\r', '\n').splitlines() if line.strip()]
+    return lines[-1][-300:] if lines else ''
+
+
+class ThisMachine:
+    """Trains ``jobs`` runs at once, each in a process with one thread. Stopped, it stops them, and they save."""
+
+    def __init__(self, jobs: int = 1) -> None:
+        if jobs < 1:
+            raise ValueError(f"'--jobs' must be at least 1 (got {jobs})")
+        self.jobs = jobs
+
+    def train(self, planned: Sequence[Planned]) -> Iterator[tuple[Planned, str | None]]:
+        stop, pool = threading.Event(), ThreadPoolExecutor(self.jobs)
+        waiting = {pool.submit(train_here, one.run, one.folder, stop): one for one in planned}
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)

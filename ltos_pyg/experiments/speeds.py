@@ -1,0 +1,62 @@
+"""How long a run will take, from the speed of finished ones.
+
+``python -m ltos_pyg.experiments.speeds RUN...`` rewrites ``speeds.json`` from finished runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ltos_pyg.experiments.experiment import Run
+from ltos_pyg.training.config import RunConfig
+from ltos_pyg.training.run_folder import RunFolder, write_json
+
+FILE = Path(__file__).with_name('speeds.json')
+START = 8.0  # seconds until the first step: imports, and loading compiled kernels
+UNKNOWN = 3.0  # seconds per 1,000 env steps of a scenario or an algorithm that was never measured
+
+
+@functools.cache
+def speeds() -> dict[str, dict[str, float]]:
+    """Seconds per 1,000 env steps, by scenario and algorithm."""
+    table: dict[str, dict[str, float]] = json.loads(FILE.read_text(encoding='utf-8'))
+    return table
+
+
+def expected_seconds(run: Run, config: RunConfig) -> float:
+    """Expected time of a run on one core; of an unknown algorithm the scenario's slowest."""
+    known = speeds().get(run.scenario, {})
+    speed = known.get(run.algo, max(known.values(), default=UNKNOWN))
+    return START + speed * config.total_steps / 1000
+
+
+def measure(folders: Iterable[Path]) -> dict[str, dict[str, float]]:
+    """The table of :func:`speeds` from finished runs: the median over the runs of an algorithm in a scenario."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for folder in folders:
+        run = RunFolder(folder)
+        if run.is_finished:
+            plain, final = run.read(), run.final()
+            seconds = sum(final.get('seconds', {}).values())
+            if seconds and final['env_steps']:
+                found[plain['scenario']][plain['algo']].append(1000 * seconds / final['env_steps'])
+    return {
+        scenario: {algo: round(statistics.median(values), 4) for algo, values in sorted(algos.items())}
+        for scenario, algos in sorted(found.items())
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Rewrites the table."""
+    write_json(FILE, measure(map(Path, sys.argv[1:] if argv is None else argv)))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Runs on a Ray cluster and as jobs of submitit, each with its local executor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ltos_pyg.experiments.experiment import Experiment, Method, Setting
+from ltos_pyg.experiments.reproduce import reproduce
+from ltos_pyg.experiments.runner import plan
+from ltos_pyg.training.run_folder import RunFolder
+
+STEPS = {'total_steps': 300, 'learning_starts': 100, 'final_episodes': 4, 'eval_episodes': 2, 'eval_every': 150}
+
+
+def tiny(**options) -> Experiment:
+    return Experiment(
+        name='tiny', title='Tiny', seeds=1, first_seed=0, methods=(Method(label='DQN', algo='dqn'),),
+        settings=(Setting(label='prisoner', scenario='prisoner', options=STEPS | options),),
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_slurm_task_resumes_after_preemption(tmp_path):
+    pytest.importorskip('submitit')
+    from ltos_pyg.experiments.clusters import SlurmTask
+
+    one = plan(tiny(total_steps=20_000, checkpoint_every=200).runs(), tmp_path)[0]
+    task, results = SlurmTask(), []
+    thread = threading.Thread(target=lambda: results.append(task(one.run, one.folder)))
+    thread.start()
+    while not RunFolder(one.folder).holds_run:
+        time.sleep(0.1)
+    requeued = task.checkpoint(one.run, one.folder)
+    thread.join()
+    assert not RunFolder(one.folder).is_finished
+    assert RunFolder(one.folder).holds_run
+    step = max(RunFolder(one.folder).store().steps())
+    again, arguments = requeued.function, requeued.args
+    assert isinstance(again, SlurmTask)
+    assert arguments == (one.run, one.folder)
+    assert 0 < step < 20_000
+    assert again(*arguments) is None
+    assert RunFolder(one.folder).final()['env_steps'] == 20_000
+
+
+@pytest.mark.slow
+def test_slurm_local_executor(tmp_path):
+    pytest.importorskip('submitit')
+    from ltos_pyg.experiments.clusters import Slurm
+
+    assert reproduce([tiny()], tmp_path / 'runs', tmp_path / 'out', Slurm('local', tmp_path / 'logs'), quiet=True) == []
+    assert (tmp_path / 'out/tiny/table.md').is_file()
+
+
+@pytest.fixture(scope='module')
+def cluster():
+    """A local Ray cluster of two workers."""
+    ray = pytest.importorskip('ray')
+    from ltos_pyg.experiments.clusters import RayCluster
+
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    yield RayCluster('local')
+    ray.shutdown()
+
+
+@pytest.mark.slow
+def test_a_killed_ray_worker_is_replaced_and_the_run_resumed(cluster, tmp_path):
+    one = tiny(total_steps=20_000, checkpoint_every=200)
+    folder = plan(one.runs(), tmp_path)[0].folder
+    killed = []
+
+    def kill() -> None:
+        while not RunFolder(folder).holds_run:
+            time.sleep(0.1)
+        trainer = int((folder / 'run.lock').read_text().split()[1])
+        worker = int(Path(f'/proc/{trainer}/stat').read_text().rpartition(')')[2].split()[1])
+        os.kill(worker, signal.SIGKILL)  # first, or it would report the death of the training
+        os.kill(trainer, signal.SIGKILL)
+        killed.append(max(RunFolder(folder).store().steps()))
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    assert reproduce([one], tmp_path, tmp_path / 'out', cluster, quiet=True) == []
+    thread.join()
+    assert killed
+    assert killed[0] < 20_000
+    assert RunFolder(folder).final()['env_steps'] == 20_000
+    assert '--resume' in RunFolder(folder).read()['command']
+
+
+@pytest.mark.slow
+def test_results_are_fetched_where_no_folder_is_shared(cluster, tmp_path, monkeypatch):
+    from ltos_pyg.experiments import clusters
+
+    elsewhere = tmp_path / 'worker'
+    elsewhere.mkdir()
+    remote = clusters.train_on_worker
+
+    def far(run, folder, mark):
+        import tempfile
+
+        tempfile.tempdir = str(elsewhere)
+        return remote(run, folder, '/no/such/mark')
+
+    monkeypatch.setattr(clusters, 'train_on_worker', far)
+    assert reproduce([tiny()], tmp_path / 'runs', tmp_path / 'out', cluster, quiet=True) == []
+    assert (tmp_path / 'out/tiny/table.md').is_file()
+    assert list(elsewhere.glob('ltos_runs/*/checkpoints')), 'the run was not trained elsewhere'
+    assert not list((tmp_path / 'runs').glob('*/checkpoints'))
+
+
+def test_a_cluster_that_is_not_there_is_named():
+    pytest.importorskip('ray')
+    import subprocess
+
+    code = 'from ltos_pyg.cli import main; raise SystemExit(main(["reproduce", "fig3a", "--ray", "auto"]))'
+    ended = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 1
+    assert "found no Ray cluster at 'auto'" in ended.stderr

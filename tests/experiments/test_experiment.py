@@ -1,0 +1,121 @@
+"""Experiments as data: names, commands, TOML files, the catalogue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ltos_pyg.experiments.catalogue import EXPERIMENTS, experiment
+from ltos_pyg.experiments.experiment import Experiment, Method, Run, Setting, read_experiment
+
+TOML = """
+title = "My table"
+seeds = 2
+first_seed = 3
+metric = "reward"
+
+[[settings]]
+label = "N = 10"
+scenario = "jungle"
+options = { num_agents = 10 }
+
+[[methods]]
+algo = "dgn"
+
+[[methods]]
+label = "big DQN"
+algo = "dqn"
+options = { encoder_channels = [64, 32], augment = false }
+seeds = 1
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / 'mine.toml'
+    path.write_text(text)
+    return path
+
+
+def test_a_toml_file_gives_the_runs(tmp_path):
+    mine = read_experiment(write(tmp_path, TOML))
+    assert (mine.name, mine.title, mine.metric) == ('mine', 'My table', 'reward')
+    assert [run.name for run in mine.runs()] == [
+        'jungle-num_agents=10-dgn-seed3',
+        'jungle-num_agents=10-dqn-augment=False-encoder_channels=64+32-seed3',
+        'jungle-num_agents=10-dgn-seed4',
+    ]
+    assert list(mine.runs())[1].arguments(Path('out')) == [
+        'train', 'jungle', '--algo', 'dqn', '--num-agents', '10', '--no-augment', '--encoder-channels', '64', '32',
+        '--seed', '3', '--label', 'dqn-augment=False-encoder_channels=64+32', '--no-media', '--out', 'out',
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        ('seeds = 2', 'sedes = 2', r"line 3: unknown key 'sedes' in the top level. Allowed: name, title"),
+        ('seeds = 1', 'sede = 1', r"line 19: unknown key 'sede' in \[\[methods\]\]. Allowed: label, algo"),
+        ('seeds = 2', 'seeds = "two"', r"line 3: 'seeds' must be of type int \(got 'two'\)"),
+        ('seeds = 2', 'report = "pie"', r"line 3: 'report' must be one of table, curves, line, sharing \(got 'pie'\)"),
+        ('algo = "dqn"', '', r'line 15: \[\[methods\]\] needs algo'),
+        ('[[settings]]', '[[places]]', r'line 1: expected one or more tables \[\[settings\]\] \(got None\)'),
+        ('seeds = 2', 'seeds = = 2', r'is not valid TOML: .*line 3'),
+    ],
+)
+def test_a_wrong_file_is_refused_with_its_line(tmp_path, old, new, message):
+    with pytest.raises(ValueError, match=r"mine.toml'.*" + message):
+        read_experiment(write(tmp_path, TOML.replace(old, new)))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"none.toml' cannot be read: No such file"):
+        read_experiment(tmp_path / 'none.toml')
+
+
+def test_equal_runs_have_one_folder_and_different_ones_do_not():
+    runs = {run for name in ('table1', 'fig3b', 'fig4', 'sharing-jungle') for run in EXPERIMENTS[name].runs()}
+    by_name = {}
+    for run in runs:
+        assert by_name.setdefault(run.name, run) == run
+    shared = set(EXPERIMENTS['table1'].runs()) & set(EXPERIMENTS['sharing-jungle'].runs())
+    assert {run.algo for run in shared} == {'ltos', 'ltos_edge', 'dgn'}
+
+
+def test_options_of_measurement_are_not_in_a_name():
+    run = Run('jungle', (('final_episodes', 100), ('num_agents', 10)), 'pack.age:VDN', 'paper', (), 1)
+    assert run.name == 'jungle-num_agents=10-VDN-paper-seed1'
+    assert run.arguments(Path('x'))[:6] == ['train', 'jungle', '--algo', 'pack.age:VDN', '--preset', 'paper']
+
+
+def test_runs_come_seed_by_seed():
+    one = Experiment(
+        name='x', title='x', seeds=2, first_seed=0, settings=(Setting(label='s', scenario='prisoner'),),
+        methods=(Method(label='a', algo='dqn'), Method(label='b', algo='dgn', seeds=3)),
+    )  # fmt: skip
+    assert [(run.algo, run.seed) for run in one.runs()] == [
+        ('dqn', 0), ('dgn', 0), ('dqn', 1), ('dgn', 1), ('dgn', 2)
+    ]  # fmt: skip
+    short = one.limited(seeds=1, only='B', steps=500)
+    assert [(run.algo, run.seed, run.options) for run in short.runs()] == [('dgn', 0, {'total_steps': 500})]
+    with pytest.raises(ValueError, match=r"no method of 'x' contains 'zzz'. Choose from: a, b"):
+        one.limited(only='zzz')
+
+
+def test_experiments_with_road_networks_need_their_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"'table3' needs road networks .*roadnet_6_6.json.*--data \(got None\)"):
+        experiment('table3')
+    for name in ('roadnet_6_6', 'anon_6_6_small_2570_bi', 'roadnet_1_33', 'anon_1_33_fuhua_0.4x24hto1h'):
+        (tmp_path / f'{name}.json').write_text('{}')
+    found = experiment('table3', tmp_path)
+    assert found.settings[0].options['net'] == (str(tmp_path / 'roadnet_6_6.json'),)
+    with pytest.raises(ValueError, match=r"unknown experiment 'tabel1'. Choose from: fig3a"):
+        experiment('tabel1')
+
+
+def test_every_paper_number_belongs_to_a_cell():
+    for one in EXPERIMENTS.values():
+        labels = {method.label for method in one.methods}, {setting.label for setting in one.settings}
+        for method, numbers in one.paper.items():
+            assert method in labels[0], (one.name, method)
+            assert set(numbers) <= labels[1], (one.name, method)

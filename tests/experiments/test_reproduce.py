@@ -1,0 +1,257 @@
+"""``ltos reproduce``: finds, resumes and trains runs; failed and killed ones; reports."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ltos_pyg.cli import main
+from ltos_pyg.experiments.catalogue import EXPERIMENTS
+from ltos_pyg.experiments.experiment import Experiment, Method, Setting
+from ltos_pyg.experiments.reproduce import archive, reproduce, write_report
+from ltos_pyg.experiments.runner import ThisMachine, config_of, one_driver, plan
+from ltos_pyg.training.run_folder import RunFolder
+
+STEPS = {'total_steps': 300, 'learning_starts': 100, 'final_episodes': 4, 'eval_episodes': 2, 'eval_every': 150}
+
+
+def tiny(*methods: Method, **options) -> Experiment:
+    return Experiment(
+        name='tiny', title='Tiny', settings=(Setting(label='prisoner', scenario='prisoner', options=STEPS),),
+        methods=methods or (Method(label='DQN', algo='dqn'), Method(label='DGN', algo='dgn')),
+        **{'seeds': 2, 'first_seed': 0} | options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory) -> Path:
+    """A folder with the four runs and the report of the tiny experiment."""
+    folder = tmp_path_factory.mktemp('reproduce')
+    assert reproduce([tiny()], folder / 'runs', folder / 'out', ThisMachine(2), quiet=True) == []
+    return folder
+
+
+def test_the_report_has_what_the_runs_have(finished):
+    out = finished / 'out' / 'tiny'
+    assert {path.name for path in out.iterdir()} == {
+        'about.json', 'figure.png', 'figure.svg', 'marl_eval.json', 'table.csv', 'table.md', 'table.tex'
+    }  # fmt: skip
+    rows = list(csv.DictReader((out / 'table.csv').read_text().splitlines()))
+    assert [(row['method'], row['seed']) for row in rows] == [('DQN', '0'), ('DQN', '1'), ('DGN', '0'), ('DGN', '1')]
+    for row in rows:
+        end = RunFolder(finished / 'runs' / row['run']).final()
+        assert float(row['value']) == end['eval']['policy']['return']['mean']
+    data = json.loads((out / 'marl_eval.json').read_text())['prisoner']['prisoner']['DGN']
+    assert data['seed_1']['absolute_metrics']['return'] == [float(rows[3]['value'])]
+    assert next(step['step_count'] for step in data['seed_1'].values() if 'step_count' in step) == 0
+    assert '| DQN |' in (out / 'table.md').read_text()
+    assert r'\toprule' in (out / 'table.tex').read_text()
+    about = json.loads((out / 'about.json').read_text())
+    assert about['runs'] == 4
+    assert about['core_hours'] >= 0
+    assert 'torch' in about['versions']
+
+
+@pytest.mark.parametrize(
+    ('report', 'expected'),
+    [
+        ('line', {'figure.png', 'figure.svg'}),
+        ('sharing', set()),
+        ('curves', {'figure.png', 'figure.svg'}),
+        ('behaviour', {'dqn.gif', 'dgn.gif'}),
+    ],
+)
+def test_every_kind_of_report(finished, tmp_path, report, expected):
+    one = tiny(report=report)
+    one = dataclasses.replace(one, settings=(dataclasses.replace(one.settings[0], x=2.0),))
+    written = {path.name for path in write_report(one, finished / 'runs', tmp_path)}
+    assert written == {path.name for path in tmp_path.iterdir()}
+    assert written - {'about.json', 'marl_eval.json', 'table.csv', 'table.md', 'table.tex'} == expected
+
+
+def test_a_report_says_what_is_missing(finished, tmp_path):
+    more = tiny(Method(label='DQN', algo='dqn'), Method(label='none & all', algo='qmix'), seeds=3)
+    write_report(more, finished / 'runs', tmp_path)
+    table = (tmp_path / 'table.md').read_text()
+    assert '| DQN |' in table
+    assert '2 of 3' in table
+    assert '| none & all | not run | 0 of 3 |' in table
+    assert 'Probability' not in table
+    assert r'none \& all' in (tmp_path / 'table.tex').read_text()
+    nothing = tiny(Method(label='x', algo='qmix'))
+    assert write_report(nothing, finished / 'runs', tmp_path / 'none') == []
+    assert not (tmp_path / 'none').exists()
+
+
+def test_the_archive_has_the_evaluations_only(finished, tmp_path):
+    assert archive([tiny()], finished / 'runs', tmp_path) == 4
+    write_report(tiny(), tmp_path, tmp_path / 'out')
+    assert (tmp_path / 'out/table.md').read_bytes() == (finished / 'out/tiny/table.md').read_bytes()
+    one = next(tmp_path.glob('*dqn-seed0'))
+    assert {path.name for path in one.iterdir()} == {'config.json', 'final.json', 'metrics.jsonl'}
+    assert all('"eval/' in line for line in (one / 'metrics.jsonl').read_text().splitlines())
+
+
+def test_finished_runs_are_reused(finished):
+    runs = finished / 'runs'
+    before = {path: path.stat().st_mtime_ns for path in runs.glob('*/final.json')}
+    table = (finished / 'out' / 'tiny' / 'table.md').read_bytes()
+    assert reproduce([tiny()], runs, finished / 'out', ThisMachine(), quiet=True) == []
+    assert {path: path.stat().st_mtime_ns for path in runs.glob('*/final.json')} == before
+    assert (finished / 'out' / 'tiny' / 'table.md').read_bytes() == table
+
+
+def test_a_run_of_other_options_is_refused(finished):
+    name = 'prisoner-learning_starts=100-total_steps=300-dqn-seed0'
+    other = tiny(Method(label='DQN', algo='dqn'))
+    assert plan(other.runs(), finished / 'runs')[0].folder.name == name
+    config = finished / 'runs' / name / 'config.json'
+    text = config.read_text()
+    config.write_text(text.replace('"gamma": 0.9', '"gamma": 0.8'))
+    try:
+        with pytest.raises(ValueError, match=r'seed0. was trained with other options.*algorithm.gamma is 0.8.*not 0.9'):
+            plan(other.runs(), finished / 'runs')
+    finally:
+        config.write_text(text)
+
+
+def test_a_failed_run_does_not_stop_the_others(tmp_path):
+    plugin = tmp_path / 'broken_env.py'
+    plugin.write_text(
+        'from ltos_pyg.envs import PrisonerEnv\n'
+        'class Broken(PrisonerEnv):\n'
+        '    def step(self, action):\n'
+        "        raise OSError('the wire is cut')\n"
+    )
+    one = Experiment(
+        name='half', title='Half', seeds=1, methods=(Method(label='DQN', algo='dqn', options=STEPS),),
+        settings=(Setting(label='good', scenario='prisoner'), Setting(label='bad', scenario='broken_env:Broken',
+                                                                    metric='return')),
+    )  # fmt: skip
+    environment = os.environ | {'PYTHONPATH': os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')])}
+    toml = tmp_path / 'half.toml'
+    options = ', '.join(f'{key} = {value}' for key, value in STEPS.items())
+    toml.write_text(
+        f'seeds = 1\n[[settings]]\nlabel = "good"\nscenario = "prisoner"\n[[settings]]\nlabel = "bad"\n'
+        f'scenario = "broken_env:Broken"\nmetric = "return"\n[[methods]]\nalgo = "dqn"\noptions = {{ {options} }}\n'
+    )
+    command = [sys.executable, '-m', 'ltos_pyg.cli', 'reproduce', str(toml), '--runs', 'runs', '--out', 'out']
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1, ended.stderr
+    assert 'the wire is cut' in ended.stderr
+    assert 'Broken-dqn' in ended.stderr
+    assert 'log.txt' in ended.stderr
+    assert 'not run' in (tmp_path / 'out/half/table.md').read_text()
+    assert '0 of 1' in (tmp_path / 'out/half/table.md').read_text()
+    assert one.run(one.settings[0], one.methods[0], 10).name in os.listdir(tmp_path / 'runs')
+
+
+def test_a_second_driver_is_refused_by_name(tmp_path):
+    with one_driver(tmp_path), pytest.raises(ValueError, match=rf'in use: process {os.getpid()} .*trains runs there'):
+        reproduce([tiny()], tmp_path, tmp_path / 'out', ThisMachine(), quiet=True)
+
+
+def test_a_run_that_another_process_trains_is_waited_for(tmp_path):
+    one = tiny(Method(label='DQN', algo='dqn'), seeds=1)
+    folder = plan(one.runs(), tmp_path)[0].folder
+    folder.mkdir()
+    holder = subprocess.Popen(
+        [sys.executable, '-c',
+         'import sys, time, pathlib\nfrom ltos_pyg.training.run_folder import hold_lock\n'
+         f'with hold_lock(pathlib.Path({str(folder / "run.lock")!r}), "trains in it"):\n'
+         '    print("held", flush=True); time.sleep(2)\n'],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == 'held\n'
+    started = time.monotonic()
+    assert reproduce([one], tmp_path, tmp_path / 'out', ThisMachine(), quiet=True) == []
+    holder.communicate()
+    assert holder.returncode == 0
+    assert time.monotonic() - started > 1.0
+
+
+def test_a_wrong_option_is_found_before_any_run_starts(tmp_path):
+    wrong = tiny(Method(label='DQN', algo='dqn'), Method(label='typo', algo='dgn', options={'gama': 0.5}))
+    with pytest.raises(ValueError, match=r"run 'prisoner-.*gama=0.5.*': unknown option 'gama'.*Did you mean 'gamma'"):
+        reproduce([wrong], tmp_path / 'runs', tmp_path / 'out', ThisMachine(), quiet=True)
+    assert not (tmp_path / 'runs').exists()
+
+
+def test_dry_run_and_list(tmp_path, capsys):
+    assert main(['reproduce', '--list']) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in EXPERIMENTS)
+    assert main(['reproduce', 'fig3a', '--seeds', '1', '--only', 'QMIX', '--runs', str(tmp_path), '--dry-run']) == 0
+    told = capsys.readouterr().out
+    assert '1 runs: 0 finished, 0 interrupted, 1 missing' in told
+    assert 'ltos train prisoner --algo qmix' in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_jobs_must_be_positive():
+    with pytest.raises(ValueError, match=r"'--jobs' must be at least 1 \(got 0\)"):
+        ThisMachine(0)
+
+
+def test_the_plan_is_the_config_of_the_command(tmp_path):
+    """What the driver checks is what its command trains."""
+    run = next(iter(EXPERIMENTS['sharing-groups'].runs()))
+    from ltos_pyg.cli.train import parse_options, read_head
+    from ltos_pyg.registry import scenario
+
+    arguments = run.arguments(tmp_path)[1:]
+    head = read_head(arguments)
+    _, config = parse_options(scenario(head.scenario).config(head.algo, 'default'), arguments)
+    assert config.fingerprint() == config_of(run).fingerprint()
+
+
+@pytest.mark.slow
+def test_ten_kills_end_in_the_same_table(finished, tmp_path):
+    """The driver and its runs are killed ten times; the table at the end is that of undisturbed runs, to the bit."""
+    longer = {**STEPS, 'total_steps': 3000, 'checkpoint_every': 200, 'eval_every': 1000}
+    toml = tmp_path / 'kills.toml'
+    options = ', '.join(f'{key} = {value}' for key, value in longer.items())
+    toml.write_text(
+        f'seeds = 2\nfirst_seed = 0\n[[settings]]\nlabel = "p"\nscenario = "prisoner"\n[[methods]]\nalgo = "dqn"\n'
+        f'options = {{ {options} }}\n[[methods]]\nalgo = "ltos"\noptions = {{ {options} }}\n'
+    )
+    command = [sys.executable, '-m', 'ltos_pyg.cli', 'reproduce', str(toml), '--jobs', '2', '--out']
+
+    def call(where: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*command, f'{where}/out', '--runs', f'{where}/runs'], cwd=tmp_path, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    assert call('calm').wait() == 0
+    kills = 0
+    while kills < 10:
+        driver = call('killed')
+        time.sleep(7 + kills % 4)
+        if driver.poll() is not None:
+            break
+        for pid in _runs_in(tmp_path / 'killed') if kills % 2 else []:
+            os.kill(pid, signal.SIGKILL)
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+        kills += 1
+    assert kills >= 3, 'the runs ended too early to be killed'
+    assert call('killed').wait() == 0
+    for name in ('table.md', 'table.csv'):
+        assert (tmp_path / 'killed/out/kills' / name).read_bytes() == (tmp_path / 'calm/out/kills' / name).read_bytes()
+
+
+def _runs_in(folder: Path) -> list[int]:
+    """The processes that train in a folder."""
+    locks = [path.read_text() for path in folder.glob('runs/*/run.lock')]
+    return [int(text.split()[1]) for text in locks if text.startswith('process ')]

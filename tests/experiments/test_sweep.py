@@ -1,0 +1,191 @@
+"""``ltos sweep``: spaces, studies that resume, pruning, and the configuration that it writes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from ltos_pyg.cli import main
+from ltos_pyg.experiments.sweep import (
+    FIRST_SEED,
+    Dimension,
+    Sweep,
+    check,
+    parse_dimension,
+    read_sweep,
+    run_sweep,
+)
+from ltos_pyg.training.run_folder import RunFolder
+
+pytest.importorskip('optuna')
+STEPS = (
+    ('eval_episodes', 2),
+    ('eval_every', 150),
+    ('final_episodes', 4),
+    ('learning_starts', 100),
+    ('total_steps', 300),
+)
+LR = Dimension('lr', low=1e-4, high=1e-2, log=True)
+
+
+def sweep(**changes) -> Sweep:
+    return Sweep(**{
+        'scenario': 'prisoner', 'algo': 'dqn', 'preset': 'default', 'options': STEPS, 'space': (LR,), 'trials': 3
+    } | changes)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        ('lr=1e-4..1e-2:log', LR),
+        ('--hidden-channels=32,64', Dimension('hidden_channels', (32, 64))),
+        ('n_step=1..5', Dimension('n_step', low=1, high=5)),
+        ('kept=uniform,0.4', Dimension('kept', ('uniform', 0.4))),
+        ('augment=true,false', Dimension('augment', (True, False))),
+    ],
+)
+def test_dimensions(text, expected):
+    assert parse_dimension(text) == expected
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('lr', r"takes NAME=A,B,C for choices or NAME=LOW..HIGH .*\(got 'lr'\)"),
+        ('lr=2..1', r"'lr': the range must rise \(got 2..1\)"),
+        ('lr=0..1:log', r"'lr': a logarithmic range must be above 0"),
+        ('lr=0..1:exp', r"expected ':log' or nothing after the range \(got ':exp'\)"),
+        ('lr=a..b', r"the bounds of a range must be numbers \(got 'a..b'\)"),
+    ],
+)
+def test_wrong_dimensions_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_dimension(text)
+
+
+def test_wrong_sweeps_are_refused(tmp_path):
+    with pytest.raises(ValueError, match='needs at least one option to vary'):
+        sweep(space=())
+    with pytest.raises(ValueError, match=r'the grid sampler needs choices.*a range for lr'):
+        sweep(sampler='grid')
+    with pytest.raises(ValueError, match=r"unknown option 'gama'.*Did you mean 'gamma'"):
+        check(sweep(space=(Dimension('gama', (0.5, 0.9)),)))
+    with pytest.raises(ValueError, match=r"'gamma' must lie in \[0, 1\]"):
+        run_sweep(sweep(space=(Dimension('gamma', low=0.5, high=1.5),)), tmp_path / 'none', quiet=True)
+    assert not (tmp_path / 'none').exists()
+
+
+def test_a_sweep_runs_resumes_and_trains_with_its_best(tmp_path, capsys):
+    out = tmp_path / 'sweep'
+    grid = sweep(space=(Dimension('hidden_channels', (8, 16)), Dimension('lr', (1e-3, 1e-2))), sampler='grid')
+    best = run_sweep(grid, out, jobs=2, quiet=True)
+    rows = list(csv.DictReader((out / 'trials.csv').read_text().splitlines()))
+    assert {(row['hidden_channels'], row['lr']) for row in rows} == {
+        (width, lr) for width in ('8', '16') for lr in ('0.001', '0.01')
+    }  # fmt: skip
+    finals = {int(p.name[5:9]): RunFolder(p).final()['eval']['policy']['return']['mean'] for p in out.glob('trial*-*')}
+    assert {int(row['trial']): float(row['return']) for row in rows} == finals
+    assert best['value'] == max(finals.values())
+
+    times = {path: path.stat().st_mtime_ns for path in out.glob('*/final.json')}
+    assert run_sweep(grid, out, quiet=True) == best  # nothing is left to do
+    assert {path: path.stat().st_mtime_ns for path in out.glob('*/final.json')} == times
+    assert read_sweep(out) == grid
+    with pytest.raises(ValueError, match=r"holds another sweep: algo was 'dqn'"):
+        run_sweep(sweep(algo='dgn', space=grid.space, sampler='grid'), out, quiet=True)
+
+    run = tmp_path / 'run'
+    assert main(['train', '--config', str(out / 'best.toml'), '--seed', '3', '--no-media', '--out', str(run)]) == 0
+    trained = RunFolder(run).config()
+    assert (trained.scenario, trained.algo, trained.train.seed) == ('prisoner', 'dqn', 3)
+    assert {name: getattr(trained.algorithm, name) for name in best['options']} == best['options']
+    assert trained.algorithm.total_steps == 300
+
+
+def test_the_command_line_wins_over_a_configuration(tmp_path):
+    path = tmp_path / 'c.toml'
+    path.write_text('scenario = "prisoner"\nalgo = "dqn"\n[options]\ntotal_steps = 5000\ngamma = 0.5\n')
+    short = ['--total-steps', '200', '--learning-starts', '50', '--final-episodes', '2', '--no-media']
+    assert main(['train', '--config', str(path), *short, '--out', str(tmp_path / 'run')]) == 0
+    config = RunFolder(tmp_path / 'run').config()
+    assert (config.algorithm.total_steps, config.algorithm.gamma) == (200, 0.5)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('scenario = "prisoner"\ncolour = 1', r"expected the keys scenario, algo, preset, options.*\['colour'\]"),
+        ('scenario = "prisoner"\n[options]\ngama = 1', "unknown option 'gama'"),
+        ('scenario = ', 'is not valid TOML'),
+    ],
+)
+def test_a_wrong_configuration_is_refused(tmp_path, capsys, text, message):
+    path = tmp_path / 'c.toml'
+    path.write_text(text)
+    assert main(['train', '--config', str(path), '--out', str(tmp_path / 'run')]) == 1
+    import re
+
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_failed_trial_counts_and_is_named(tmp_path):
+    wrong = sweep(trials=1, metric='rewardd')
+    with pytest.raises(ValueError, match=r"no trial of .* succeeded. The last error: KeyError: 'rewardd'"):
+        run_sweep(wrong, tmp_path / 'sweep', quiet=True)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_leaves_trials_that_resume(tmp_path):
+    out = tmp_path / 'sweep'
+    options = [f'--set={name}={value}' for name, value in {**dict(STEPS), 'total_steps': 4000}.items()]
+    what = ['prisoner', '--algo', 'dqn', '--vary', 'lr=1e-4..1e-2:log', *options, '--set=checkpoint_every=200']
+    command = [sys.executable, '-m', 'ltos_pyg.cli', 'sweep', *what, '--trials', '2', '--out', str(out)]
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(out.glob('trial0000-*/checkpoints/*.pt')):
+        assert driver.poll() is None
+        time.sleep(0.2)
+    driver.kill()
+    driver.wait()
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    rows = list(csv.DictReader((out / 'trials.csv').read_text().splitlines()))
+    assert [row['state'] for row in rows] == ['complete', 'complete']
+    folders = sorted(path.name for path in out.glob('trial*-*'))
+    assert folders == [f'trial0000-seed{FIRST_SEED}', f'trial{int(rows[1]["trial"]):04d}-seed{FIRST_SEED}']
+    assert json.loads((out / folders[0] / 'final.json').read_text())['env_steps'] == 4000
+
+
+def test_bad_trials_are_pruned(tmp_path):
+    """A trial below the median of the earlier one at the same step stops its run."""
+    import optuna
+
+    from ltos_pyg.experiments.sweep import PruneTrial
+
+    study = optuna.create_study(direction='maximize', pruner=optuna.pruners.MedianPruner(n_startup_trials=1))
+    callbacks = []
+    for values in ([1.0, 2.0], [0.0, 0.5]):
+        trial = study.ask()
+        callbacks.append(PruneTrial(trial, 'return'))
+        trainer = Trainer()
+        for step, value in enumerate(values, 1):
+            trainer.algorithm.env_steps = step
+            callbacks[-1].on_evaluation(trainer, {'eval/return': value})
+        study.tell(trial, values[-1])
+    assert [callback.pruned for callback in callbacks] == [False, True]
+    assert trainer.reasons == ['pruned: worse than the median of the earlier trials'] * 2
+
+
+class Trainer:
+    """What the callback needs of a trainer."""
+
+    def __init__(self) -> None:
+        self.algorithm = SimpleNamespace(env_steps=0)
+        self.reasons: list[str] = []
+
+    def stop(self, reason: str) -> None:
+        self.reasons.append(reason)
