@@ -1,9 +1,12 @@
-"""Time of the parts of a training run: LToS on the jungle, as in ``ltos train jungle``."""
+"""Time of the parts of a training run, and of one update: LToS on the jungle, as in ``ltos train jungle``."""
 
 from __future__ import annotations
 
 import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ltos_pyg.registry import scenario
@@ -13,6 +16,7 @@ from ltos_pyg.training.run import make_algorithm
 from ltos_pyg.training.trainer import Trainer
 
 STEPS = 4_000  # env steps measured, after as many to warm up
+UPDATES = 80  # timed one by one, steps of the high level included, after a tenth to warm up
 
 
 def bench_training() -> list[dict[str, Any]]:
@@ -20,8 +24,6 @@ def bench_training() -> list[dict[str, Any]]:
 
     Sampling from the replay happens inside an update; it is timed separately, by repeating it.
     """
-    import time
-
     chosen = scenario('jungle')
     config = chosen.config('ltos')
     make_env = chosen.make_env(config)
@@ -61,4 +63,32 @@ def bench_training() -> list[dict[str, Any]]:
             'note': note,
         },
         {'name': 'training: LToS', 'value': STEPS / total, 'unit': 'env steps/s'},
+        *(bench_update(name) for name in ('ltos', 'ltos_edge')),
     ]
+
+
+def bench_update(name: str) -> dict[str, Any]:
+    """Processor time of an update with the high level awake, on one thread: a median of each kind of update."""
+    chosen = scenario('jungle')
+    config = chosen.config(name)
+    env = chosen.make_env(config)(config.train.num_envs)
+    algorithm: Any = make_algorithm(replace(config, algorithm=replace(config.algorithm, phi_starts=0.0)), env.spec)
+    graph = env.reset(0)
+    for _ in range(2 * config.algorithm.n_step + 10):
+        decision = algorithm.act(graph, explore=True)
+        step = env.step(decision.action)
+        algorithm.observe(graph, decision, step)
+        graph = step.graph
+    spent: dict[bool, list[float]] = {True: [], False: []}
+    for k in range(UPDATES + UPDATES // 10):
+        high, start = algorithm.updates % config.algorithm.phi_every == 0, time.process_time()
+        algorithm.update()
+        if k >= UPDATES // 10:
+            spent[high].append(time.process_time() - start)
+    low, high_too = (1e3 * median(spent[high]) for high in (False, True))
+    return {
+        'name': f'training: one update of {name}',
+        'value': low + (high_too - low) / config.algorithm.phi_every,
+        'unit': 'ms',
+        'note': f'{low:.1f} ms without and {high_too:.1f} ms with a step of the high level',
+    }

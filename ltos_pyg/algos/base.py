@@ -168,11 +168,15 @@ def new_weights(seed: int) -> Iterator[None]:
         hook.remove()
 
 
+def repeat_sharing(sharing: Sharing | None, times: int) -> Sharing | None:
+    """The weights of so many copies of a batch, one after another."""
+    return None if sharing is None else Sharing(sharing.given.repeat(times), sharing.kept.repeat(times))
+
+
 def soft_update(target: nn.Module, online: nn.Module, tau: float) -> None:
     r"""Moves the target network: :math:`\theta' \leftarrow \theta' + \tau (\theta - \theta')`."""
     with torch.no_grad():
-        for slow, fast in zip(target.parameters(), online.parameters(), strict=True):
-            slow.lerp_(fast, tau)
+        torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
 
 
 def first_nonfinite(named: dict[str, Tensor | None]) -> str | None:

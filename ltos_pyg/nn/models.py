@@ -109,32 +109,42 @@ class DGNTrunk(nn.Module):
                 self.lin_sharing.weight.mul_((4 / (4 + self.encoder.lins[0].in_channels)) ** 0.5)
 
     def forward(
-        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, sharing: Sharing | None = None
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        edge_attr: Tensor | None = None,
+        sharing: Sharing | None = None,
+        copies: int = 1,
     ) -> Tensor:
-        """Runs the trunk; ``sharing`` is required if and only if the trunk was built with it."""
+        """Runs the trunk; ``sharing`` is required if and only if the trunk was built with it.
+
+        With ``copies=K`` it runs K copies of one batch that differ in their weights only: edges and weights are those
+        of all copies, ``x`` (N, F) is that of one, whose part of the first layer is then computed once.
+        """
         if (sharing is not None) != self.sharing:
             raise ValueError(
                 f"'sharing' must {'be given to' if self.sharing else 'not be given to'} a trunk built with "
                 f'sharing={self.sharing}'
             )
         if sharing is None:
-            h = self.encoder(x)
+            h = self.encoder(x) if copies == 1 else self.encoder(x).repeat(copies, 1)
         else:
             check_rows('sharing.given', sharing.given, edge_index.size(1), 'edge')
-            check_rows('sharing.kept', sharing.kept, x.size(0), 'node')
+            check_rows('sharing.kept', sharing.kept, copies * x.size(0), 'node')
             of_node, of_edge = sharing_features(edge_index, sharing)
-            h = self._encode(x, of_node)
+            h = self._encode(x, of_node, copies)
             edge_attr = of_edge if edge_attr is None else torch.cat([of_edge, edge_attr.to(of_edge.dtype)], dim=-1)
         outs = [h]
         for conv in self.convs:
             outs.append(conv(outs[-1], edge_index, edge_attr))
         return torch.cat(outs, dim=-1)
 
-    def _encode(self, x: Tensor, of_node: Tensor) -> Tensor:
+    def _encode(self, x: Tensor, of_node: Tensor, copies: int) -> Tensor:
         """The encoder, with the features of the weights joining its first layer."""
         assert self.lin_sharing is not None
         first, *rest = self.encoder.lins
-        h = (first(x) + self.lin_sharing(of_node.to(self.lin_sharing.weight.dtype))).relu()
+        h = first(x) if copies == 1 else first(x).repeat(copies, 1)
+        h = (h + self.lin_sharing(of_node.to(self.lin_sharing.weight.dtype))).relu()
         for lin in rest:
             h = lin(h).relu()
         return h
@@ -168,9 +178,14 @@ class DGN(nn.Module):
         self.head.reset_parameters()
 
     def forward(
-        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, sharing: Sharing | None = None
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        edge_attr: Tensor | None = None,
+        sharing: Sharing | None = None,
+        copies: int = 1,
     ) -> Tensor:
-        return self.head(self.trunk(x, edge_index, edge_attr, sharing))
+        return self.head(self.trunk(x, edge_index, edge_attr, sharing, copies))
 
 
 class SharingPolicy(nn.Module):

@@ -52,6 +52,17 @@ def test_learning_while_keeping_all_is_learning_dgn_to_the_bit(path):
     assert all(torch.equal(p, ltos.get_parameter(name)) for name, p in dgn.named_parameters())
 
 
+@pytest.mark.parametrize('sharing', [True, False])
+@pytest.mark.parametrize('size', [(0, 0), (4, 0), (9, 20)])
+def test_copies_with_weights_of_their_own_are_a_batch_of_them(size, sharing):
+    graph, trunk = random_snapshot(*size, 5, 2), DGNTrunk(5, 16, heads=2, edge_dim=2, sharing=sharing)
+    weights = [constant_sharing(graph.edge_index, size[0], own) if sharing else None for own in (None, 0.1, 0.9)]
+    alone = torch.cat([trunk(graph.x, graph.edge_index, graph.edge_attr, w) for w in weights])
+    edges = torch.cat([graph.edge_index + k * size[0] for k in range(3)], dim=1)
+    of_all = Sharing(*(torch.cat(parts) for parts in zip(*weights, strict=True))) if sharing else None
+    assert_close(trunk(graph.x, edges, graph.edge_attr.repeat(3, 1), of_all, copies=3), alone)
+
+
 def test_features_of_the_weights_by_hand():
     edges = torch.tensor([[0, 0, 1], [1, 2, 0]])
     sharing = Sharing(torch.tensor([0.18, 0.02, 1.0]), torch.tensor([0.8, 0.0, 1.0]))  # 2 has no out-edges

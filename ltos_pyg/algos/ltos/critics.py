@@ -93,9 +93,14 @@ class NodeCritic(DGN):
         super().__init__(spec.num_features, spec.num_actions, **trunk_options(spec, config, conv), sharing=sees_weights)
 
     def forward(
-        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, sharing: Sharing | None = None
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        edge_attr: Tensor | None = None,
+        sharing: Sharing | None = None,
+        copies: int = 1,
     ) -> Tensor:
-        return super().forward(x, edge_index, edge_attr, sharing if self.trunk.sharing else None)
+        return super().forward(x, edge_index, edge_attr, sharing if self.trunk.sharing else None, copies)
 
     def loss(self, target: NodeCritic, batch: LowLevelBatch, config: DQNConfig) -> tuple[Tensor, dict[str, Tensor]]:
         """The temporal-difference loss of one batch, and what to log of it."""
@@ -148,15 +153,17 @@ class EdgeCritic(nn.Module):
         self.head = EdgeQHead(self.trunk.out_channels, spec.num_actions, config.pair_channels, spec.edge_dim)
 
     def values(
-        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, sharing: Sharing
+        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, sharing: Sharing, copies: int = 1
     ) -> tuple[Tensor, Tensor]:
         """:math:`U_{ii}` (N, A) and :math:`U_{ji}` (E, A)."""
-        h = self.trunk(x, edge_index, edge_attr, sharing if self.trunk.sharing else None)
+        h = self.trunk(x, edge_index, edge_attr, sharing if self.trunk.sharing else None, copies)
         own, pair = self.head(h, edge_index, edge_attr)
         return own, pair
 
-    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, sharing: Sharing) -> Tensor:
-        return EdgeQHead.combine(*self.values(x, edge_index, edge_attr, sharing), edge_index, sharing)
+    def forward(
+        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, sharing: Sharing, copies: int = 1
+    ) -> Tensor:
+        return EdgeQHead.combine(*self.values(x, edge_index, edge_attr, sharing, copies), edge_index, sharing)
 
     def loss(self, target: EdgeCritic, batch: LowLevelBatch, config: DQNConfig) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the losses of own and of pair values, and what to log of them."""

@@ -106,15 +106,18 @@ class JointActionCritic(nn.Module):
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, action: Tensor) -> Tensor:
         sender, receiver = edge_index
-        outs = [self.encoder((self.observation(x) + self.action(action)).relu())]
+        many = action.dim() == 2
+        joint = action.t() if many else action.unsqueeze(1)  # (N, K): gathering is fastest along the first dimension
+        outs = [self.encoder((self.observation(x).unsqueeze(1) + self.action(joint)).relu())]  # (N, K, H)
         for layer, (message, update) in enumerate(zip(self.message, self.update, strict=True)):
             h = outs[-1]
-            sent = message(h).index_select(-2, sender)
+            sent = message(h).index_select(0, sender)
             if edge_attr is not None:
-                sent = sent + self.edge[layer](edge_attr)
-            received = torch.zeros_like(h).index_add(-2, receiver, sent.relu().to(h.dtype))
+                sent = sent + self.edge[layer](edge_attr).unsqueeze(1)
+            received = torch.zeros_like(h).index_add(0, receiver, sent.relu().to(h.dtype))
             outs.append(update(torch.cat([h, received], dim=-1)).relu())
-        return self.out(torch.cat(outs, dim=-1)).squeeze(-1).float()
+        value = self.out(torch.cat(outs, dim=-1)).squeeze(-1).float()
+        return value.t() if many else value.squeeze(1)
 
 
 class BestConstant(nn.Module):
@@ -254,7 +257,7 @@ class JointSearch:
         phi = Logits(*(part.detach() for part in logits))
         with torch.no_grad():
             due = self.constant.due()
-            draws = [self._candidate(k, phi, batch) for k in range(K)]
+            draws = self._candidates(phi, batch)
             constants = [constant_logits(edge_index, N, own) for own in (None, SHARES[due])]
             value = self._score(batch, [*draws, *constants], q_values)  # (2, K + 2, N)
             self.constant.compare(due, (value[:, K + 1] - value[:, K]).sum(-1) / max(N, 1))
@@ -263,20 +266,20 @@ class JointSearch:
         metrics = {'phi/trust': mean(trust), 'phi/constant': own_share(self.constant.own, edge_index, N)}
         return move / max(N, 1), metrics
 
-    def _candidate(self, k: int, phi: Logits, batch: HighLevelBatch) -> Logits:
-        """Joint candidate k: the first half wide around the first share, the others close around phi."""
-        noise = self.noise.draw(batch.graph_of_node, batch.num_graphs, self.rng)
-        edge_index, N = batch.seen[1], batch.seen[0].size(0)
-        if k < self.config.candidates // 2:
-            return noise.on(constant_logits(edge_index, N, FIRST_SHARE), edge_index)
-        return noise.on(phi, edge_index, self.config.noise_local)
+    def _candidates(self, phi: Logits, batch: HighLevelBatch) -> list[Logits]:
+        """The joint candidates: the first half wide around the first share, the others close around phi."""
+        edge_index, K = batch.seen[1], self.config.candidates
+        first = constant_logits(edge_index, batch.seen[0].size(0), FIRST_SHARE)
+        around = [(first, 1.0)] * (K // 2) + [(phi, self.config.noise_local)] * (K - K // 2)
+        draws = [self.noise.draw(batch.graph_of_node, batch.num_graphs, self.rng) for _ in range(K)]
+        return [noise.on(logits, edge_index, scale) for noise, (logits, scale) in zip(draws, around, strict=True)]
 
     def _score(self, batch: HighLevelBatch, candidates: list[Logits], q_values: Callable[..., Tensor]) -> Tensor:
         """The two critics' returns of each node under the joint greedy actions of each candidate, (2, K, N)."""
         K, N = len(candidates), batch.seen[0].size(0)
-        x, edge_index, edge_attr = repeated(batch.seen, K)
+        edge_index, edge_attr = repeated_edges(batch.seen, K)
         stacked = Logits(*(torch.cat(parts) for parts in zip(*candidates, strict=True)))
-        q = q_values(x, edge_index, edge_attr, softmax_by_sender(*stacked, edge_index))
+        q = q_values(batch.seen[0], edge_index, edge_attr, softmax_by_sender(*stacked, edge_index), copies=K)
         action = masked(q, None if batch.mask is None else batch.mask.repeat(K, 1)).argmax(-1)
         return torch.stack([critic(*batch.seen, action.view(K, N)) for critic in self.critics])
 
@@ -325,15 +328,11 @@ def within_hops(edge_index: Tensor, num_nodes: int, hops: int) -> tuple[Tensor, 
     return key // max(num_nodes, 1), key % max(num_nodes, 1)
 
 
-def repeated(seen: Seen, times: int) -> Seen:
-    """The graphs repeated ``times`` times, as one batch."""
+def repeated_edges(seen: Seen, times: int) -> tuple[Tensor, Tensor | None]:
+    """The edges of the graphs repeated ``times`` times, as one batch, and their features."""
     x, edge_index, edge_attr = seen
     shift = x.size(0) * torch.arange(times, device=x.device).repeat_interleave(edge_index.size(1))
-    return (
-        x.repeat(times, 1),
-        edge_index.repeat(1, times) + shift,
-        None if edge_attr is None else edge_attr.repeat(times, 1),
-    )
+    return edge_index.repeat(1, times) + shift, None if edge_attr is None else edge_attr.repeat(times, 1)
 
 
 def first_graphs(seen: Seen, ptr: Tensor, most: int) -> Seen:

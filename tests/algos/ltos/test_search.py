@@ -23,7 +23,7 @@ from ltos_pyg.algos.ltos.search import (
     JointActionCritic,
     first_graphs,
     part_of,
-    repeated,
+    repeated_edges,
     within_hops,
 )
 from ltos_pyg.algos.ltos.weights import Logits, constant_logits
@@ -69,7 +69,7 @@ def test_pairs_within_some_hops_are_those_that_a_breadth_first_search_finds(node
 def test_the_same_graphs_many_times_over_are_a_batch_of_copies(edge_dim):
     batch = Batch.from_data_list(graphs(edge_dim))
     copies = Batch.from_data_list(graphs(edge_dim) * 3)
-    assert_close(repeated(seen_of(batch), 3), seen_of(copies))
+    assert_close(repeated_edges(seen_of(batch), 3), seen_of(copies)[1:])
 
 
 @pytest.mark.parametrize('edge_dim', [None, 2])
@@ -371,7 +371,7 @@ def test_candidates_are_half_wide_around_the_first_share_and_half_close_to_phi()
     zero = torch.zeros(len(graph.edge_index[0]))
     phi, base = Logits(zero, torch.full((8,), 5.0)), constant_logits(graph.edge_index, 8, FIRST_SHARE)
     batch = HighLevelBatch(algo.inputs(graph), graph.batch, 4, None, phi)
-    draws = [algo.objective._candidate(k, phi, batch).own for k in range(6)]
+    draws = [draw.own for draw in algo.objective._candidates(phi, batch)]
     assert all((draw - base.own).abs().max() <= 3 for draw in draws[:3])
     assert all((draw - 5).abs().max() <= 0.3 for draw in draws[3:])
     assert all(torch.equal(draw[::2], draw[1::2]) for draw in draws)  # joint: the same in a graph
@@ -411,7 +411,7 @@ class StagHunt(nn.Module):
 class Hunters(nn.Module):
     """A low level that expects the other to hunt in half of the cases: it hunts if it keeps less than two thirds."""
 
-    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, sharing: Any) -> Tensor:
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, sharing: Any, copies: int = 1) -> Tensor:
         received = torch.zeros_like(sharing.kept).index_add(0, edge_index[1], sharing.given)
         hunt = -2.0 * sharing.kept + 2.5 * received
         wait = 1.0 * sharing.kept - 3.5 * received
