@@ -105,21 +105,19 @@ def _stored(replay: GraphReplay, count: int) -> list[tuple[Data, Data]]:
     """The newest transitions as pairs of ``Data``, as a replay based on a list would store them."""
     t = replay.sample(count, torch.Generator().manual_seed(0), newest=count)
     assert t.sharing is not None
-    assert t.sharing_next is not None
     row = torch.where(t.discount > 0, t.successor_node - t.successor.ptr[t.graph.batch], 0)
-    fields = {'action': t.action, 'reward': t.reward, 'discount': t.discount, 'next_row': row}
-    before = _separate(t.graph, {**fields, 'kept': t.sharing.kept}, t.sharing.given)
-    after = _separate(t.successor, {'kept': t.sharing_next.kept}, t.sharing_next.given)
-    return list(zip(before, after, strict=True))
+    per_node = {'action': t.action, 'reward': t.reward, 'discount': t.discount, 'next_row': row, 'kept': t.sharing.kept}
+    before = _separate(t.graph, per_node, {'given': t.sharing.given})
+    return list(zip(before, _separate(t.successor, {}, {}), strict=True))
 
 
-def _separate(batch: Batch, per_node: dict[str, Tensor], given: Tensor) -> list[Data]:
+def _separate(batch: Batch, per_node: dict[str, Tensor], per_edge: dict[str, Tensor]) -> list[Data]:
     single: list[Snapshot] = batch.to_data_list()
-    nodes = [graph.num_nodes for graph in single]
+    nodes, edges = [graph.num_nodes for graph in single], [graph.num_edges for graph in single]
     parts = {name: value.split(nodes) for name, value in per_node.items()}
-    weights = given.split([graph.num_edges for graph in single])
+    parts |= {name: value.split(edges) for name, value in per_edge.items()}
     return [
-        Data(**graph.to_dict(), given=weights[i], **{name: part[i] for name, part in parts.items()}).apply(
+        Data(**graph.to_dict(), **{name: part[i] for name, part in parts.items()}).apply(
             torch.clone  # separate storage, as when each step is stored by itself
         )
         for i, graph in enumerate(single)

@@ -242,8 +242,8 @@ class GraphReplay:
         action, next_row = torch.empty((2, num_nodes), dtype=torch.int64)
         reward, discount = torch.empty((2, num_nodes), dtype=torch.float32)
         read_returns(self._rings, plan.numpy(), gamma, *(out.numpy() for out in (action, reward, discount, next_row)))
-        graph, sharing, _ = self._read(plan[0, :-1], plan[3], plan[4])
-        successor, sharing_next, known = self._read(plan[1, :-1], plan[5], plan[6])
+        graph, sharing = self._read(plan[0, :-1], plan[3], plan[4], self.share)
+        successor, _ = self._read(plan[1, :-1], plan[5], plan[6], False)
         return Transition(
             graph=graph,
             action=action,
@@ -252,13 +252,11 @@ class GraphReplay:
             discount=discount,
             successor=successor,
             successor_node=next_row,
-            sharing_next=sharing_next,
-            sharing_next_known=known,
             index=plan[0, :-1],
         )
 
-    def _read(self, frames: Tensor, ptr: Tensor, edge_ptr: Tensor) -> tuple[Batch, Sharing | None, Tensor]:
-        """The frames as one batch, their weights, and whether weights are stored."""
+    def _read(self, frames: Tensor, ptr: Tensor, edge_ptr: Tensor, share: bool) -> tuple[Batch, Sharing | None]:
+        """The frames as one batch and, if asked for, the weights stored with their actions."""
         spec, num_nodes, num_edges = self.spec, int(ptr[-1]), int(edge_ptr[-1])
         out: dict[str, Any] = {
             'x': torch.empty((num_nodes, spec.num_features), dtype=spec.feature_dtype),
@@ -279,12 +277,11 @@ class GraphReplay:
             edge_attr=as_bytes(out['edge_attr']) if spec.edge_dim is not None else NO_BYTES,
         )
         graph_of_node = torch.empty(num_nodes, dtype=torch.int64)
-        given, kept = (torch.empty(rows if self.share else 0, dtype=torch.float32) for rows in (num_edges, num_nodes))
-        known = torch.zeros(frames.numel(), dtype=torch.bool)
-        weights = (given.numpy(), kept.numpy(), known.numpy())
-        read_frames(self._rings, frames.numpy(), parts, self._widths, graph_of_node.numpy(), self.share, *weights)
+        given, kept = (torch.empty(rows if share else 0, dtype=torch.float32) for rows in (num_edges, num_nodes))
+        weights = (given.numpy(), kept.numpy())
+        read_frames(self._rings, frames.numpy(), parts, self._widths, graph_of_node.numpy(), share, *weights)
         batch = batch_snapshots(ptr.diff(), edge_ptr.diff(), ptr=ptr, batch=graph_of_node, **out)
-        return batch, Sharing(given, kept) if self.share else None, known
+        return batch, Sharing(given, kept) if share else None
 
     # -- saving
 

@@ -424,31 +424,28 @@ def read_frames(
     share: bool,
     given: Array,
     kept: Array,
-    known: Array,
 ) -> None:
-    """Concatenates graphs, with their stored weights if there are any, otherwise keep-all."""
+    """Concatenates graphs; with ``share``, which needs frames that were acted on, their weights too."""
     for g in range(frames.size):
         frame = rings.frame[frames[g] % rings.frame.size]
         low, edge_low, n, m = out.ptr[g], out.edge_ptr[g], frame.nodes, frame.edges
         copy_rows(rings.x, frame.node_at, out.x, low, n, widths[0])
         copy_rows(rings.mask, frame.node_at, out.mask, low, n, widths[1])
         copy_rows(rings.edge_attr, frame.edge_at, out.edge_attr, edge_low, m, widths[2])
-        acted = frame.status != WAITING
         row = frame.node_at % rings.node.size
         for i in range(low, low + n):
             graph_of_node[i] = g
             out.node_id[i] = rings.node[row].id
             if share:
-                kept[i] = rings.node[row].kept if acted else 1
+                kept[i] = rings.node[row].kept
             row = next_slot(row, rings.node)
         row = frame.edge_at % rings.edge.size
         for e in range(edge_low, edge_low + m):
             out.edge_index[0, e] = rings.edge[row].sender + low
             out.edge_index[1, e] = rings.edge[row].receiver + low
             if share:
-                given[e] = rings.edge[row].given if acted else 0
+                given[e] = rings.edge[row].given
             row = next_slot(row, rings.edge)
-        known[g] = acted
 
 
 @njit(cache=True)

@@ -27,8 +27,6 @@ class Transition:
     discount: Tensor  # (N,) float32: gamma^m, and 0 where the task terminated or the agent left
     successor: Batch  # o_{t+m}
     successor_node: Tensor  # (N,) int64: row of the same agent in `successor`; 0 where it left (there discount is 0)
-    sharing_next: Sharing | None  # the weights stored with `successor`; keep-all if none are stored
-    sharing_next_known: Tensor  # (B,) bool: whether they are stored
     index: Tensor  # (B,) int64: number of the frame, counted from the first one ever stored
 
     @property

@@ -200,7 +200,6 @@ def assert_transition_right(t: Transition, world: World, n_step: int, gamma: flo
         assert_sharing_right(t, world, n_step)
     else:
         assert t.sharing is None
-        assert t.sharing_next is None
 
 
 def agent_stays(path: list[Frame], agent: int) -> bool:
@@ -221,20 +220,14 @@ def follow(path: list[Frame], agent: int, gamma: float) -> tuple[float, float]:
 
 def assert_sharing_right(t: Transition, world: World, n_step: int) -> None:
     assert t.sharing is not None
-    assert t.sharing_next is not None
-    for of_successor, batch, sharing in ((False, t.graph, t.sharing), (True, t.successor, t.sharing_next)):
-        nodes, edges = batch.ptr.diff().tolist(), batch._slice_dict['edge_index'].diff().tolist()
-        given, kept = sharing.given.split(edges), sharing.kept.split(nodes)
-        for b in range(t.num_graphs):
-            path = world.path(int(t.index[b]), n_step)
-            assert path is not None
-            stored = path[-1 if of_successor else 0].sharing
-            if of_successor:
-                assert bool(t.sharing_next_known[b]) == (stored is not None)
-            if stored is None:
-                stored = Sharing(torch.zeros(edges[b]), torch.ones(nodes[b]))
-            assert torch.equal(given[b], stored.given)
-            assert torch.equal(kept[b], stored.kept)
+    nodes, edges = t.graph.ptr.diff().tolist(), t.graph._slice_dict['edge_index'].diff().tolist()
+    given, kept = t.sharing.given.split(edges), t.sharing.kept.split(nodes)
+    for b in range(t.num_graphs):
+        path = world.path(int(t.index[b]), n_step)
+        assert path is not None
+        assert path[0].sharing is not None
+        assert torch.equal(given[b], path[0].sharing.given)
+        assert torch.equal(kept[b], path[0].sharing.kept)
 
 
 WORLDS = {
@@ -621,14 +614,14 @@ def saved(replay: GraphReplay) -> bytes:
 def test_a_saved_replay_goes_on_as_if_nothing_had_happened(**options: Any) -> None:
     world = play(**options)
     replay = world.replay
-    twin = GraphReplay(replay.spec, replay.capacity, share=replay.share, seed=99)
-    twin.load_state_dict(torch.load(io.BytesIO(saved(replay)), weights_only=True))
-    assert saved(twin) == saved(replay)
+    restored = GraphReplay(replay.spec, replay.capacity, share=replay.share, seed=99)
+    restored.load_state_dict(torch.load(io.BytesIO(saved(replay)), weights_only=True))
+    assert saved(restored) == saved(replay)
     batch, action, sharing, step = world.draw()
-    for each in (replay, twin):
+    for each in (replay, restored):
         each.push(batch, action, sharing if each.share else None, step)
         each.start_stream()
-    a, b = (each.sample(16, n_step=3) for each in (replay, twin))
+    a, b = (each.sample(16, n_step=3) for each in (replay, restored))
     assert torch.equal(a.index, b.index)
     assert torch.equal(a.reward, b.reward)
     for x, y in zip(a.graph.to_data_list(), b.graph.to_data_list(), strict=True):
@@ -645,15 +638,15 @@ def test_a_state_of_another_replay_or_a_damaged_one_is_refused() -> None:
     world = five_each()
     world.push()
     state = world.replay.state_dict()
-    twin = GraphReplay(make_spec(2), 20)
+    restored = GraphReplay(make_spec(2), 20)
     cases = [
         (GraphReplay(make_spec(2), 21), state, r"same spec and sizes: .*'capacity': \(21, 20\)"),
         (GraphReplay(make_spec(2, num_actions=6), 20), state, r"'num_actions': \(6, 5\)"),
         (GraphReplay(make_spec(2), 20, share=False), state, r"'share': \(False, True\)"),
-        (twin, {**state, 'version': 0}, r"'state' must be of version 1 \(got 0\)"),
-        (twin, {k: v for k, v in state.items() if k != 'rings'}, r"'state' is damaged: it lacks \['rings'\]"),
-        (twin, {**state, 'rings': {**state['rings'], 'x': state['rings']['x'][:-1]}}, r"'state' is damaged: expected"),
-        (twin, {**state, 'rings': {}}, r"'state' is damaged: its frames are missing"),
+        (restored, {**state, 'version': 0}, r"'state' must be of version 1 \(got 0\)"),
+        (restored, {k: v for k, v in state.items() if k != 'rings'}, r"'state' is damaged: it lacks \['rings'\]"),
+        (restored, {**state, 'rings': {**state['rings'], 'x': state['rings']['x'][:-1]}}, r"'state' is damaged: expe"),
+        (restored, {**state, 'rings': {}}, r"'state' is damaged: its frames are missing"),
     ]
     for replay, broken, message in cases:
         with pytest.raises(ValueError, match=message):
