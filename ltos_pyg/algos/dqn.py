@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from ltos_pyg.algos.base import Decision
+from ltos_pyg.algos.base import Decision, repeat_sharing
 from ltos_pyg.algos.exploration import epsilon_greedy, linear_schedule, softmax_choice
 from ltos_pyg.algos.losses import double_q_value, gap_to_best, gather_next_value, masked, mean, td_loss, td_target
 from ltos_pyg.algos.off_policy import OffPolicy, OffPolicyConfig
@@ -89,6 +89,11 @@ class DQN(OffPolicy):
         with self.autocast():
             return network(x, edge_index, edge_attr if self.messages else None)
 
+    def averaged_values(self, views: Batch, graph: Batch, sharing: Sharing | None) -> Tensor:
+        """Action values of the averaged network in some views of a batch, each under the same weights."""
+        times = views.num_graphs // graph.num_graphs
+        return self.q_values(self.averaged, views, repeat_sharing(sharing, times))
+
     def epsilon(self, graph: Batch) -> Tensor:
         """Chance of a random action now, for each node (N,); the last graphs of the batch fall to 0."""
         c = self.config
@@ -110,7 +115,7 @@ class DQN(OffPolicy):
             if explore:
                 q = self.q_values(self.network, graph, sharing)
                 return Decision(epsilon_greedy(q, self.epsilon(graph), self.explore_rng, mask), sharing)
-            q = self.over_views(graph, lambda view: self.q_values(self.averaged, view, sharing))
+            q = self.over_views(graph, lambda views: self.averaged_values(views, graph, sharing))
         return Decision(softmax_choice(q, self.config.eval_temperature, self.play_rng, mask), sharing)
 
     def observe(self, graph: Batch, decision: Decision, step: GraphStep) -> None:

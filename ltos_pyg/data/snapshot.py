@@ -85,3 +85,15 @@ def batch_snapshots(
     out.ptr = ptr
     out.batch = batch
     return out
+
+
+def repeat_batch(batch: Batch, times: int) -> Batch:
+    """Copies of a batch, one after another, as one batch; of its fields those that every :class:`Snapshot` may have."""
+    if times == 1:
+        return batch
+    edges = torch.bincount(batch.batch[batch.edge_index[0]], minlength=batch.num_graphs)
+    names = ('x', 'node_id', 'edge_attr', 'action_mask')
+    fields = {name: torch.cat([batch[name]] * times) for name in names if batch.get(name) is not None}
+    first = batch.num_nodes * torch.arange(times, device=edges.device).repeat_interleave(batch.num_edges)
+    edge_index = batch.edge_index.repeat(1, times) + first
+    return batch_snapshots(batch.ptr.diff().repeat(times), edges.repeat(times), edge_index=edge_index, **fields)

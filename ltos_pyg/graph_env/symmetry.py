@@ -10,6 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from ltos_pyg.data import repeat_batch
+
+NODES_AT_ONCE = 1024  # views run together up to about this size: of small batches the overhead costs more than the sums
+
 
 @dataclass(frozen=True, kw_only=True)
 class Symmetry:
@@ -94,7 +98,19 @@ class Symmetries(nn.Module):
         for s in range(self.count):
             yield self.view(graph, torch.full((graph.num_graphs,), s, device=graph.x.device))
 
+    def stacked_views(self, graph: Batch) -> Iterator[tuple[Tensor, Batch]]:
+        """All views, several in one batch where they are small: the symmetries (K,), and a batch of the K views."""
+        size = max(1, NODES_AT_ONCE // max(graph.num_nodes, 1))
+        for which in torch.arange(self.count, device=graph.x.device).split(size):
+            yield which, self.view(repeat_batch(graph, len(which)), which.repeat_interleave(graph.num_graphs))
+
     def average(self, graph: Batch, values: Callable[[Batch], Tensor]) -> Tensor:
-        """Mean of action values (N, A) over all views, each column named as in ``graph``."""
-        parts = [values(view)[:, self.action[s]] for s, view in enumerate(self.views(graph))]
-        return torch.stack(parts).mean(0)
+        """Mean of action values (N, A) over all views, each column named as in ``graph``.
+
+        ``values`` is asked about batches of K views, one after another, and returns (K * N, A).
+        """
+        parts = []
+        for which, views in self.stacked_views(graph):
+            value = values(views).unflatten(0, (len(which), graph.num_nodes))
+            parts.append(value.gather(2, self.action[which].unsqueeze(1).expand_as(value)))
+        return torch.cat(parts).mean(0)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from ltos_pyg.data import Snapshot, batch_snapshots
+from ltos_pyg.data import Snapshot, batch_snapshots, repeat_batch
 
 SIZES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1, max_size=6)  # nodes and edges
 
@@ -104,6 +104,17 @@ def test_a_batch_built_without_a_loop_equals_pyg_s(
     picked = list(range(len(graphs)))[::-2]
     for graph, i in zip(ours.index_select(torch.tensor(picked)), picked, strict=True):
         assert_same(graph, graphs[i])
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes=SIZES, times=st.integers(1, 3))
+def test_a_repeated_batch_is_the_batch_of_the_repeated_graphs(sizes: list[tuple[int, int]], times: int) -> None:
+    graphs = random_snapshots(sizes)
+    ours, theirs = repeat_batch(Batch.from_data_list(graphs), times), Batch.from_data_list(graphs * times)
+    for key in ('x', 'edge_index', 'edge_attr', 'node_id', 'action_mask', 'ptr', 'batch'):
+        assert torch.equal(ours[key], theirs[key]), key
+    assert ours.num_graphs == len(graphs) * times
+    assert [g.num_edges for g in ours.to_data_list()] == [g.num_edges for g in graphs] * times
 
 
 @settings(max_examples=30, deadline=None)

@@ -167,8 +167,10 @@ class LToS(SharingQ):
             return random_sharing(edge_index, N, self.play_rng)
         if self.symmetries is None or not self.config.average_views:
             return self.sharing(self.target_phi, graph)
-        views = [self.sharing(self.target_phi, view) for view in self.symmetries.views(graph)]
-        return Sharing(*(torch.stack(parts).mean(0) for parts in zip(*views, strict=True)))
+        views = [self.sharing(self.target_phi, batch) for _, batch in self.symmetries.stacked_views(graph)]
+        given, kept = (torch.cat(parts) for parts in zip(*views, strict=True))
+        count = self.symmetries.count
+        return Sharing(given.view(count, edge_index.size(1)).mean(0), kept.view(count, N).mean(0))
 
     def choose_sharing(self, graph: Batch, explore: bool) -> Sharing:
         if not explore:

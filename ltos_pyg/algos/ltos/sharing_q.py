@@ -48,7 +48,7 @@ class SharingQ(DGN):
         """The best action of each node under given weights, (N,), as :meth:`act` chooses without a temperature."""
         graph = graph.to(self.device)
         with self.inputs.each_batch_once(graph):
-            q = self.over_views(graph, lambda view: self.q_values(self.averaged, view, sharing))
+            q = self.over_views(graph, lambda views: self.averaged_values(views, graph, sharing))
         return masked(q, graph.get('action_mask')).argmax(-1)
 
     @abstractmethod
