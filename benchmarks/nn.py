@@ -88,7 +88,7 @@ def _gradient_steps(rounds: int) -> list[dict[str, Any]]:
     unit = 'agent-transitions/s'
     rows = []
     for precision in ('float32', 'bf16'):
-        mine, theirs, plain = (rate[f'{who} {precision}'] for who in ('ours', 'peer', 'eager'))
+        mine, theirs, plain = (rate[f'{layer_kind} {precision}'] for layer_kind in ('ours', 'peer', 'eager'))
         name = f'DGN step, {precision}'
         rows += [
             _row(name, mine, unit, mine / theirs, 'PyG', '>= 1.4', STEP_NOTE),

@@ -24,7 +24,7 @@ def main(steps: int, num_envs: int) -> None:
     env = JungleEnv(num_envs=num_envs)
     spec = env.spec
     q_network = DGN(spec.num_features, spec.num_actions, edge_dim=spec.edge_dim)
-    phi = SharingPolicy(spec.num_features, edge_dim=spec.edge_dim, initial_own=0.4)
+    phi = SharingPolicy(spec.num_features, edge_dim=spec.edge_dim, initial_kept=0.4)
     replay = GraphReplay(spec, capacity=20_000)
 
     graph = env.reset(seed=0)

@@ -52,10 +52,10 @@ class Fireflies(SingleGraphEnv):
     def agreement(self) -> Tensor:
         sender, receiver = self.neighbours
         same = (self.rhythm[sender] == self.rhythm[receiver]).float()
-        total, heard = (
+        total, degree = (
             torch.zeros(len(self.names)).index_add(0, receiver, part) for part in (same, torch.ones_like(same))
         )
-        return total / heard.clamp(min=1)
+        return total / degree.clamp(min=1)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -69,9 +69,9 @@ def main(args: list[str] | None = None) -> None:
 
     env = VectorGraphEnv(Fireflies, num_envs=4)
     graph = env.reset(seed=options.seed)
-    dice = torch.Generator().manual_seed(options.seed)
+    rng = torch.Generator().manual_seed(options.seed)
     for t in range(options.steps):
-        step = env.step(torch.randint(env.spec.num_actions, (graph.num_nodes,), generator=dice))
+        step = env.step(torch.randint(env.spec.num_actions, (graph.num_nodes,), generator=rng))
         graph = step.graph
         print(
             f'step {t + 1:3}: fireflies {graph.ptr.diff().tolist()}, in rhythm {step.info["in_rhythm"].mean():.2f}, '

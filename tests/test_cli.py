@@ -251,9 +251,9 @@ def test_how_runs_ended_is_a_markdown_table(capsys, runs):
     assert [line.split(' | ')[0] for line in lines[2:]] == [
         '| prisoner: ltos', *swaps, '| prisoner: ltos, random weights at play', '| prisoner: dqn'
     ]  # fmt: skip
-    told = json.loads((runs / 'prisoner-dqn' / 'final.json').read_text())['eval']['policy']['reward']['mean']
+    shown = json.loads((runs / 'prisoner-dqn' / 'final.json').read_text())['eval']['policy']['reward']['mean']
     assert main(['table', str(runs / 'prisoner-dqn'), '--metric', 'length', 'reward']) == 0
-    assert f'{told:.3f}' in capsys.readouterr().out
+    assert f'{shown:.3f}' in capsys.readouterr().out
     assert main(['table', str(runs / 'prisoner'), '--measures', '--format', 'csv']) == 0
     measured = [line.split(',')[1] for line in capsys.readouterr().out.splitlines() if line.startswith('prisoner')]
     switched = [f'switched_{mode}' for mode in ('constant', 'uniform', 'keep', 'random')]
@@ -320,7 +320,7 @@ def test_a_table_pads_its_columns():
     assert lines == ['name        n', '---------  --', 'a           1', 'long name  23']
 
 
-def test_results_are_told_with_their_interval():
+def test_results_are_printed_with_their_interval():
     stats = {'policy': {'return': {'mean': 0.5, 'std': 0.2, 'count': 16}}}
     assert format_stats(stats).splitlines()[2].split() == ['policy', 'return', '0.5000', '0.0980', '0.2000', '16']
 

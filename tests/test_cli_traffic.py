@@ -68,7 +68,7 @@ def test_a_generated_grid_is_simulated_as_the_one_in_memory(capsys, files):
     assert stats['scheduled'] == {'mean': 2570.0, 'std': 0.0, 'count': 1}
 
 
-def test_one_controller_is_told_with_what_each_number_means(capsys):
+def test_one_controller_is_printed_with_the_meaning_of_each_number(capsys):
     lines = printed(capsys, ['traffic', 'simulate', '--net', '1x2', '--horizon', '300']).splitlines()
     assert len(lines) == len(DESCRIPTIONS)
     for line, (name, meaning) in zip(lines, DESCRIPTIONS.items(), strict=True):
@@ -116,7 +116,7 @@ def test_a_trace_is_replayed(capsys, files, tmp_path):
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
-        (['simulate', '--controller', 'nobody'], "unknown controller 'nobody'. Choose one of: fixed, random"),
+        (['simulate', '--controller', 'mystery'], "unknown controller 'mystery'. Choose one of: fixed, random"),
         (['simulate', '--net', 'nowhere.json'], "road network 'nowhere.json' cannot be read"),
         (['simulate', '--net', '1x1', '--flow', 'nowhere.json'], "flow 'nowhere.json' cannot be read"),
         (['simulate', '--net', '1x1', '--yellow', '10'], "'yellow' must be shorter than a decision of 10 s (got 10)"),

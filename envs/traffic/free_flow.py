@@ -77,13 +77,13 @@ def free_flow(network: RoadNetwork, flow: Flow) -> FreeFlow:
     return FreeFlow(duration, trip, paths.crossings)
 
 
-def _speed(paths: _Paths, flow: Flow, who: Ints, at: Ints, distance: Floats, speed: Floats) -> Floats:
+def _speed(paths: _Paths, flow: Flow, entry: Ints, at: Ints, distance: Floats, speed: Floats) -> Floats:
     """One second of the vehicles of these entries."""
-    top, usual = flow.max_speed[who], flow.usual_neg_acc[who]
-    new = np.minimum(np.minimum(top, speed + flow.max_pos_acc[who]), paths.limit[who, at])
-    near = paths.length[who, at] - distance <= top**2 / (2 * usual) + 2 * top
-    new = np.where(paths.turn[who, at] & near, np.minimum(new, TURN_SPEED), new)
-    return np.maximum(new, speed - flow.max_neg_acc[who])
+    top, usual = flow.max_speed[entry], flow.usual_neg_acc[entry]
+    new = np.minimum(np.minimum(top, speed + flow.max_pos_acc[entry]), paths.limit[entry, at])
+    near = paths.length[entry, at] - distance <= top**2 / (2 * usual) + 2 * top
+    new = np.where(paths.turn[entry, at] & near, np.minimum(new, TURN_SPEED), new)
+    return np.maximum(new, speed - flow.max_neg_acc[entry])
 
 
 def _paths(network: RoadNetwork, flow: Flow) -> _Paths:

@@ -72,11 +72,11 @@ class NeighbourCritic(nn.Module):
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, action: Tensor | None = None) -> Tensor:
         h = self.encoder(x)
         sender, receiver = edge_index
-        told = [h if action is None else torch.cat([h, action.to(h.dtype)], dim=-1)]
-        told = [told[0].index_select(0, sender)] + ([] if edge_attr is None else [edge_attr.to(h.dtype)])
-        message = self.lin_message(torch.cat(told, dim=-1)).relu()
-        heard = scatter(message, receiver, dim_size=x.size(0), reduce=self.aggr)
-        return self.out(torch.cat([h, heard], dim=-1)).float()
+        sent = [h if action is None else torch.cat([h, action.to(h.dtype)], dim=-1)]
+        sent = [sent[0].index_select(0, sender)] + ([] if edge_attr is None else [edge_attr.to(h.dtype)])
+        message = self.lin_message(torch.cat(sent, dim=-1)).relu()
+        received = scatter(message, receiver, dim_size=x.size(0), reduce=self.aggr)
+        return self.out(torch.cat([h, received], dim=-1)).float()
 
 
 class IPNetwork(nn.Module):

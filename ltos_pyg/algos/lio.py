@@ -258,8 +258,8 @@ class LIO(OnPolicy):
     def payments(self, s: Segment) -> Tensor:
         """What is paid in each slot, (n, M, K); nothing in an empty one."""
         n, M, _ = s.x.shape
-        told = torch.cat([s.x, gather_slots(s.hot, s.rows)], dim=-1)
-        return self.config.reward_max * torch.sigmoid(self.network.incentive(told)) * (s.rows < n * M).view(n, M, -1)
+        inputs = torch.cat([s.x, gather_slots(s.hot, s.rows)], dim=-1)
+        return self.config.reward_max * torch.sigmoid(self.network.incentive(inputs)) * (s.rows < n * M).view(n, M, -1)
 
     def received(self, s: Segment, paid: Tensor) -> Tensor:
         """Payments received by each agent, (n, M) from (n, M, K)."""

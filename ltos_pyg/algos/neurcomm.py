@@ -31,10 +31,10 @@ class CommunicatingActorCritic(RecurrentActorCritic):
 
     def encode(self, view: View, memory: Memory) -> Tensor:
         n, G = view.present.shape
-        heard = (view.rows < n * G).any(-1).view(n, G, 1)
+        has_neighbours = (view.rows < n * G).any(-1).view(n, G, 1)
         x = self.obs(torch.cat([view.x, gather_slots(view.x, view.rows)], dim=-1)).relu()
-        policy = self.fingerprint(gather_slots(memory.policy, view.rows)).relu() * heard
-        h = self.message(gather_slots(memory.h, view.rows)).relu() * heard
+        policy = self.fingerprint(gather_slots(memory.policy, view.rows)).relu() * has_neighbours
+        h = self.message(gather_slots(memory.h, view.rows)).relu() * has_neighbours
         return torch.cat([x, policy, h], dim=-1)
 
 

@@ -32,7 +32,7 @@ HELP = '\n'.join(
         'Learning to share on graphs of agents.',
         '',
         'commands:',
-        *(f'  {name:10}{told}' for name, told in COMMANDS.items()),
+        *(f'  {name:10}{summary}' for name, summary in COMMANDS.items()),
         '',
         'options of one: ltos COMMAND --help',
     ]

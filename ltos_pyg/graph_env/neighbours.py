@@ -32,8 +32,8 @@ def k_nearest(position: Tensor, k: int, symmetric: bool = True) -> Tensor:
     distance = _squared_distance(position)
     distance.fill_diagonal_(float('inf'))
     nearest = distance.sort(dim=1, stable=True).indices[:, : min(k, max(N - 1, 0))]
-    hears = torch.zeros(N, N, dtype=torch.bool, device=position.device).scatter_(1, nearest, True)
-    sends = hears | hears.t() if symmetric else hears.t()
+    receives = torch.zeros(N, N, dtype=torch.bool, device=position.device).scatter_(1, nearest, True)
+    sends = receives | receives.t() if symmetric else receives.t()
     return sends.nonzero().t().contiguous()
 
 

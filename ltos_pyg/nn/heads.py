@@ -46,7 +46,7 @@ class EdgePolicyHead(nn.Module):
         hidden_channels (int): Size of the hidden layer.
         edge_dim (int, optional): Size of each edge feature, if there are any.
         out_channels (int): Number of logits per edge and per node (heads).
-        initial_own (float, optional): The share :math:`\rho` in (0, 1) that a node with neighbours keeps at the
+        initial_kept (float, optional): The share :math:`\rho` in (0, 1) that a node with neighbours keeps at the
             start. ``None`` is uniform over itself and its neighbours.
 
     Shapes:
@@ -55,7 +55,7 @@ class EdgePolicyHead(nn.Module):
           :math:`(E, H)` and :math:`(N, H)`; float32 also under autocast
 
     Raises:
-        ValueError: If ``initial_own`` lies outside (0, 1), or ``edge_index`` or ``edge_attr`` does not fit.
+        ValueError: If ``initial_kept`` lies outside (0, 1), or ``edge_index`` or ``edge_attr`` does not fit.
     """
 
     def __init__(
@@ -64,15 +64,15 @@ class EdgePolicyHead(nn.Module):
         hidden_channels: int = 64,
         edge_dim: int | None = None,
         out_channels: int = 1,
-        initial_own: float | None = None,
+        initial_kept: float | None = None,
     ) -> None:
         super().__init__()
-        if initial_own is not None and not 0 < initial_own < 1:
-            raise ValueError(f"'initial_own' must lie strictly between 0 and 1 (got {initial_own})")
+        if initial_kept is not None and not 0 < initial_kept < 1:
+            raise ValueError(f"'initial_kept' must lie strictly between 0 and 1 (got {initial_kept})")
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.edge_dim = edge_dim
-        self.initial_own = initial_own
+        self.initial_kept = initial_kept
         self.lin_sender = Linear(in_channels, hidden_channels)
         self.lin_receiver = Linear(in_channels, hidden_channels, bias=False)
         self.lin_edge = Linear(edge_dim, hidden_channels, bias=False) if edge_dim else None
@@ -97,8 +97,8 @@ class EdgePolicyHead(nn.Module):
         pair = add_edges(pair, self.lin_edge, edge_attr)
         edge_logit = at_least_float32(self.edge_logit(pair.relu()))
         self_logit = at_least_float32(self.self_logit(self.lin_own(h).relu()))
-        if self.initial_own is not None:
-            start = own_share_logit(edge_index, h.size(0), self.initial_own)
+        if self.initial_kept is not None:
+            start = own_share_logit(edge_index, h.size(0), self.initial_kept)
             self_logit = self_logit + start.to(self_logit.dtype).unsqueeze(-1)
         if self.out_channels == 1:
             return edge_logit.squeeze(-1), self_logit.squeeze(-1)

@@ -200,7 +200,7 @@ class SharingPolicy(nn.Module):
         num_layers (int): Number of hops of the input of :math:`\phi`.
         encoder_channels (sequence of int): Sizes of the encoder's hidden layers.
         edge_dim (int, optional): Size of each edge feature, if there are any.
-        initial_own (float, optional): The share kept at the start; ``None`` is uniform.
+        initial_kept (float, optional): The share kept at the start; ``None`` is uniform.
 
     Shapes:
         - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)`, edge features :math:`(E, D)`
@@ -215,14 +215,14 @@ class SharingPolicy(nn.Module):
         num_layers: int = 1,
         encoder_channels: Sequence[int] = (),
         edge_dim: int | None = None,
-        initial_own: float | None = None,
+        initial_kept: float | None = None,
     ) -> None:
         super().__init__()
         self.trunk = DGNTrunk(in_channels, hidden_channels, num_layers, heads, encoder_channels, edge_dim)
-        self.head = EdgePolicyHead(self.trunk.out_channels, hidden_channels, edge_dim, initial_own=initial_own)
+        self.head = EdgePolicyHead(self.trunk.out_channels, hidden_channels, edge_dim, initial_kept=initial_kept)
 
     def reset_parameters(self) -> None:
-        """Draws new parameters; the first weights are those of ``initial_own``."""
+        """Draws new parameters; the first weights are those of ``initial_kept``."""
         self.trunk.reset_parameters()
         self.head.reset_parameters()
 

@@ -82,10 +82,10 @@ def consensus_weights(
     elif rule != 'uniform':
         raise ValueError(f"'rule' must be one of {CONSENSUS_RULES} (got {rule!r})")
     sender, receiver = edge_index
-    heard = degree(receiver, num_nodes)
-    largest = torch.maximum(heard[sender], heard[receiver]) if rule == 'metropolis' else heard[receiver]
+    in_degree = degree(receiver, num_nodes)
+    largest = torch.maximum(in_degree[sender], in_degree[receiver]) if rule == 'metropolis' else in_degree[receiver]
     weight = 1 / (1 + largest)
-    return edge_index, weight, 1 - torch.zeros_like(heard).index_add(0, receiver, weight)
+    return edge_index, weight, 1 - torch.zeros_like(in_degree).index_add(0, receiver, weight)
 
 
 def consensus_matrix(

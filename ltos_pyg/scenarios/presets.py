@@ -24,7 +24,7 @@ PAPER_DGN: dict[str, Any] = {
 # for 15 steps. Every fourth env step brings a gradient step, or Q is far from convergence when phi moves.
 PAPER_LTOS: dict[str, Any] = {
     'objective': 'gradient',
-    'initial_own': 0.8,
+    'initial_kept': 0.8,
     'phi_lr': 1e-3,
     'phi_starts': 0.1,
     'phi_every': 70,

@@ -192,13 +192,13 @@ def _sinks(
 
 def _how_it_went(trainer: Trainer) -> dict[str, Any]:
     """Entries of the result besides the evaluation."""
-    told: dict[str, Any] = {'seconds': dict(trainer.seconds)}
+    record: dict[str, Any] = {'seconds': dict(trainer.seconds)}
     if trainer.stopped is not None:
-        told['stopped'] = trainer.stopped
+        record['stopped'] = trainer.stopped
     if trainer.env.state_dict() is None:
-        told['exact_resume'] = False  # the environment cannot save its state
-        told['resumed_with_new_episodes_at'] = trainer.inexact_resumes
-    return told
+        record['exact_resume'] = False  # the environment cannot save its state
+        record['resumed_with_new_episodes_at'] = trainer.inexact_resumes
+    return record
 
 
 def final_evaluation(algorithm: Algorithm, make_env: MakeEnv, config: RunConfig) -> dict[str, Any]:

@@ -39,6 +39,7 @@ except ImportError:  # no such locks on Windows: two processes in one folder are
 RENAMED: dict[str, dict[str, str]] = {
     'algorithm': {
         'own': 'kept',  # of fixed_ltos
+        'initial_own': 'initial_kept',
         'average': 'ema_decay',
         'lr_end': 'lr_final_fraction',
         'steps_per_update': 'train_freq',

@@ -45,7 +45,7 @@ class Path3(SingleGraphEnv):
         return Snapshot(x=self.x, edge_index=self.edges)
 
 
-class Strangers(Path3):
+class NoEdges(Path3):
     """The same without edges."""
 
     edges = torch.zeros(2, 0, dtype=torch.int64)

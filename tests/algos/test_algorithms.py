@@ -407,7 +407,7 @@ def test_features_of_any_dtype_are_taken():
         ('ltos', {'hold_steps': 0}, r"'hold_steps' must be at least 1, or None for n_step \(got 0\)"),
         ('ltos', {'wide_end': 1.5}, r"'wide_end' must lie in \[0, 1\] \(got 1.5\)"),
         ('ltos', {'noise_own': float('nan')}, r"'noise_own' must be at least 0 \(got nan\)"),
-        ('ltos_edge', {'initial_own': 1.0}, r"'initial_own' must lie strictly between 0 and 1, .* \(got 1.0\)"),
+        ('ltos_edge', {'initial_kept': 1.0}, r"'initial_kept' must lie strictly between 0 and 1, .* \(got 1.0\)"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused_by_name(variant, options, message):

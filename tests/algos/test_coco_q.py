@@ -53,7 +53,7 @@ def test_coco_values_worked_by_hand(own, other, expected):
     own, other = np.array(own, float), np.array(other, float)
     assert coco_value(own, other) == pytest.approx(expected, abs=1e-6)
     swapped = coco_value(other.T, own.T)
-    assert swapped == pytest.approx(expected[::-1], abs=1e-6)  # who is called first does not matter
+    assert swapped == pytest.approx(expected[::-1], abs=1e-6)  # the order of the players does not matter
     assert sum(coco_value(own, other)) == pytest.approx((own + other).max())
 
 
@@ -151,7 +151,7 @@ class Wage(SingleGraphEnv):
         return SingleStep(self.start(), torch.tensor([4.0, -1.0] if works else [0.0, 1.0]), terminated=True)
 
 
-def test_who_works_for_the_other_is_paid():
+def test_an_agent_that_works_for_the_other_is_paid():
     env = VectorGraphEnv(Wage, 4)
     algo = Loop(make(env, rate_power=1.0), env).until(40).algo
     graph = env.reset(0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from networked_zoo import Loop, Strangers, make, path3
+from networked_zoo import Loop, NoEdges, make, path3
 from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.testing import assert_close
@@ -78,7 +78,7 @@ def test_critics_grow_alike_and_actors_do_not():
 
 
 def test_without_edges_there_is_no_consensus():
-    env = VectorGraphEnv(Strangers, 2)
+    env = VectorGraphEnv(NoEdges, 2)
     algo = make('consenet', env, lr=1e-9)
     before = {name: p.detach().clone() for name, p in algo.network.named_parameters()}
     Loop(algo, env).until(2)

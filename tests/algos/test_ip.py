@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from networked_zoo import Loop, Strangers, make, path3
+from networked_zoo import Loop, NoEdges, make, path3
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -119,7 +119,7 @@ def test_without_edges_policy_and_critics_see_their_own_alone():
 
 
 def test_without_edges_it_is_soft_actor_critic_of_each_node_by_itself():
-    env = VectorGraphEnv(Strangers, 2)
+    env = VectorGraphEnv(NoEdges, 2)
     algo = make('ip', env, beta=0.3, learning_starts=40)
     algo = Loop(algo, env).until(3).algo
     t, c, expected = algo.replay.sample(8, torch.Generator().manual_seed(5), 1, algo.config.gamma), algo.config, 0.0
@@ -127,7 +127,7 @@ def test_without_edges_it_is_soft_actor_critic_of_each_node_by_itself():
     with torch.no_grad():
         for i in range(t.graph.num_nodes):
             x, successor = t.graph.x[i : i + 1], t.successor.x[t.successor_node[i]].unsqueeze(0)
-            blind = torch.zeros(1, 3)  # of one's own actions the critic hears nothing
+            blind = torch.zeros(1, 3)  # an agent's own action is no input of its critic
             q, v = algo.network.q(x, none, None, blind)[0], algo.network.v(x, none, None)[0, 0]
             log_policy = algo.network.policy(x, none, None)[0].log_softmax(-1)
             y = t.reward[i] + t.discount[i] * algo.target.v(successor, none, None)[0, 0]
@@ -164,15 +164,15 @@ class Match(SingleGraphEnv):
         return SingleStep(self.start(), reward, terminated=True)
 
 
-class MatchUnheard(Match):
+class MatchOneWay(Match):
     """The first agent does not know what the second did, so no value of its own hangs on it."""
 
     edges = torch.tensor([[0], [1]])  # the second receives from the first, not vice versa
     symmetric = False
 
 
-@pytest.mark.parametrize(('game', 'low', 'high'), [(Match, 0.9, 1.0), (MatchUnheard, 0.3, 0.7)])
-def test_an_agent_answers_for_the_neighbours_who_hear_it(game, low, high):
+@pytest.mark.parametrize(('game', 'low', 'high'), [(Match, 0.9, 1.0), (MatchOneWay, 0.3, 0.7)])
+def test_an_agent_learns_from_the_values_of_neighbours_that_receive_its_messages(game, low, high):
     """Its own reward is always 0, so only the neighbour's value can teach it."""
     env = VectorGraphEnv(game, 8)
     algo = make(

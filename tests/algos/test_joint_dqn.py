@@ -29,7 +29,7 @@ def hunt(num_envs: int = 4) -> GraphEnv:
 
 
 class Three(SingleGraphEnv):
-    """Three agents of two actions; nobody may do as the clock says, and one of them may do nothing but wait."""
+    """Three agents of two actions; the clock forbids all of them one action, and one of them may only wait."""
 
     num_features, num_actions, max_nodes, symmetric, has_action_mask, horizon = 2, 2, 3, True, True, 5
 
@@ -215,7 +215,7 @@ def test_a_game_of_too_many_joint_actions_is_refused():
         make('joint_dqn', JungleEnv())
 
 
-def test_agents_who_come_and_go_are_refused():
+def test_agents_that_come_and_go_are_refused():
     with pytest.raises(ValueError, match=r'joint_dqn needs fixed agents \(spec.fixed_nodes\).* Take qmix'):
         make('joint_dqn', crowd())
 

@@ -212,7 +212,7 @@ def test_a_moment_has_its_own_row():
         'action': torch.zeros(3, 2, 2, dtype=torch.int64),
         'mask': torch.ones(3, 2, 2, 2, dtype=torch.bool),
         'present': torch.ones(3, 2, 2, dtype=torch.bool),
-        'rows': torch.tensor([[2], [4], [0], [1]]).expand(3, 4, 1),  # agent 0 of graph 1 hears nobody
+        'rows': torch.tensor([[2], [4], [0], [1]]).expand(3, 4, 1),  # agent 0 of graph 1 has no neighbour
         'reward': torch.arange(12.0).view(3, 2, 2),
         'bootstrap': torch.zeros(3, 2, 2, 2),
         'goes_on': torch.ones(3, 2, 2, dtype=torch.bool),
@@ -248,6 +248,6 @@ def test_help_is_bought_where_it_can_be(reward_max, low, high):
     helps = algo.policy(view, algo.network.initial(16), False)[0].softmax(-1)[1, :, 1]
     assert low <= helps.min() <= helps.max() <= high
     if reward_max > 0:
-        told = torch.tensor([[1.0, 0, 1, 0], [1.0, 0, 0, 1]]).expand(2, 2, 4)  # it saw no help, it saw help
-        refused, helped = torch.sigmoid(algo.network.incentive(told)[0, :, 0])
+        inputs = torch.tensor([[1.0, 0, 1, 0], [1.0, 0, 0, 1]]).expand(2, 2, 4)  # it saw no help, it saw help
+        refused, helped = torch.sigmoid(algo.network.incentive(inputs)[0, :, 0])
         assert helped - refused > 0.2  # more than help costs

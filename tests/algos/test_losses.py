@@ -25,7 +25,7 @@ def test_the_step_worked_by_hand(terminated, target, square):
     assert 2 * td_loss(q[:1], y, delta=None).item() == pytest.approx(square)
 
 
-def test_the_online_network_chooses_and_the_target_network_tells_the_value():
+def test_the_online_network_chooses_and_the_target_network_evaluates():
     online, target = torch.tensor([[1.0, 5.0, 2.0], [9.0, 0.0, 0.0]]), torch.tensor([[7.0, 3.0, 4.0], [1.0, 2.0, 3.0]])
     assert double_q_value(online, target).tolist() == [3.0, 1.0]
     assert double_q_value(target, target).tolist() == [7.0, 3.0]

@@ -126,7 +126,7 @@ def test_graphs_may_lack_agents(variant):
 
 
 @own_networks
-def test_who_was_away_starts_anew(variant):
+def test_an_agent_that_was_absent_starts_with_an_empty_memory(variant):
     env = crowd()
     algo = make(variant, env)
     loop = Loop(algo, env)
@@ -247,7 +247,7 @@ def singles(batch: Any) -> list[Any]:
 def policy_of(algo: Any, graph: Any) -> Any:
     view, layout, _ = algo.view(graph)
     _, memory = algo.policy(view, algo.network.initial(graph.num_graphs), False)
-    return layout.from_dense(algo.policy(view, memory, False)[0])  # the second step hears what was said at the first
+    return layout.from_dense(algo.policy(view, memory, False)[0])  # the second step receives what was sent at the first
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from networked_zoo import Loop, Path3, Strangers, make, path3
+from networked_zoo import Loop, NoEdges, Path3, make, path3
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -56,7 +56,7 @@ def single(algo: Any, agent: int) -> tuple[nn.Module, nn.LSTMCell, nn.Module, Te
 @pytest.mark.parametrize('variant', ['neurcomm', 'consenet recurrent'])
 def test_without_edges_it_is_independent_recurrent_actor_critic(variant):
     """Against plain PyTorch layers, one agent and one graph at a time."""
-    env = VectorGraphEnv(Strangers, 2)
+    env = VectorGraphEnv(NoEdges, 2)
     algo = make(variant, env, rollout_steps=7, entropy=0.1)  # longer than an episode of 5
     s = segment(algo, env)
     expected = 0.0
@@ -87,7 +87,7 @@ def test_without_edges_it_is_independent_recurrent_actor_critic(variant):
 
 def test_the_bootstrap_is_the_value_of_the_true_successor():
     """After the clock's end the recurrent state runs on into the successor, not into the new episode."""
-    env = VectorGraphEnv(Strangers, 1)
+    env = VectorGraphEnv(NoEdges, 1)
     algo = make('neurcomm', env, rollout_steps=5)
     loop = Loop(algo, env)
     for _ in range(4):
@@ -125,7 +125,7 @@ def played(algo: Any, views: list[View]) -> list[Tensor]:
 
 
 def test_what_a_node_sees_travels_one_hop_a_step():
-    """Observations are told at once, states and policies a step late: at distance d it shows from t = d - 1 on."""
+    """Observations are received at once, states and policies a step late: at distance d it shows from t = d - 1 on."""
     env = VectorGraphEnv(Path5, 1)
     algo = make('neurcomm', env)
     nn.init.normal_(algo.network.actor.weight)
@@ -152,7 +152,7 @@ def test_gradients_reach_the_neighbours_networks_within_a_segment_and_not_beyond
     assert not any(part.requires_grad for part in (*algo.start, *algo.memory))
 
 
-def test_policies_are_told_as_numbers():
+def test_policies_are_sent_as_constants():
     env = path3()
     algo = make('neurcomm', env)
     view = algo.view(env.reset(0))[0]
@@ -162,7 +162,7 @@ def test_policies_are_told_as_numbers():
 
 
 def test_only_agents_with_neighbours_receive_messages():
-    env = VectorGraphEnv(Strangers, 1)
+    env = VectorGraphEnv(NoEdges, 1)
     algo = make('neurcomm', env)
     nn.init.constant_(algo.network.message.bias, 1.0)
     nn.init.constant_(algo.network.fingerprint.bias, 1.0)

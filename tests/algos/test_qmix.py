@@ -1,4 +1,4 @@
-"""QMIX: the published games with known answers, the team's loss, and the laws that every algorithm keeps."""
+"""QMIX: the published games with known optima, the team's loss, and the laws that every algorithm keeps."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def learn(algo: str, game: type[SingleGraphEnv], updates: int, **options: Any) -
 
 
 def table(algo: Any, x: Tensor) -> Tensor:
-    """The value of each joint action of two agents who both see x, (A, A)."""
+    """The value of each joint action of two agents that both see x, (A, A)."""
     size = algo.spec.num_actions
     graph = VectorGraphEnv(lambda: Still(x, size), size * size).reset(0)
     action = torch.cartesian_prod(torch.arange(size), torch.arange(size)).flatten()
@@ -121,7 +121,7 @@ class Still(SingleGraphEnv):
         raise AssertionError('this game is looked at, not played')
 
 
-# --- games with known answers ----------------------------------------------------------------------------------------
+# --- games with known optima ------------------------------------------------------------------------------------------
 
 
 def test_the_two_step_game_is_solved():
@@ -148,7 +148,7 @@ def test_a_plain_sum_of_values_fails_at_the_two_step_game(monkeypatch):
 
 
 def test_what_is_not_monotone_cannot_be_fitted():
-    """No monotone mix has a mean square error below 32 here; who learns joint actions has none."""
+    """No monotone mix has a mean square error below 32 here; a learner of joint actions has none."""
     mse = {}
     for name in ('qmix', 'joint_dqn'):
         algo = learn(name, Lure, 500)
@@ -204,10 +204,10 @@ def dense(algo: Any, network: Any, graph: Any, action: Tensor | None) -> tuple[A
     """Of one graph: its value, the values of its nodes, their best actions; one node at a time."""
     x = graph.x.float() if algo.inputs.feature_scale is None else graph.x * algo.inputs.feature_scale
     slots, size = algo.config.mixing == 'slots', algo.spec.max_nodes
-    who = torch.arange(len(x)) if algo.spec.fixed_nodes else graph.node_id
+    number = torch.arange(len(x)) if algo.spec.fixed_nodes else graph.node_id
     q = []
     for i in range(len(x)):
-        name = [torch.eye(size)[who[i]]] if slots else []
+        name = [torch.eye(size)[number[i]]] if slots else []
         own = network.agent(torch.cat([x[i], *name]).unsqueeze(0), torch.zeros(2, 0, dtype=torch.int64))[0]
         q.append(own if graph.get('action_mask') is None else own.masked_fill(~graph.action_mask[i], -1e9))
     best = torch.stack([row.argmax() for row in q]) if q else torch.zeros(0, dtype=torch.int64)
@@ -216,9 +216,9 @@ def dense(algo: Any, network: Any, graph: Any, action: Tensor | None) -> tuple[A
     mixer = network.mixer
     if slots:
         state = torch.zeros(size, x.size(1))
-        state[who] = x
+        state[number] = x
         state = state.flatten()
-        rows = mixer.hyper_w1(state.unsqueeze(0)).view(size, -1)[who]
+        rows = mixer.hyper_w1(state.unsqueeze(0)).view(size, -1)[number]
     else:
         state = network.pool(x).relu().mean(0)
         rows = torch.stack([mixer.hyper_w1(torch.cat([state, row]).unsqueeze(0))[0] for row in x])
@@ -252,7 +252,7 @@ def test_nodes_act_on_their_own_observation_alone(mixing):
     assert changed.tolist() == [i == 1 for i in range(graph.num_nodes)]
 
 
-def test_agents_of_one_look_are_told_apart_by_their_number_or_not_at_all():
+def test_agents_with_equal_features_differ_by_their_number_or_not_at_all():
     graph = jungle().reset(0)
     graph.x = graph.x[:1].repeat(graph.num_nodes, 1)
     for mixing, alike in (('slots', False), ('shared', True)):

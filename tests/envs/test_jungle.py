@@ -74,8 +74,8 @@ SCENES: dict[str, tuple[list[Any], list[Any], list[int], list[float], list[Any]]
     'attack each other': ([(3, 3), (4, 3)], [], [HIT_DOWN, HIT_UP], [-2, -2], [(3, 3), (4, 3)]),
     'a victim eats meanwhile': ([(3, 3), (4, 3)], [(5, 3)], [HIT_DOWN, HIT_DOWN], [2, -3], [(3, 3), (4, 3)]),
     'a victim strikes a blank': ([(3, 3), (4, 3)], [], [HIT_DOWN, HIT_DOWN], [2, -4.01], [(3, 3), (4, 3)]),
-    'who walks away is still hit': ([(3, 3), (4, 3)], [], [HIT_DOWN, DOWN], [2, -4], [(3, 3), (5, 3)]),
-    'who arrives is not hit': ([(3, 3), (5, 3)], [], [HIT_DOWN, UP], [-0.01, 0], [(3, 3), (4, 3)]),
+    'an agent that walks away is still hit': ([(3, 3), (4, 3)], [], [HIT_DOWN, DOWN], [2, -4], [(3, 3), (5, 3)]),
+    'an agent that arrives is not hit': ([(3, 3), (5, 3)], [], [HIT_DOWN, UP], [-0.01, 0], [(3, 3), (4, 3)]),
     'each direction': (
         [(4, 4), (2, 2), (6, 6), (2, 6)], [], [UP, LEFT, RIGHT, DOWN], [0] * 4, [(3, 4), (2, 1), (6, 6), (3, 6)],
     ),
@@ -159,7 +159,7 @@ def test_the_graph_joins_agents_that_are_near(options: str, backend: str) -> Non
 
 
 @pytest.mark.parametrize('options', OPTIONS)
-def test_a_window_shows_who_is_near(options: str) -> None:
+def test_a_window_shows_agents_nearby(options: str) -> None:
     env = JungleEnv(num_envs=2, horizon=99, **OPTIONS[options])
     env.reset()
     x = episode(env, 5)[-1].graph.x.view(2, env.config.num_agents, -1).numpy()
@@ -201,9 +201,9 @@ def test_a_batch_is_its_graphs_side_by_side() -> None:
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_the_clock_truncates_and_keeps_the_true_end(backend: str) -> None:
     env = JungleEnv(num_envs=2, num_agents=5, horizon=4, backend=backend)
-    twin = JungleEnv(num_envs=2, num_agents=5, horizon=99, backend=backend)
-    env.reset(), twin.reset()
-    steps, going_on = episode(env, 9), episode(twin, 4)
+    short = JungleEnv(num_envs=2, num_agents=5, horizon=99, backend=backend)
+    env.reset(), short.reset()
+    steps, going_on = episode(env, 9), episode(short, 4)
     ends = [bool(step.truncated.all()) for step in steps]
     assert ends == [False, False, False, True] * 2 + [False]
     assert not any(step.terminated.any() for step in steps)

@@ -58,7 +58,7 @@ def test_the_way_home_grows_with_the_corridor(length: int, steps: int) -> None:
     torch.testing.assert_close(total, torch.full((1, 2), 1 - 0.05 * steps))
 
 
-def test_who_loses_a_race_stays_where_it_was() -> None:
+def test_the_agent_that_loses_a_race_stays_where_it_was() -> None:
     env = PrisonerEnv(num_envs=50)
     env.reset()
     step = env.step(RACE.repeat(50))
@@ -73,10 +73,10 @@ def test_each_player_observes_both_cells_and_its_identity() -> None:
     env = PrisonerEnv()
     env.reset()
     x = env.step(HOME).successor.x
-    own, other, who = x.split([9, 9, 2], dim=1)
+    own, other, number = x.split([9, 9, 2], dim=1)
     assert own.argmax(1).tolist() == [2, 6]
     assert other.argmax(1).tolist() == [6, 2]
-    assert who.tolist() == [[1, 0], [0, 1]]
+    assert number.tolist() == [[1, 0], [0, 1]]
     assert x.sum().item() == 6
 
 

@@ -57,7 +57,7 @@ def test_it_takes_either_way_to_the_nearest_food() -> None:
     assert set(choose(PeacefulEater(), [(10, 10)], [(8, 9), (10, 14)]).flatten().tolist()) == {0, 1}
 
 
-def test_it_walks_round_who_is_in_the_way() -> None:
+def test_it_walks_round_agents_in_the_way() -> None:
     action = choose(PeacefulEater(), [(10, 10), (9, 10), (10, 9)], [(8, 9)])[:, 0]
     assert set(action.tolist()) == {3, 4}
 

@@ -28,14 +28,14 @@ def test_it_is_splitmix64() -> None:
 
 
 def test_numbers_lie_below_the_bound_and_are_even() -> None:
-    streams = first_streams(0, 7000, 'dice')
+    streams = first_streams(0, 7000, 'env')
     counts = draw(streams, 7).bincount(minlength=7)
     assert counts.numel() == 7
     assert (counts - 1000).abs().max() < 4 * (7000 * 6 / 49) ** 0.5
 
 
 def test_a_row_is_one_draw_after_another() -> None:
-    alone, together = first_streams(0, 5, 'dice'), first_streams(0, 5, 'dice')
+    alone, together = first_streams(0, 5, 'env'), first_streams(0, 5, 'env')
     bounds = [3, 2**31, 10, 1]
     expected = torch.stack([draw(alone, bound) for bound in bounds], 1)
     assert torch.equal(draw_rows(together, torch.tensor(bounds), 4), expected)

@@ -89,7 +89,7 @@ def test_runs_of_earlier_versions_have_the_names_of_today(tmp_path):
     assert final_table([run], ['kept']).splitlines()[2] == '| jungle: ltos | 1 | 0.400 |'
 
 
-def test_what_cannot_be_told_is_named(tmp_path):
+def test_what_cannot_be_computed_is_named(tmp_path):
     one, same = (write_run(tmp_path / name, 'dqn', 0, policy={'reward': 1.0}) for name in 'ab')
     with pytest.raises(ValueError, match=r"'.*a' has no metric \['luck'\]\. Choose from: reward"):
         final_table([one], ['luck'])

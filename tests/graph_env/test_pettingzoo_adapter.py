@@ -102,7 +102,7 @@ def test_an_agent_that_is_born_is_in_the_successor_in_its_place():
     assert two.reward.tolist() == [0, 10, 20, 30]
 
 
-def test_all_dead_is_terminated_and_shows_their_last_sight():
+def test_an_episode_whose_agents_all_died_is_terminated_with_their_last_observations():
     step = next(play({1: {'dies': 'abc'}}))
     assert flags(step) == (True, False)
     assert step.successor.x.tolist() == [[0, 1], [1, 1], [2, 1]]
@@ -156,8 +156,8 @@ def test_simple_spread_is_what_the_environment_says():
     assert (env.spec.num_features, env.spec.num_actions, env.spec.max_nodes, env.spec.max_edges) == (18, 5, 3, 3)
     assert (env.spec.symmetric, env.spec.has_action_mask, env.spec.feature_dtype) == (False, False, torch.float32)
     graph, raw = env.reset(seed=3), [spread(), spread()]
-    dice = [torch.Generator().manual_seed(one.generator.initial_seed()) for one in env.envs]
-    draw = [lambda d=d: int(torch.randint(2**31 - 1, (1,), generator=d)) for d in dice]
+    rngs = [torch.Generator().manual_seed(one.generator.initial_seed()) for one in env.envs]
+    draw = [lambda d=d: int(torch.randint(2**31 - 1, (1,), generator=d)) for d in rngs]
     seen = [one.reset(seed=d())[0] for one, d in zip(raw, draw, strict=True)]
     for t in range(25):
         assert torch.equal(graph.x, torch.from_numpy(np.stack([v for s in seen for v in s.values()])))
@@ -195,12 +195,12 @@ def test_simple_spread_neighbours_are_the_nearest():
 def test_battle_loses_agents_until_a_team_is_gone():
     env = from_pettingzoo(lambda: battle_v4.parallel_env(map_size=12, max_cycles=300), num_envs=1)
     assert (env.spec.num_features, env.spec.num_actions, env.spec.max_nodes) == (13 * 13 * 5, 21, 4)
-    graph, dice = env.reset(seed=0), np.random.default_rng(0)
+    graph, rng = env.reset(seed=0), np.random.default_rng(0)
     sizes, deaths, ends = [], 0, 0
     for _ in range(600):
         view = graph.x.view(-1, 13, 13, 5)
         enemy_beside = (view[:, 5:8, 5:8, 3] > 0).flatten(1).any(1)
-        move, hit = (torch.from_numpy(dice.integers(*span, graph.num_nodes)) for span in ((0, 13), (13, 21)))
+        move, hit = (torch.from_numpy(rng.integers(*span, graph.num_nodes)) for span in ((0, 13), (13, 21)))
         step = env.step(torch.where(enemy_beside, hit, move))
         sizes.append(graph.num_nodes)
         assert set(step.successor.node_id.tolist()) <= set(graph.node_id.tolist())
@@ -340,14 +340,14 @@ def test_rules_go_into_the_spec():
 @pytest.mark.parametrize('symmetric', [True, False])
 @pytest.mark.parametrize('k', [1, 2, 5])
 def test_k_nearest_never_has_more_edges_than_it_says(k, symmetric):
-    rule, dice = KNearest(k, slice(None), symmetric), np.random.default_rng(0)
+    rule, rng = KNearest(k, slice(None), symmetric), np.random.default_rng(0)
     for n in (1, 2, 6):
         agents = list(range(n))
-        counts = [rule.edges(None, agents, {a: dice.normal(size=2) for a in agents}).size(1) for _ in range(50)]
+        counts = [rule.edges(None, agents, {a: rng.normal(size=2) for a in agents}).size(1) for _ in range(50)]
         assert max(counts) <= rule.max_edges(n)
 
 
-def test_a_rule_of_ones_own_sees_who_lives():
+def test_a_custom_edge_rule_gets_the_live_agents():
     class Chain(NeighbourRule):
         def edges(self, env, agents, observations):
             assert env.agents == agents == list(observations)
@@ -429,7 +429,7 @@ def test_an_environment_that_does_not_fit_is_refused_at_once(make_env, message):
         (lambda: Zoo(**masked([1, 1])), r"'action_mask' needs one entry per action: expected 3, got 2"),
     ],
 )
-def test_an_environment_that_breaks_its_word_is_told_so(make_env, message):
+def test_an_environment_that_breaks_its_declaration_raises(make_env, message):
     env = from_pettingzoo(make_env)
     with pytest.raises(ValueError, match=message):  # noqa: PT012 (some fail at once, some in the first step)
         env.reset()

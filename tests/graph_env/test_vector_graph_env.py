@@ -16,7 +16,7 @@ class Leader(Snapshot):
 
 
 class Camp(SingleGraphEnv):
-    """0 to 4 campers at random places; each follows a leader. It ends when nobody is left, or at the horizon."""
+    """0 to 4 campers at random places; each follows a leader. It ends when no camper is left, or at the horizon."""
 
     num_features, num_actions, max_nodes, horizon = 2, 3, 4, 5
     fixed_nodes, symmetric = False, True
@@ -83,8 +83,8 @@ def test_a_batch_is_its_games_side_by_side():
     env = VectorGraphEnv(Camp, num_envs=4)
     graph = env.reset(seed=5)
     singles = [Camp() for _ in range(4)]
-    for single, twin in zip(singles, env.envs, strict=True):
-        single.seed(twin.generator.initial_seed())
+    for single, stream in zip(singles, env.envs, strict=True):
+        single.seed(stream.generator.initial_seed())
     shown, clocks = [single.start() for single in singles], [0] * 4
     for t in range(30):
         assert_same_graph(graph, Batch.from_data_list(shown))
@@ -222,10 +222,10 @@ def test_bad_actions_are_refused_before_anything_moves(action, message):
     env.reset(seed=0)
     with pytest.raises(ValueError, match=message):
         env.step(action)
-    twin = VectorGraphEnv(Count, num_envs=2)
-    twin.reset(seed=0)
+    other = VectorGraphEnv(Count, num_envs=2)
+    other.reset(seed=0)
     right = torch.ones(4, dtype=torch.int64)
-    assert torch.equal(env.step(right).successor.x, twin.step(right).successor.x)
+    assert torch.equal(env.step(right).successor.x, other.step(right).successor.x)
 
 
 def test_actions_of_any_integer_type_are_taken():
@@ -238,7 +238,7 @@ def with_method(name: str, method: Any) -> type[Count]:
     return type('Broken', (Count,), {name: method})
 
 
-def test_a_game_that_gives_the_wrong_thing_is_told_so():
+def test_a_game_that_returns_the_wrong_thing_raises():
     short = with_method('step', lambda self, action: SingleStep(self.look(), torch.ones(1)))
     env = VectorGraphEnv(short)
     env.reset()

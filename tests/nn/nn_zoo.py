@@ -98,14 +98,14 @@ CASES = [
     Case('IntentionConv', lambda: IntentionConv(F, 6, rounds=2)),
     Case('IntentionConv-edges', lambda: IntentionConv(F, 6, rounds=3, edge_dim=2, aggr='mean'), edge_dim=2),
     Case('EdgePolicyHead', lambda: EdgePolicyHead(F, 5), ('edge', 'node')),
-    Case('EdgePolicyHead-edges', lambda: EdgePolicyHead(F, 5, 2, 3, initial_own=0.3), ('edge', 'node'), 2),
+    Case('EdgePolicyHead-edges', lambda: EdgePolicyHead(F, 5, 2, 3, initial_kept=0.3), ('edge', 'node'), 2),
     Case('QHead', lambda: OnNodes(QHead(F, 3))),
     Case('EdgeQHead', lambda: EdgeQHead(F, 3, 5), ('node', 'edge')),
     Case('EdgeQHead-edges', lambda: EdgeQHead(F, 3, 5, edge_dim=2), ('node', 'edge'), 2),
     Case('DGNTrunk-edges', lambda: DGNTrunk(F, edge_dim=2, **SMALL), edge_dim=2),
     Case('DGN', lambda: DGN(F, 3, num_layers=1, **SMALL)),
     Case('DGN-sharing', lambda: UnderWeights(DGN(F, 3, num_layers=1, sharing=True, **SMALL))),
-    Case('SharingPolicy', lambda: AsTuple(SharingPolicy(F, 4, 2, initial_own=0.4)), ('edge', 'node')),
+    Case('SharingPolicy', lambda: AsTuple(SharingPolicy(F, 4, 2, initial_kept=0.4)), ('edge', 'node')),
     Case('SharingPolicy-edges', lambda: AsTuple(SharingPolicy(F, 4, 2, edge_dim=2)), ('edge', 'node'), 2),
 ]
 PORTED = [

@@ -159,8 +159,8 @@ CALLS = {
         )
         for conv in (LToSConv, DGNConv, IntentionConv)
     },
-    'head: initial share 1': (lambda: EdgePolicyHead(5, initial_own=1.0), r"'initial_own' must lie strictly between 0"),
-    'head: initial share 0': (lambda: EdgePolicyHead(5, initial_own=0.0), r'strictly between 0 and 1 \(got 0\.0\)'),
+    'head: initial share 1': (lambda: EdgePolicyHead(5, initial_kept=1.0), r"'initial_kept' must lie strictly betw"),
+    'head: initial share 0': (lambda: EdgePolicyHead(5, initial_kept=0.0), r'strictly between 0 and 1 \(got 0\.0\)'),
     'trunk: sharing missing': (
         lambda: DGN(5, 3, sharing=True)(X, EDGES),
         r"'sharing' must be given to a trunk built with sharing=True",

@@ -84,8 +84,8 @@ def test_a_node_depends_on_itself_and_its_senders_only(path):
     graph, conv = random_snapshot(9, 20, 5), DGNConv(5, 8, 2)
     x = graph.x.requires_grad_()
     conv(x, graph.edge_index)[4].sum().backward()
-    heard = {4, *graph.edge_index[0, graph.edge_index[1] == 4].tolist()}
-    assert set(x.grad.any(-1).nonzero().flatten().tolist()) == heard
+    senders = {4, *graph.edge_index[0, graph.edge_index[1] == 4].tolist()}
+    assert set(x.grad.any(-1).nonzero().flatten().tolist()) == senders
 
 
 def test_two_edges_between_two_nodes_count_twice(path):
@@ -113,7 +113,7 @@ def test_message_hooks_see_the_messages_on_either_path(path):
     assert len(seen) == 1
 
 
-def test_an_explainer_gets_an_answer_on_either_path(path):
+def test_an_explainer_works_on_either_path(path):
     graph, net = random_snapshot(6, 14, 5), DGN(5, 3, hidden_channels=8, heads=2, num_layers=1)
     explainer = Explainer(
         net,
@@ -154,10 +154,10 @@ def test_goes_through_to_hetero(path):
         def forward(self, x, edge_index):
             return self.conv(x, edge_index)
 
-    net = to_hetero(Net(), (['agent'], [('agent', 'hears', 'agent')]))
+    net = to_hetero(Net(), (['agent'], [('agent', 'to', 'agent')]))
     for copied, parameter in zip(net.parameters(), conv.parameters(), strict=True):
         copied.data.copy_(parameter)
-    out = net({'agent': graph.x}, {('agent', 'hears', 'agent'): graph.edge_index})['agent']
+    out = net({'agent': graph.x}, {('agent', 'to', 'agent'): graph.edge_index})['agent']
     assert_close(out, conv(graph.x, graph.edge_index))
 
 

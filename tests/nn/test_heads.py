@@ -14,7 +14,7 @@ STAR = torch.tensor([[0, 0, 0, 0, 1, 2], [1, 2, 3, 4, 0, 0]])  # out-degrees 4, 
 @pytest.mark.parametrize('edge_dim', [None, 2])
 @pytest.mark.parametrize('own', [0.05, 0.25, 0.5, 0.8, 0.999])
 def test_the_initial_share_is_exact_for_any_degree(own, edge_dim, out_channels):
-    head = EdgePolicyHead(5, 8, edge_dim, out_channels, initial_own=own)
+    head = EdgePolicyHead(5, 8, edge_dim, out_channels, initial_kept=own)
     h = 10 * torch.randn(6, 5)
     sharing = head.share(h, STAR) if edge_dim is None else head.share(h, STAR, torch.randn(6, 2))
     expected = constant_sharing(STAR, 6, own)
@@ -28,7 +28,7 @@ def test_without_an_initial_share_it_starts_uniform():
 
 
 def test_the_start_is_no_dead_end():
-    head, h = EdgePolicyHead(5, initial_own=0.3), torch.randn(6, 5)
+    head, h = EdgePolicyHead(5, initial_kept=0.3), torch.randn(6, 5)
     optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
     for _ in range(60):  # give all to node 1
         sharing = head.share(h, STAR)

@@ -94,5 +94,5 @@ def test_a_package_that_cannot_be_written_to(package_copy):
     home.mkdir()
     run(USE, env=environment(package_copy, HOME=str(home)), cwd=package_copy)
     assert len(compiled_files(home)) == 1
-    (package_copy / 'nobody').write_text('no folder')
-    run(USE, env=environment(package_copy, HOME=str(package_copy / 'nobody')), cwd=package_copy)
+    (package_copy / 'not_a_folder').write_text('no folder')
+    run(USE, env=environment(package_copy, HOME=str(package_copy / 'not_a_folder')), cwd=package_copy)

@@ -48,8 +48,8 @@ def test_empty_graphs_have_finite_gradients(case, size, path):
 def test_copies_and_pickles_compute_the_same(case):
     module, args = case.module(), case.inputs()
     expected = module(*args)
-    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert_close(twin(*args), expected, rtol=0, atol=0)
+    for copied in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert_close(copied(*args), expected, rtol=0, atol=0)
 
 
 def inner(case):
@@ -78,7 +78,7 @@ def test_reset_parameters_draws_every_weight_anew(case):
 
 
 def test_reset_parameters_of_the_heads_starts_at_the_initial_share():
-    for module in (EdgePolicyHead(4, initial_own=0.3), SharingPolicy(4, initial_own=0.3).head):
+    for module in (EdgePolicyHead(4, initial_kept=0.3), SharingPolicy(4, initial_kept=0.3).head):
         assert not any(p.any() for lin in (module.edge_logit, module.self_logit) for p in lin.parameters())
 
 

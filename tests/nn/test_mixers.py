@@ -78,7 +78,7 @@ def test_a_batch_is_its_graphs_one_by_one(form):
 
 
 @every_form
-def test_the_order_of_the_nodes_does_not_matter_and_who_they_are_does(form):
+def test_the_order_of_the_nodes_does_not_matter_but_their_slots_do(form):
     mixer, (q, state, batch, node) = FORMS[form](), inputs(form)
     expected, order = mixer(q, state, batch, node), torch.randperm(6)
     assert_close(mixer(q[order], state, batch[order], node[order]), expected)
@@ -110,14 +110,14 @@ def test_gradients_are_those_of_finite_differences(form):
 
 
 @every_form
-def test_graphs_without_nodes_are_worth_what_their_state_says(form):
+def test_for_a_graph_without_nodes_the_mixer_returns_the_value_of_its_state(form):
     mixer = FORMS[form]()
-    nobody = inputs(form)[3][:0]
+    no_agents = inputs(form)[3][:0]
     state, none = torch.randn(2, 5), torch.zeros(0, dtype=torch.int64)
     hidden = torch.nn.functional.elu(mixer.hyper_b1(state)) * mixer.hyper_w2(state).abs()
     expected = hidden.sum(1) + mixer.value(state).squeeze(1)
-    assert_close(mixer(torch.zeros(0), state, none, nobody), expected)
-    assert mixer(torch.zeros(0), state[:0], none, nobody).shape == (0,)
+    assert_close(mixer(torch.zeros(0), state, none, no_agents), expected)
+    assert mixer(torch.zeros(0), state[:0], none, no_agents).shape == (0,)
 
 
 @every_form

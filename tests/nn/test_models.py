@@ -165,7 +165,7 @@ def test_q_depends_on_the_weights_of_other_nodes_too():
 def test_the_policy_starts_at_the_initial_share_and_stays_on_the_simplex(edge_dim, path):
     graph = random_snapshot(9, 20, 5, edge_dim)
     attr = graph.get('edge_attr')
-    policy = SharingPolicy(5, initial_own=0.3, edge_dim=edge_dim)
+    policy = SharingPolicy(5, initial_kept=0.3, edge_dim=edge_dim)
     assert_close(policy(graph.x, graph.edge_index, attr), constant_sharing(graph.edge_index, 9, 0.3))
     for lin in (policy.head.edge_logit, policy.head.self_logit):
         torch.nn.init.normal_(lin.weight)

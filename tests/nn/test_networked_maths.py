@@ -43,7 +43,7 @@ def test_rewards_are_discounted_by_hops(alpha, expected):
     assert discounted([1.0, 10.0, 100.0], PATH, alpha).tolist() == expected
 
 
-def test_who_cannot_be_reached_does_not_count_unless_all_do():
+def test_unreachable_nodes_do_not_count_unless_all_do():
     edges = PATH[:, :2]  # node 2 is alone
     assert discounted([1.0, 10.0, 100.0], edges, 1.0).tolist() == [11.0, 11.0, 100.0]
     assert discounted([1.0, 10.0, 100.0], edges, None).tolist() == [111.0] * 3
@@ -54,7 +54,7 @@ def test_rewards_travel_along_the_edges_and_not_against_them():
     assert discounted([1.0, 10.0, 100.0], one_way, 0.5).tolist() == [1.0, 10.5, 105.25]
 
 
-def test_graphs_of_a_batch_do_not_hear_each_other():
+def test_no_messages_pass_between_graphs_of_a_batch():
     edges = torch.cat([PATH, PATH[:, :2] + 3], dim=1)
     place = torch.tensor([0, 2, 4, 1, 3, 5])  # agent * 2 + graph: two graphs of three agents
     weights = spatial_weights(edges, place, 2, 3, 0.5)

@@ -42,8 +42,8 @@ def test_slots_hold_neighbours_in_the_order_of_their_numbers():
     rows, dropped_edges = layout.neighbour_rows(STAR, 2)
     assert rows.tolist() == [[3, 4], [4, 4], [4, 4], [0, 1]]  # 4: empty slot
     assert dropped_edges == 1
-    heard = gather_slots(layout.to_dense(torch.tensor([[13.0], [12.0], [10.0], [11.0]])), rows)
-    assert heard[:, 0].tolist() == [[13, 0], [0, 0], [0, 0], [10, 11]]
+    gathered = gather_slots(layout.to_dense(torch.tensor([[13.0], [12.0], [10.0], [11.0]])), rows)
+    assert gathered[:, 0].tolist() == [[13, 0], [0, 0], [0, 0], [10, 11]]
     assert layout.neighbour_rows(STAR, 3)[0][3].tolist() == [0, 1, 2]
     assert layout.neighbour_rows(STAR[:, :0], 2)[0].eq(4).all()
     assert layout.neighbour_rows(STAR, 0)[0].shape == (4, 0)

@@ -149,6 +149,6 @@ def test_selfishness_is_recorded_for_each_signal_and_drawn() -> None:
     assert len(figure.axes[0].lines) == 4 + 1
 
 
-def test_who_shares_nothing_has_no_selfishness() -> None:
+def test_without_sharing_there_is_no_selfishness() -> None:
     with pytest.raises(ValueError, match='this run has no sharing weights: expected one of ltos or fixed_ltos'):
         selfishness_of(Wandering(shares=False), grid())  # type: ignore[arg-type]

@@ -103,8 +103,8 @@ def test_a_layer_that_is_not_equivariant_fails(conv, message):
 
 @pytest.mark.parametrize('conv', [sees_the_whole_batch, leans_on_node_0])
 def test_a_layer_that_sees_other_graphs_fails(conv):
-    dice = torch.Generator().manual_seed(0)
-    graphs = [random_snapshot(n, n, num_features=3, generator=dice) for n in (4, 3, 5)]
+    rng = torch.Generator().manual_seed(0)
+    graphs = [random_snapshot(n, n, num_features=3, generator=rng) for n in (4, 3, 5)]
     with pytest.raises(AssertionError, match=rf'^{conv.__name__}: a batch must equal its graphs one by one\. output 0'):
         assert_batch_invariant(conv, graphs)
 
@@ -147,10 +147,10 @@ class EdgesAndNodes(Module):
 
 def test_outputs_and_further_inputs_are_named():
     graph = random_snapshot(5, 9, num_features=3)
-    dice = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(1)
     more = {
-        'node_inputs': {'value': torch.rand(5, generator=dice)},
-        'edge_inputs': {'weight': torch.rand(9, generator=dice)},
+        'node_inputs': {'value': torch.rand(5, generator=rng)},
+        'edge_inputs': {'weight': torch.rand(9, generator=rng)},
     }
     assert_equivariant(EdgesAndNodes(), graph.x, graph.edge_index, outputs=('edge', 'node', 'graph'), **more)
     assert_gradients(EdgesAndNodes(), graph.x, graph.edge_index, **more)
@@ -190,8 +190,8 @@ def test_a_random_snapshot_has_the_size_asked_for(nodes, edges, symmetric):
 
 
 def test_every_edge_can_be_drawn():
-    dice = torch.Generator().manual_seed(0)
-    drawn = {tuple(random_snapshot(3, 1, 1, generator=dice).edge_index.flatten().tolist()) for _ in range(200)}
+    rng = torch.Generator().manual_seed(0)
+    drawn = {tuple(random_snapshot(3, 1, 1, generator=rng).edge_index.flatten().tolist()) for _ in range(200)}
     assert drawn == {(j, i) for j in range(3) for i in range(3) if i != j}
 
 
@@ -200,8 +200,8 @@ def test_random_snapshots_hang_on_their_generator_alone():
     one, two = random_snapshot(4, 5, 2), random_snapshot(4, 5, 2)
     assert torch.equal(one.x, two.x)
     assert torch.equal(one.edge_index, two.edge_index)
-    dice = torch.Generator().manual_seed(1)
-    assert not torch.equal(random_snapshot(4, 5, 2, generator=dice).x, random_snapshot(4, 5, 2, generator=dice).x)
+    rng = torch.Generator().manual_seed(1)
+    assert not torch.equal(random_snapshot(4, 5, 2, generator=rng).x, random_snapshot(4, 5, 2, generator=rng).x)
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -144,7 +144,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, mon
 # --- hooks -----------------------------------------------------------------------------------------------------------
 
 
-class Diary(Callback):
+class Recorder(Callback):
     """Which hooks were called."""
 
     def __init__(self) -> None:
@@ -169,13 +169,13 @@ class Diary(Callback):
 
 
 def test_hooks_are_called_in_order_and_change_nothing(tmp_path):
-    diary = Diary()
-    run = train(out=tmp_path / 'run', callbacks=[diary, CustomMetric('steps', lambda t: t.algorithm.env_steps)])
-    assert diary.calls[:2] == ['start', 'evaluation']
-    assert diary.calls[-1] == 'end'
-    assert diary.calls.count('step') == 160 // 4
-    assert diary.calls.count('evaluation') == 3
-    assert 'episode' in diary.calls
+    recorder = Recorder()
+    run = train(out=tmp_path / 'run', callbacks=[recorder, CustomMetric('steps', lambda t: t.algorithm.env_steps)])
+    assert recorder.calls[:2] == ['start', 'evaluation']
+    assert recorder.calls[-1] == 'end'
+    assert recorder.calls.count('step') == 160 // 4
+    assert recorder.calls.count('evaluation') == 3
+    assert 'episode' in recorder.calls
     assert [row['eval/mine'] for row in run.metrics if 'eval/mine' in row] == [7.0] * 3
     assert next(row['train/steps'] for row in run.metrics if 'train/steps' in row) == sum(range(4, 41, 4)) / 10
     alone = train(out=tmp_path / 'alone')

@@ -516,9 +516,13 @@ def test_the_results_of_earlier_versions_can_be_read():
             assert plain.metrics()
 
 
-def test_options_of_earlier_versions_have_their_names_of_today(tmp_path):
-    config = scenario('prisoner').config('fixed_ltos')
+RENAMED_OPTIONS = [('fixed_ltos', 'own', 'kept'), ('ltos', 'initial_own', 'initial_kept')]
+
+
+@pytest.mark.parametrize(('algo', 'old', 'new'), RENAMED_OPTIONS)
+def test_options_of_earlier_versions_have_their_names_of_today(tmp_path, algo, old, new):
+    config = scenario('prisoner').config(algo)
     plain = json.loads(json.dumps(config.as_dict()))
-    plain['algorithm']['own'] = plain['algorithm'].pop('kept')
+    plain['algorithm'][old] = plain['algorithm'].pop(new)
     (tmp_path / 'config.json').write_text(json.dumps(plain))
     assert RunFolder(tmp_path).config() == config

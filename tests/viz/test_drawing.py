@@ -134,9 +134,9 @@ def test_grids_of_any_shape(size):
 
 
 def test_an_empty_scene_and_tensors_are_ordinary():
-    nobody = Scene(size=(5, 5), positions=torch.zeros(0, 2), kept=torch.zeros(0), given=torch.zeros(0))
-    assert draw_scene(nobody).size > 0
-    assert '·' in terminal_view(nobody)
+    empty = Scene(size=(5, 5), positions=torch.zeros(0, 2), kept=torch.zeros(0), given=torch.zeros(0))
+    assert draw_scene(empty).size > 0
+    assert '·' in terminal_view(empty)
     weights = torch.tensor([0.3, 0.0], requires_grad=True)
     tensors = scene(positions=torch.tensor([[2, 5], [7, 5]]), edge_index=torch.tensor([[0, 1], [1, 0]]), given=weights)
     assert np.array_equal(draw_scene(tensors), draw_scene(scene()))
@@ -264,7 +264,7 @@ def test_without_pillow_the_extra_is_named(monkeypatch):
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_terminal_shows_who_is_where():
+def test_the_terminal_shows_where_agents_are():
     view = terminal_view(
         Scene(
             size=(5, 4),

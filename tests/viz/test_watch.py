@@ -37,7 +37,7 @@ class Always:
 
 
 @pytest.mark.parametrize(('action', 'dx', 'dy'), [(5, 0, -1), (6, -1, 0), (7, 1, 0), (8, 0, 1)])
-def test_an_attack_is_marked_where_it_hits_somebody(action, dx, dy):
+def test_an_attack_is_marked_where_it_hits_an_agent(action, dx, dy):
     env, seen = JungleEnv(num_agents=4, num_foods=1, size=5, horizon=3), 0
     for seed in range(5):
         for scene in episode_scenes(Always(action), env, seed):

@@ -26,7 +26,7 @@ class LToSConfig(SharingQConfig):
     """Options of LToS and LToS-edge."""
 
     objective: Literal['search', 'gradient'] = 'search'  # of the high level; 'gradient' is the paper's
-    initial_own: float | None = None  # share that phi keeps at the start; None: uniform
+    initial_kept: float | None = None  # share that phi keeps at the start; None: uniform
     phi_lr: float = 3e-3  # Adam
     phi_starts: float = 0.35  # fraction of training before phi's first step, so that the low level converges first
     phi_every: int = 4  # gradient steps of the low level per one of phi
@@ -58,5 +58,5 @@ class LToSConfig(SharingQConfig):
             raise ValueError(f"'candidates' must be at least 2, or there is nothing to compare (got {self.candidates})")
         check_range(self, 'phi_lr', above=0)
         check_range(self, 'sharpness', 'noise_joint', 'noise_own', 'noise_received', 'noise_local', least=0)
-        if self.initial_own is not None and not 0 < self.initial_own < 1:
-            raise ValueError(f"'initial_own' must lie strictly between 0 and 1, or be None (got {self.initial_own})")
+        if self.initial_kept is not None and not 0 < self.initial_kept < 1:
+            raise ValueError(f"'initial_kept' must lie strictly between 0 and 1, or be None (got {self.initial_kept})")

@@ -138,16 +138,16 @@ class LToS(SharingQ):
     # the weights -------------------------------------------------------------------------------------------------
 
     @property
-    def constant_own(self) -> float | None:
+    def constant_kept(self) -> float | None:
         """The best constant own share so far, ``None`` for uniform; with the paper's objective the first one."""
-        return self.objective.constant_own
+        return self.objective.constant_kept
 
     def logits(self, phi: Any, seen: Seen) -> Logits:
         """The weights before the softmax: those of the first share, plus what phi adds."""
         x, edge_index, edge_attr = seen
         with self.autocast():
             edge, own = phi.logits(x, edge_index, edge_attr)
-        first = constant_logits(edge_index, x.size(0), self.objective.first_own)
+        first = constant_logits(edge_index, x.size(0), self.objective.first_kept)
         return Logits(first.edge + edge, first.own + own)
 
     def sharing(self, phi: Any, graph: Batch) -> Sharing:
@@ -162,7 +162,7 @@ class LToS(SharingQ):
         if mode == 'uniform':
             return constant_sharing(edge_index, N)
         if mode == 'constant':
-            return constant_sharing(edge_index, N, self.constant_own)
+            return constant_sharing(edge_index, N, self.constant_kept)
         if mode == 'random':
             return random_sharing(edge_index, N, self.play_rng)
         if self.symmetries is None or not self.config.average_views:
@@ -179,7 +179,7 @@ class LToS(SharingQ):
         wide_now = linear_schedule(c.wide_start, c.wide_end, c.wide_fraction, self.progress)
         noise, wide = self.held.current(graph.batch, graph.num_graphs, wide_now, self.shares_rng)
         near = noise.on(self.logits(self.phi, self.inputs(graph)), edge_index, c.noise_local)
-        far = noise.on(constant_logits(edge_index, graph.num_nodes, self.objective.first_own), edge_index)
+        far = noise.on(constant_logits(edge_index, graph.num_nodes, self.objective.first_kept), edge_index)
         node = wide[graph.batch]
         edge = torch.where(node[edge_index[0]], far.edge, near.edge)
         return softmax_by_sender(edge, torch.where(node, far.own, near.own), edge_index)

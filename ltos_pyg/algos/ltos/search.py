@@ -45,12 +45,12 @@ class ShapedGradient:
     """
 
     def __init__(self, spec: GraphEnvSpec, config: LToSConfig, device: torch.device, rng: torch.Generator) -> None:
-        self.first_own = config.initial_own
+        self.first_kept = config.initial_kept
 
     @property
-    def constant_own(self) -> float | None:
+    def constant_kept(self) -> float | None:
         """The initial share of phi: this objective does not search for a constant."""
-        return self.first_own
+        return self.first_kept
 
     def critic_loss(self, batch: LowLevelBatch) -> Tensor | None:
         """None: it uses no critic but the low level's."""
@@ -207,10 +207,10 @@ class JointSearch:
         self.optimizer = torch.optim.Adam(self.critics.parameters(), lr=config.lr, fused=True)
         self.noise = JointNoise(config.noise_joint, config.noise_own, config.noise_received)
 
-    first_own: float | None = FIRST_SHARE  # the own share that phi starts from
+    first_kept: float | None = FIRST_SHARE  # the own share that phi starts from
 
     @property
-    def constant_own(self) -> float | None:
+    def constant_kept(self) -> float | None:
         """The best constant own share so far, ``None`` for uniform."""
         return self.constant.own
 

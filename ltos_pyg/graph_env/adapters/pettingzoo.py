@@ -78,8 +78,8 @@ class KNearest(NeighbourRule):
         return k_nearest(torch.from_numpy(np.stack(rows).astype(np.float64)), self.k, self.symmetric)
 
     def max_edges(self, num_agents: int) -> int:
-        heard = num_agents * min(self.k, num_agents - 1)
-        return min(2 * heard, num_agents * (num_agents - 1)) if self.symmetric else heard
+        nearest_edges = num_agents * min(self.k, num_agents - 1)
+        return min(2 * nearest_edges, num_agents * (num_agents - 1)) if self.symmetric else nearest_edges
 
 
 class _OwnRule(NeighbourRule):
@@ -198,10 +198,10 @@ class PettingZooEnv(SingleGraphEnv):
         return str(self.env)
 
     def _in_order(self, agents: Sequence[Agent]) -> list[Agent]:
-        strangers = [agent for agent in agents if agent not in self._number]
-        if strangers:
+        unknown = [agent for agent in agents if agent not in self._number]
+        if unknown:
             raise ValueError(
-                f"'agents' of {self._name} must be among 'possible_agents' (got {strangers} beside "
+                f"'agents' of {self._name} must be among 'possible_agents' (got {unknown} beside "
                 f'{self.possible_agents}). List all agents that may ever take part.'
             )
         return sorted(agents, key=self._number.__getitem__)

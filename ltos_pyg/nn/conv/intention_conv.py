@@ -77,8 +77,8 @@ class IntentionConv(MessagePassing):
         mu = torch.zeros_like(own) if start is None else start
         for _ in range(self.rounds):
             # propagate_type: (mu: Tensor, edge: Tensor)
-            heard = self.propagate(edge_index, mu=self.lin_neighbour(mu), edge=edge, size=(x.size(0), x.size(0)))
-            mu = self.activation(own + heard)
+            received = self.propagate(edge_index, mu=self.lin_neighbour(mu), edge=edge, size=(x.size(0), x.size(0)))
+            mu = self.activation(own + received)
         return mu
 
     def _edges(self, edge_attr: Tensor | None, edge_index: Tensor, like: Tensor) -> Tensor:

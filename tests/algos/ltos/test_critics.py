@@ -150,7 +150,7 @@ def test_the_loss_of_the_edge_critic_is_that_of_its_pairs_one_by_one(make_env, n
 
 
 class Parting(SingleGraphEnv):
-    """Two neighbours, who are none any more after the first step; the second gains where the first does 1."""
+    """Two agents, neighbours at the first step only; the second gains where the first does 1."""
 
     num_features, num_actions, max_nodes, symmetric, horizon = 1, 2, 2, True, 2
 

@@ -154,15 +154,15 @@ def test_an_illegal_action_does_not_draw_the_high_level(variant):
 @every_ltos
 def test_the_first_weights_are_those_of_the_constant(variant):
     algo, graph = make(variant, jungle()), jungle().reset(0)
-    expected = constant_sharing(graph.edge_index, graph.num_nodes, algo.constant_own)
+    expected = constant_sharing(graph.edge_index, graph.num_nodes, algo.constant_kept)
     assert_close(algo.act(graph).sharing, expected)
 
 
 @pytest.mark.parametrize('variant', GRADIENT)
 @pytest.mark.parametrize('own', [0.25, 0.8, None])
 def test_without_the_search_the_constant_is_the_one_asked_for(variant, own):
-    algo = make(variant, jungle(), initial_own=own)
-    assert algo.constant_own == own
+    algo = make(variant, jungle(), initial_kept=own)
+    assert algo.constant_kept == own
     assert algo.objective.modules() == {}
 
 
@@ -173,7 +173,7 @@ def test_logits_are_those_of_the_constant_plus_what_phi_adds(variant):
         for lin in (algo.phi.head.self_logit, algo.phi.head.edge_logit):
             torch.nn.init.normal_(lin.weight)
     edge, own = algo.phi.logits(*algo.inputs(graph))
-    base = constant_sharing(graph.edge_index, graph.num_nodes, algo.constant_own)
+    base = constant_sharing(graph.edge_index, graph.num_nodes, algo.constant_kept)
     sender = graph.edge_index[0]
     expected = sender_softmax(edge + base.given.log(), own + base.kept.log(), graph.edge_index)  # softmax knows ratios
     sharing = algo.sharing(algo.phi, graph)
@@ -212,7 +212,7 @@ def test_the_mode_decides_the_weights_of_an_evaluation(variant):
     size = graph.edge_index, graph.num_nodes
     assert differing(flat(shares['keep']), flat(keep_all(*size))) == []
     assert differing(flat(shares['uniform']), flat(constant_sharing(*size))) == []
-    assert differing(flat(shares['constant']), flat(constant_sharing(*size, algo.constant_own))) == []
+    assert differing(flat(shares['constant']), flat(constant_sharing(*size, algo.constant_kept))) == []
     assert_close(shares['phi'], algo.sharing(algo.target_phi, graph))
     assert not torch.equal(algo.act(graph).sharing.kept, shares['random'].kept)  # anew at each step
     assert make(variant, jungle()).sharing_mode == 'phi'  # it belongs to one object, not to the class
@@ -277,4 +277,4 @@ def test_the_constant_survives_batches_without_agents(variant):
     assert all(math.isfinite(value) for value in metrics.values())
     first = make(variant, env)
     assert differing(weights(first.phi), weights(algo.phi)) == []  # nothing was seen, nothing is learned
-    assert algo.constant_own in SHARES
+    assert algo.constant_kept in SHARES

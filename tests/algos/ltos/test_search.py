@@ -450,7 +450,7 @@ def test_the_search_finds_weights_under_which_all_hunt():
 
 
 def test_the_gradient_through_the_low_level_goes_the_other_way():
-    history = play(hunters('ltos gradient', initial_own=0.7), 20)
+    history = play(hunters('ltos gradient', initial_kept=0.7), 20)
     assert all(hunt == 0 for _, hunt in history)
     assert history[-1][0] > 0.8
 
@@ -469,4 +469,4 @@ def test_where_the_critics_contradict_each_other_the_weights_go_back_to_the_cons
 def test_the_best_constant_is_found_by_and_by():
     algo = hunters('ltos search')
     play(algo, 30)
-    assert algo.constant_own is None or algo.constant_own < 2 / 3  # one under which they hunt
+    assert algo.constant_kept is None or algo.constant_kept < 2 / 3  # one under which they hunt

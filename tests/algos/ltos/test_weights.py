@@ -189,7 +189,7 @@ def test_wide_streams_vary_around_the_constant_and_the_others_around_phi(variant
         sharing = algo.choose_sharing(graph, explore=True)
         check_sharing(sharing, graph.edge_index, graph.num_nodes)
         noise = Noise(algo.held.state_dict()['own'], algo.held.state_dict()['received'])
-        base = constant_logits(graph.edge_index, graph.num_nodes, algo.constant_own)
+        base = constant_logits(graph.edge_index, graph.num_nodes, algo.constant_kept)
         own = base.own if env_steps == 0 else base.own + 4.0
         expected = noise.on(Logits(base.edge, own), graph.edge_index, 1.0 if env_steps == 0 else 0.1)
         assert_close(sharing, sender_softmax(*expected, graph.edge_index))

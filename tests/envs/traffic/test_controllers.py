@@ -89,7 +89,7 @@ def test_the_measured_tables_come_out(
     assert got['average_travel_time'] == pytest.approx(travel, abs=0.051)  # as many digits as were noted
     if duration is not None:
         assert got['duration'] == pytest.approx(duration, abs=0.1)
-    if wait is not None:  # they counted who waits after each second, we before it
+    if wait is not None:  # CityFlow counts waiting vehicles after each second, we before it
         assert got['queue_time'] == pytest.approx(wait, rel=1e-3, abs=0.1)
 
 

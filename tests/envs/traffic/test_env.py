@@ -121,7 +121,7 @@ def test_the_reward_is_minus_a_tenth_of_the_mean_queue_before_each_second() -> N
     assert paid > 100
 
 
-def test_the_share_of_signals_that_change_is_told() -> None:
+def test_the_share_of_signals_that_change_is_a_metric() -> None:
     env = TrafficEnv(tasks('2x2'), num_envs=2)
     env.reset()
     step = env.step(torch.tensor([0, 0, 0, 1, 2, 3, 1, 1]))

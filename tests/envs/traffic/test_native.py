@@ -126,7 +126,7 @@ def test_vehicles_are_somewhere_and_never_overlap(grid):
             assert (late >= early)[np.isfinite(late) & np.isfinite(early)].all()
 
 
-def test_average_travel_time_counts_who_waits_to_enter(write: Write):
+def test_average_travel_time_counts_vehicles_that_wait_to_enter(write: Write):
     engine = NativeEngine(*write(line_network(), entry('in', 'out', end=400, interval=5)))
     assert engine.average_travel_time().tolist() == [0]
     play(engine, np.array([GREEN, RED]), 250)  # more than the road holds
@@ -352,8 +352,8 @@ def crossroads(north: str) -> Json:
 
 
 @pytest.mark.parametrize('kind', ['go_straight', 'turn_left', 'turn_right'])
-def test_who_must_yield_yields(write: Write, kind):
-    """Two who would meet at a crossing: the one who turns waits; of two who go straight, one."""
+def test_the_vehicle_that_must_yield_yields(write: Write, kind):
+    """Two vehicles that would meet at a crossing: the one that turns waits; of two that go straight, one."""
     engine = NativeEngine(*write(crossroads(kind), entry('wm', 'me'), entry('sm', 'mn')))
     engine.step(60)
     west, south = engine.trips().finished[0]
@@ -366,7 +366,7 @@ def test_who_must_yield_yields(write: Write, kind):
         assert west != south
 
 
-def test_four_who_wait_for_each_other_go_on(write: Write):
+def test_four_vehicles_that_wait_for_each_other_do_not_block(write: Write):
     """All lights green on a full grid: circles of yielding are broken, and everyone arrives."""
     network = json.loads((GRID / 'grid_2x3_roadnet.json').read_text())
     for i in network['intersections']:
