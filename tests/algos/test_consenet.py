@@ -108,7 +108,7 @@ class Apart(Dilemma):
 
 
 @pytest.mark.parametrize(('game', 'low', 'high'), [(Dilemma, 0.9, 1.0), (Apart, 0.0, 0.1)])
-@pytest.mark.parametrize('seed', [0, 1])
+@pytest.mark.parametrize('seed', [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_dilemma_is_solved_by_consensus_on_own_rewards_alone(game, low, high, seed):
     env = VectorGraphEnv(game, 16)
     algo = make('consenet', env, seed, rollout_steps=1, lr=5e-3, entropy=0.02, critic_lr=2.0)
