@@ -287,7 +287,7 @@ def test_an_unknown_option_of_a_preset_is_named(modules, settings, message):
         registry.scenario('walk').config('dqn')
 
 
-def test_an_entry_point_that_fails_is_named_and_the_others_go_on(modules, tmp_path):
+def test_an_entry_point_that_fails_is_named_and_the_others_continue(modules, tmp_path):
     modules(my_plugin=REGISTERS, broken_plugin='raise RuntimeError("no licence")')
     package = tmp_path / 'some_package-1.0.dist-info'
     package.mkdir()

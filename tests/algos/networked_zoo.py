@@ -24,7 +24,7 @@ NETWORKED: dict[str, dict[str, Any]] = {
 
 
 class Path3(SingleGraphEnv):
-    """Three agents in a row; what they see is drawn anew at each step, and rewards hang on it and on what they do."""
+    """Three agents in a row; observations are redrawn at each step, and rewards depend on it and on their actions."""
 
     num_features, num_actions, max_nodes, symmetric, horizon = 2, 3, 3, True, 5
     edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])

@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(variant):
 
 
 @every_variant
-def test_a_saved_state_goes_on_to_the_same_weights(variant):
+def test_a_saved_state_continues_to_the_same_weights(variant):
     env = jungle()
     loop = Loop(make(variant, env), env).until(20)
     file = io.BytesIO()
@@ -134,7 +134,7 @@ def test_exploration_draws_from_generators_of_its_own(variant):
 
 
 @every_variant
-def test_global_chance_is_left_alone(variant):
+def test_global_rng_is_left_alone(variant):
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
     trained(variant, 4)
     assert torch.equal(before[0], torch.get_rng_state())
@@ -332,7 +332,7 @@ def test_a_reward_beyond_all_measure_stops_the_run_before_any_weight_moves(varia
     assert differing(before, weights(loop.algo.network)) == []
 
 
-def test_a_reward_that_is_not_a_number_is_refused_at_the_door():
+def test_a_reward_that_is_not_a_number_is_refused_at_the_border():
     class Broken(Payday):
         pay = torch.nan
 

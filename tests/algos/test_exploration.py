@@ -38,7 +38,7 @@ def frequencies(action: Tensor, num_actions: int) -> list[float]:
     return (torch.bincount(action, minlength=num_actions) / len(action)).tolist()
 
 
-def test_without_epsilon_the_best_action_is_taken_and_no_chance_is_used():
+def test_without_epsilon_the_best_action_is_taken_and_no_rng_is_used():
     q, generator = torch.randn(100, 4, generator=rng()), rng(1)
     before = generator.get_state()
     assert torch.equal(epsilon_greedy(q, 0.0, generator), q.argmax(-1))
@@ -59,7 +59,7 @@ def test_softmax_draws_each_legal_action_by_its_value():
     assert frequencies(action, 4) == pytest.approx([w / sum(weights) for w in weights], abs=0.01)
 
 
-def test_softmax_at_temperature_zero_is_greedy_and_uses_no_chance():
+def test_softmax_at_temperature_zero_is_greedy_and_uses_no_rng():
     q, generator = torch.randn(100, 4, generator=rng()), rng(1)
     before = generator.get_state()
     assert torch.equal(softmax_choice(q, 0.0, generator), q.argmax(-1))
@@ -95,7 +95,7 @@ def test_there_may_be_no_nodes():
         assert epsilon_greedy(torch.zeros(0, 3), 0.5, rng(), mask).shape == (0,)
 
 
-def test_the_same_generator_gives_the_same_actions_and_global_chance_is_left_alone():
+def test_the_same_generator_gives_the_same_actions_and_global_rng_is_left_alone():
     q, before = torch.randn(50, 4, generator=rng()), torch.get_rng_state()
     assert torch.equal(epsilon_greedy(q, 0.5, rng(1)), epsilon_greedy(q, 0.5, rng(1)))
     assert not torch.equal(epsilon_greedy(q, 0.5, rng(1)), epsilon_greedy(q, 0.5, rng(2)))

@@ -92,7 +92,7 @@ def test_a_drawn_action_is_one_hot_and_has_the_gradient_of_a_softmax():
 
 
 def reach(algo: Any, graph: Any, agent: int) -> list[int]:
-    """Whose observation an agent's policy hangs on."""
+    """The agents on whose observations an agent's policy depends."""
     graph = graph.clone()
     graph.x = graph.x.clone().requires_grad_()
     logits = algo.log_policy(algo.network, graph)
@@ -165,7 +165,7 @@ class Match(SingleGraphEnv):
 
 
 class MatchOneWay(Match):
-    """The first agent does not know what the second did, so no value of its own hangs on it."""
+    """The first agent does not receive the second's action, so no value of its own depends on it."""
 
     edges = torch.tensor([[0], [1]])  # the second receives from the first, not vice versa
     symmetric = False

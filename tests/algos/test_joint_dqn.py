@@ -176,7 +176,7 @@ def test_the_same_seed_gives_the_same_weights_also_after_a_resume(make_env):
     assert differing(whole, flat(again.until(40).algo.state_dict())) == []
 
 
-def test_chance_is_its_own():
+def test_its_rng_is_its_own():
     algo = trained('joint_dqn', 6, prisoner)
     before, outside = chance(algo), torch.get_rng_state()
     algo.act(prisoner().reset(4))

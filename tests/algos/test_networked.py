@@ -44,7 +44,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(variant, 
 
 @every
 @pytest.mark.parametrize('extra_steps', [0, 1, 2])
-def test_a_saved_state_goes_on_to_the_same_weights(variant, extra_steps):
+def test_a_saved_state_continues_to_the_same_weights(variant, extra_steps):
     """Saved between segments and in the middle of one; for LIO also between the two segments of a round."""
     for before in (4, 5):
         env = path3()
@@ -195,7 +195,7 @@ def test_a_reward_beyond_all_measure_stops_the_run_before_any_weight_moves(varia
 
 
 @every
-def test_a_reward_that_is_not_a_number_is_refused_at_the_door(variant):
+def test_a_reward_that_is_not_a_number_is_refused_at_the_border(variant):
     env = VectorGraphEnv(Broken, 2)
     with pytest.raises(ValueError, match='reward'):
         Loop(make(variant, env), env).until(1)

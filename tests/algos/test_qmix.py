@@ -358,7 +358,7 @@ def test_a_single_agent_learns(mixing):
     Loop(make('qmix', env, mixing=mixing), env).until(5)
 
 
-def test_chance_is_its_own():
+def test_its_rng_is_its_own():
     algo = trained('qmix')
     before, outside = chance(algo), torch.get_rng_state()
     algo.act(jungle().reset(4))

@@ -20,7 +20,7 @@ def test_what_was_pushed_is_read_in_order():
     assert len(rollout) == 0
 
 
-def test_a_saved_segment_goes_on():
+def test_a_saved_segment_continues():
     rollout, other = Rollout(3), Rollout(3)
     rollout.push(x=torch.ones(2))
     other.push(x=torch.zeros(2))

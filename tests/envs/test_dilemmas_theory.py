@@ -163,7 +163,7 @@ def test_every_offer_can_be_decided_by_weights_that_know_the_state() -> None:
 
 @pytest.mark.parametrize('seed', range(4))
 def test_the_integer_programme_finds_the_best_of_a_fine_grid(seed: int) -> None:
-    """Two agents with opposed offers: everything hangs on two own shares."""
+    """Two agents with opposed offers: the outcome depends on two kept shares only."""
     rng, pair = np.random.default_rng(seed), ~np.eye(2, dtype=np.bool_)
     choices = [
         Choice(1 / 6, k % 2, gain, (1 - k % 2,), harm) for k, (gain, harm) in enumerate(rng.uniform(1, 9, (6, 2)))

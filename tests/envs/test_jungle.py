@@ -222,7 +222,7 @@ def test_a_graph_starts_the_same_in_a_batch_of_any_size(backend: str) -> None:
     assert len(set(map(str, large.agent_positions.tolist()))) == 7
 
 
-def test_seeds_restart_everything_and_reset_goes_on() -> None:
+def test_seeds_restart_everything_and_reset_continues() -> None:
     env = JungleEnv(num_envs=2, seed=1)
     first, second = env.reset(), env.reset()
     assert not torch.equal(first.x, second.x)
@@ -262,7 +262,7 @@ def test_on_a_full_board_all_entities_have_distinct_cells(backend: str) -> None:
 
 @pytest.mark.parametrize('saved_by', BACKENDS)
 @pytest.mark.parametrize('loaded_by', BACKENDS)
-def test_a_saved_state_goes_on_where_it_was(saved_by: str, loaded_by: str) -> None:
+def test_a_saved_state_continues_where_it_was(saved_by: str, loaded_by: str) -> None:
     env = JungleEnv(num_envs=3, horizon=10, backend=saved_by)
     env.reset()
     graph = episode(env, 17)[-1].graph

@@ -73,7 +73,7 @@ def test_the_attacker_attacks_before_it_eats() -> None:
 
 
 @pytest.mark.parametrize('policy', [RandomPolicy, PeacefulEater])
-def test_a_policy_owns_its_chance(policy: type[RandomPolicy] | type[PeacefulEater]) -> None:
+def test_a_policy_owns_its_rng(policy: type[RandomPolicy] | type[PeacefulEater]) -> None:
     graph = JungleEnv(num_envs=4).reset()
     one, two = policy(seed=3), policy(seed=3)
     before = torch.get_rng_state()

@@ -42,7 +42,7 @@ def test_a_row_is_one_draw_after_another() -> None:
     assert torch.equal(together, alone)
 
 
-def test_streams_hang_on_seed_game_and_place_alone() -> None:
+def test_streams_depend_on_seed_game_and_place_alone() -> None:
     assert torch.equal(first_streams(3, 5, 'a'), first_streams(3, 9, 'a')[:5])
     others = [first_streams(3, 5, 'a'), first_streams(4, 5, 'a'), first_streams(3, 5, 'b')]
     assert torch.cat(others).unique().numel() == 15

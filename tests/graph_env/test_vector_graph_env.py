@@ -75,7 +75,7 @@ def actions(n: int, t: int, high: int = 3) -> Tensor:
 
 
 @pytest.mark.parametrize('game', [Camp, Count])
-def test_the_checker_is_content(game):
+def test_the_checker_passes(game):
     check_env(lambda: VectorGraphEnv(game, num_envs=3), steps=40)
 
 
@@ -160,7 +160,7 @@ def test_each_game_has_its_own_seed_whatever_their_number():
     assert not set(seeds) & {env.generator.initial_seed() for env in many.envs}
 
 
-def test_reset_without_a_seed_lets_chance_run_on():
+def test_reset_without_a_seed_continues_the_rng():
     env = VectorGraphEnv(Camp, num_envs=8)
     first, second = env.reset(seed=1), env.reset()
     assert first.x.shape != second.x.shape or not torch.equal(first.x, second.x)

@@ -195,7 +195,7 @@ def test_every_edge_can_be_drawn():
     assert drawn == {(j, i) for j in range(3) for i in range(3) if i != j}
 
 
-def test_random_snapshots_hang_on_their_generator_alone():
+def test_random_snapshots_depend_on_their_generator_alone():
     before = torch.get_rng_state()
     one, two = random_snapshot(4, 5, 2), random_snapshot(4, 5, 2)
     assert torch.equal(one.x, two.x)

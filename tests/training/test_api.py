@@ -207,7 +207,7 @@ def test_the_best_model_is_kept_apart(tmp_path):
         ltos_pyg.load_policy(train(out=tmp_path / 'none').folder, best=True)
 
 
-def test_a_callback_that_raises_leaves_a_run_that_goes_on_to_the_same_end(tmp_path):
+def test_a_callback_that_raises_leaves_a_run_that_continues_to_the_same_end(tmp_path):
     class Fails(Callback):
         def on_step(self, trainer: Any) -> None:
             if trainer.algorithm.env_steps == 100:
@@ -239,7 +239,7 @@ def test_metrics_go_to_any_sink(tmp_path):
     assert made == [(tmp_path / 'run', None)]
 
 
-def test_a_run_goes_on_for_longer_and_not_for_shorter(tmp_path, capsys):
+def test_a_run_continues_for_longer_and_not_for_shorter(tmp_path, capsys):
     run = train(out=tmp_path / 'run', steps=100)
     longer = train(out=tmp_path / 'run', resume=True)
     assert longer.result['env_steps'] == 160

@@ -61,7 +61,7 @@ def train(algo: str, folder: Path, until: int = 400) -> Trainer:
 
 
 @pytest.mark.parametrize('algo', ['dgn', 'ltos'])
-def test_a_pettingzoo_environment_is_trained_stopped_and_taken_up_again(tmp_path, algo):
+def test_a_pettingzoo_environment_is_trained_stopped_and_resumed(tmp_path, algo):
     first = train(algo, tmp_path, until=200)
     weights = {name: value.clone() for name, value in first.algorithm.network.state_dict().items()}
     assert first.store.load_latest()[1]['env'] is None  # the game cannot say where it is

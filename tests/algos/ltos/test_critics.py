@@ -167,7 +167,7 @@ class Parting(SingleGraphEnv):
         return Snapshot(x=torch.tensor([[1.0], [-1.0]]) * (self.clock + 1), edge_index=edges)
 
 
-def test_pairs_that_part_go_on_with_values_that_are_learned():
+def test_pairs_that_part_continue_with_values_that_are_learned():
     algo = trained('fixed_ltos edge', 300, lambda: VectorGraphEnv(Parting, 4), n_step=1, gamma=0.5, lr=1e-2)
     t = sample(algo)
     apart = (t.graph.x[:, 0].abs() == 2).nonzero().squeeze(-1)  # the agents of the second step

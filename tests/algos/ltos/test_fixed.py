@@ -51,7 +51,7 @@ def test_random_weights_of_training_and_of_evaluation_come_from_streams_of_their
 
 
 @every_critic
-def test_under_random_weights_a_saved_state_goes_on_to_the_same_weights(variant):
+def test_under_random_weights_a_saved_state_continues_to_the_same_weights(variant):
     env = jungle()
     loop = Loop(make(variant, env, kept='random'), env).until(8)
     file = io.BytesIO()

@@ -123,7 +123,7 @@ def test_a_restart_draws_for_all():
 
 
 @pytest.mark.parametrize('played', [0, 1, 4])
-def test_a_saved_state_goes_on_in_the_same_way(played):
+def test_a_saved_state_continues_in_the_same_way(played):
     held, generator = held_noise(3), rng()
     play(held, generator, [NONE] * played)
     state, chance = held.state_dict(), generator.get_state()

@@ -131,7 +131,7 @@ def test_a_reset_engine_is_a_new_one(small):
         assert_equal_in_all(again, new)
 
 
-def test_a_saved_state_goes_on_alike(small):
+def test_a_saved_state_continues_alike(small):
     network, flow = small
     plan = random_plan(network, 120, 7, seed=0, num_envs=2)
     with cityflow(network, flow, 2) as one, cityflow(network, flow, 2) as other:

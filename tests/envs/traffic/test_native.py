@@ -189,7 +189,7 @@ def test_a_reset_starts_again(grid):
 
 @settings(max_examples=10, deadline=None)
 @given(before=st.integers(0, 40), after=st.integers(0, 40))
-def test_a_saved_state_goes_on_identically(grid, before, after):
+def test_a_saved_state_continues_identically(grid, before, after):
     engine, other = NativeEngine(*grid, num_envs=2), NativeEngine(*grid, num_envs=2)
     shown = random_phases(engine, before + after)
     play(engine, shown[:before])
