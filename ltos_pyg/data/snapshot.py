@@ -93,7 +93,7 @@ def repeat_batch(batch: Batch, times: int) -> Batch:
         return batch
     edges = torch.bincount(batch.batch[batch.edge_index[0]], minlength=batch.num_graphs)
     names = ('x', 'node_id', 'edge_attr', 'action_mask')
-    fields = {name: torch.cat([batch[name]] * times) for name in names if batch.get(name) is not None}
+    fields: dict[str, Any] = {name: torch.cat([batch[name]] * times) for name in names if batch.get(name) is not None}
     first = batch.num_nodes * torch.arange(times, device=edges.device).repeat_interleave(batch.num_edges)
     edge_index = batch.edge_index.repeat(1, times) + first
     return batch_snapshots(batch.ptr.diff().repeat(times), edges.repeat(times), edge_index=edge_index, **fields)
