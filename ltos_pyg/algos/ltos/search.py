@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MLP, Linear
 
+from ltos_pyg.algos import ranks
 from ltos_pyg.algos.base import soft_update
 from ltos_pyg.algos.losses import gather_next_value, masked, mean, td_loss, td_target
 from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen
@@ -257,7 +258,8 @@ class JointSearch:
             draws = [self._candidate(k, phi, batch) for k in range(K)]
             constants = [constant_logits(edge_index, N, own) for own in (None, SHARES[due])]
             value = self._score(batch, [*draws, *constants], q_values)  # (2, K + 2, N)
-            self.constant.compare(due, (value[:, K + 1] - value[:, K]).sum(-1) / max(N, 1))
+            difference = (value[:, K + 1] - value[:, K]).sum(-1) / max(N, 1)
+            self.constant.compare(due, *ranks.current().average([difference]))
             target_own, target_edge, trust = self._target(value[:, :K], draws, phi, base, edge_index, N)
         move = 0.5 * ((logits.own - target_own).square().sum() + (logits.edge - target_edge).square().sum())
         metrics = {'phi/trust': mean(trust), 'phi/constant': own_share(self.constant.own, edge_index, N)}
