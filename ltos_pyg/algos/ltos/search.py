@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SHARES = (None, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)  # constant shares that are compared; None: uniform
 FIRST_SHARE = 0.4  # the one that training starts from
+NODES_AT_ONCE = 2**18  # of all candidates together: bounds the memory of a step
 
 
 class HighLevelBatch(NamedTuple):
@@ -276,6 +277,9 @@ class JointSearch:
     def _score(self, batch: HighLevelBatch, candidates: list[Logits], q_values: Callable[..., Tensor]) -> Tensor:
         """The two critics' returns of each node under the joint greedy actions of each candidate, (2, K, N)."""
         K, N = len(candidates), batch.seen[0].size(0)
+        if K > 1 and K * N > NODES_AT_ONCE:  # a large graph: some candidates at a time
+            half = K // 2
+            return torch.cat([self._score(batch, part, q_values) for part in (candidates[:half], candidates[half:])], 1)
         x, edge_index, edge_attr = repeated(batch.seen, K)
         stacked = Logits(*(torch.cat(parts) for parts in zip(*candidates, strict=True)))
         q = q_values(x, edge_index, edge_attr, softmax_by_sender(*stacked, edge_index))
