@@ -11,12 +11,13 @@ Row = dict[str, Any]  # name, value, unit, ratio, target, note
 BENCHMARKS = {
     'jungle': 'bench_jungle',
     'nn': 'bench_nn',
+    'ranks': 'bench_ranks',
     'replay': 'bench_replay',
     'scale': 'bench_scale',
     'traffic': 'bench_traffic',
     'training': 'bench_training',
 }
-LONG = ('scale',)  # minutes, and gigabytes of memory: only where named
+LONG = ('ranks', 'scale')  # minutes, two cores or gigabytes of memory: only where named
 
 
 def run_benchmarks(names: Sequence[str] = ()) -> list[Row]:

@@ -50,8 +50,12 @@ def bench_scale() -> list[Row]:
 
 def jungle(agents: int) -> GraphEnv:
     """A jungle with the default's density."""
-    size = 2 + round(math.sqrt(CELLS * agents))
-    return JungleEnv(num_agents=agents, num_foods=round(FOODS * agents), size=size)
+    return JungleEnv(num_agents=agents, num_foods=round(FOODS * agents), size=jungle_size(agents))
+
+
+def jungle_size(agents: int) -> int:
+    """Cells on a side of a board with the default's density."""
+    return 2 + round(math.sqrt(CELLS * agents))
 
 
 def traffic(side: int) -> GraphEnv:

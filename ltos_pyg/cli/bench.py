@@ -21,7 +21,8 @@ class Options:
     """Measure speed, against other libraries in the same run."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar='NAME')] = ()
-    """jungle, nn, replay, traffic, training (default: all of these); scale: to 100,000 agents, minutes, 10 GB"""
+    """jungle, nn, replay, traffic, training (default: all of these); ranks: two processes against one; scale: graphs of
+    up to 100,000 agents (minutes, some GB)"""
     json: bool = False
     """print the rows as JSON"""
     out: Path | None = None
