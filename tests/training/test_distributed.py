@@ -41,13 +41,13 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 TOGETHER = [name for name, (maker, _) in ALGORITHMS.items() if maker.data_parallel]  # type: ignore[attr-defined]
 FLAGS = [
-    *('train', 'prisoner', '--algo', 'ltos', '--no-media', '--num-envs', '4', '--total-steps', '960'),
-    *('--log-every', '160', '--eval-every', '480', '--eval-episodes', '2', '--final-episodes', '2'),
+    *('train', 'prisoner', '--algo', 'ltos', '--no-media', '--num-envs', '4', '--total-steps', '640'),
+    *('--log-every', '160', '--eval-every', '320', '--eval-episodes', '2', '--final-episodes', '2'),
     *('--checkpoint-every', '160', '--learning-starts', '80', '--train-freq', '32', '--batch-size', '4'),
     *('--hidden-channels', '8', '--encoder-channels', '8', '--phi-channels', '8', '--search-channels', '8'),
     *('--phi-starts', '0.1', '--phi-every', '2', '--candidates', '4', '--replay-size', '400'),
 ]
-LAST = 960
+LAST = 640
 
 context = multiprocessing.get_context('forkserver')  # PyTorch is loaded once, by the server
 context.set_forkserver_preload(['ltos_pyg.training.api', 'ltos_pyg.experiments.tables', 'torch.distributed'])
@@ -245,9 +245,9 @@ def test_one_rank_writes_what_a_run_of_one_process_writes(whole):
         'final.json',
         'metrics.jsonl',
     ]
-    assert [store.steps() for store in parts(whole)] == [[800, LAST], [800, LAST]]
+    assert [store.steps() for store in parts(whole)] == [[480, LAST], [480, LAST]]
     rows = numbers(whole)
-    assert [row['step'] for row in rows if 'eval/return' in row] == [0, 480, LAST]
+    assert [row['step'] for row in rows if 'eval/return' in row] == [0, 320, LAST]
     assert [row['step'] for row in rows if 'updates' in row] == list(range(160, LAST + 1, 160))
     assert json.loads((whole / 'config.json').read_text())['ranks'] == 2
     final = json.loads((whole / 'final.json').read_text())
@@ -275,13 +275,12 @@ def test_metrics_are_means_over_all_ranks(tmp_path):
 # --- stopped, resumed ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('lost', [(0, 1), (0,), (1,)])  # rank 0 saves last: killed in between, its part is missing
+@pytest.mark.parametrize('lost', [0, 1])  # rank 0 saves last: killed in between, its part is missing
 def test_a_resumed_run_ends_in_the_same_bits_on_every_rank(whole, tmp_path, lost):
     folder = tmp_path / 'run'
     shutil.copytree(whole, folder)
     (folder / 'final.json').unlink()
-    for rank in lost:
-        parts(folder)[rank].path(LAST).unlink()
+    parts(folder)[lost].path(LAST).unlink()
     both(tmp_path, command, '--out', str(folder), '--resume')
     for state, expected in zip(states(folder), states(whole), strict=True):
         assert_same(state, expected)
@@ -293,9 +292,9 @@ def test_a_finished_run_is_left_as_it_is_and_a_longer_one_goes_on(whole, tmp_pat
     shutil.copytree(whole, folder)
     both(tmp_path, command, '--out', str(folder), '--resume')
     assert numbers(folder) == numbers(whole)
-    both(tmp_path, command, '--out', str(folder), '--resume', '--total-steps', '1120')
-    assert [store.steps()[-1] for store in parts(folder)] == [1120, 1120]
-    assert 'continues from step 960 to 1,120' in said(tmp_path, 0)
+    both(tmp_path, command, '--out', str(folder), '--resume', '--total-steps', '800')
+    assert [store.steps()[-1] for store in parts(folder)] == [800, 800]
+    assert 'continues from step 640 to 800' in said(tmp_path, 0)
     assert said(tmp_path, 1) == ''
 
 
@@ -321,7 +320,7 @@ def test_what_one_rank_cannot_load_ends_all(whole, tmp_path):
     for step in parts(folder)[1].steps():
         parts(folder)[1].path(step).write_bytes(b'no checkpoint')
     assert end(start(tmp_path, command, '--out', str(folder), '--resume')) == [1, 1]
-    assert 'has valid parts of all 2 processes (steps {0: [800, 960], 1: []})' in said(tmp_path, 0)
+    assert 'has valid parts of all 2 processes (steps {0: [480, 640], 1: []})' in said(tmp_path, 0)
 
 
 def until(condition: Callable[[], bool], ranks: list[Any]) -> None:
@@ -361,7 +360,7 @@ def test_a_rank_that_is_killed_ends_the_others_and_the_run_resumes(tmp_path):
     assert 'ltos: another process of this run ended, or did not answer in time (' in said(tmp_path, 0)
     assert 'start all processes again with --resume' in said(tmp_path, 0)
     step = min(store.steps()[-1] for store in parts(folder))
-    ranks = start(tmp_path, command, '--out', str(folder), '--resume')
+    ranks = start(tmp_path, command, '--out', str(folder), *LONG, '--resume')
     until(lambda: parts(folder)[0].steps()[-1] > step + 400, ranks)
     os.kill(ranks[0].pid, signal.SIGTERM)
     assert end(ranks) == [cli.INTERRUPTED] * 2
