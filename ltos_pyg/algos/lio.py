@@ -304,8 +304,8 @@ class LIO(OnPolicy):
         """The gradient of every policy's plain step, on rewards plus received payments."""
         log, entropy = log_probs(self.network.policy, dict(self.network.policy.named_parameters()), s)
         objective = (log * advantage + self.config.entropy * entropy).sum() / s.reward.size(-1)
-        grads = torch.autograd.grad(objective, list(self.network.policy.parameters()))
-        objective, *grads = ranks.current().average([objective.detach(), *grads])
+        own = torch.autograd.grad(objective, list(self.network.policy.parameters()))
+        objective, *grads = ranks.current().average([objective.detach(), *own])
         names = [f'gradient of network.policy.{name}' for name, _ in self.network.policy.named_parameters()]
         bad = first_nonfinite({'objective of the policies': objective, **dict(zip(names, grads, strict=True))})
         if bad is not None:

@@ -115,7 +115,7 @@ def check_same_weights(algorithm: Any, ranks: Ranks) -> None:
         return
     digest = hashlib.blake2b()
     for weight in _weights(algorithm).values():
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     every = ranks.gather(digest.hexdigest())
     with together(ranks):
         if len(set(every)) > 1:
