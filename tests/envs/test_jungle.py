@@ -27,7 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     'wide': {'num_agents': 5, 'size': 127, 'view': 60},
     'radius': {'graph': 'radius'},
     'far': {'graph': 'radius', 'radius': 300, 'num_agents': 5, 'size': 127, 'symmetric': False},
-    'beyond a byte': {'num_agents': 6, 'size': 200, 'horizon': 30},
+    'beyond a byte': {'num_agents': 6, 'size': 200},
     'large': {'num_agents': 240, 'num_foods': 60, 'size': 40},
     'gains': {'attack_gain_high': 5, 'cost_on_hit': True},
     'gains in a crowd': {
