@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     'radius': {'graph': 'radius'},
     'far': {'graph': 'radius', 'radius': 300, 'num_agents': 5, 'size': 127, 'symmetric': False},
     'beyond a byte': {'num_agents': 6, 'size': 200},
-    'large': {'num_agents': 240, 'num_foods': 60, 'size': 40},
+    'large': {'num_agents': 200, 'num_foods': 60, 'size': 40},
     'gains': {'attack_gain_high': 5, 'cost_on_hit': True},
     'gains in a crowd': {
         'graph': 'radius', 'radius': 2.5, 'attack_gain_high': -0.3, 'high_fraction': 0.2, 'num_agents': 40,
