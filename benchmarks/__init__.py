@@ -11,14 +11,17 @@ Row = dict[str, Any]  # name, value, unit, ratio, target, note
 BENCHMARKS = {
     'jungle': 'bench_jungle',
     'nn': 'bench_nn',
+    'ranks': 'bench_ranks',
     'replay': 'bench_replay',
+    'scale': 'bench_scale',
     'traffic': 'bench_traffic',
     'training': 'bench_training',
 }
+LONG = ('ranks', 'scale')  # minutes, two cores or gigabytes of memory: only where named
 
 
 def run_benchmarks(names: Sequence[str] = ()) -> list[Row]:
-    """Runs benchmarks by name (all of them if none is named), one after the other, on one thread.
+    """Runs benchmarks by name (if none is named, all but the long ones), one after the other, on one thread.
 
     Raises:
         ValueError: If there is no such benchmark; lists those that there are.
@@ -27,7 +30,7 @@ def run_benchmarks(names: Sequence[str] = ()) -> list[Row]:
     if unknown:
         raise ValueError(f"unknown benchmark '{unknown[0]}'. Choose from: {', '.join(BENCHMARKS)}")
     rows: list[Row] = []
-    for name in names or BENCHMARKS:
+    for name in names or [name for name in BENCHMARKS if name not in LONG]:
         module = import_module(f'benchmarks.{name}')
         run: Callable[[], list[Row]] = getattr(module, BENCHMARKS[name])
         rows += run()

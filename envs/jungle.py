@@ -13,6 +13,7 @@ from ltos_pyg.data import batch_snapshots
 from ltos_pyg.graph_env import GraphEnv, GraphEnvSpec, GraphStep
 
 from .checks import check_action, check_count
+from .jungle_large import LargeJungle
 from .jungle_numba import NumbaJungle
 from .jungle_rules import (
     NUM_ACTIONS,
@@ -46,16 +47,17 @@ class JungleEnv(GraphEnv):
     ``cost_on_hit``). All else is the same for them, including the cost for the victim. Every agent observes which
     agents they are.
 
-    **Observation**, int8: the window of radius ``view`` around the agent, row by row (agents, itself included, 1; foods
-    -1; else 0; cells farther than ``view`` are blank, as are walls), then its y and x. With ``attack_gain_high`` set,
-    agents that gain it show as 2 in the windows, and one more column, the last, is 1 for an agent that gains it, else
-    0. ``spec.feature_scale`` is ``1 / size`` on the cell and 1 on everything else.
+    **Observation**, int8 (int16 if ``size`` is above 127): the window of radius ``view`` around the agent, row by row
+    (agents, itself included, 1; foods -1; else 0; cells farther than ``view`` are blank, as are walls), then its y and
+    x. With ``attack_gain_high`` set, agents that gain it show as 2 in the windows, and one more column, the last, is 1
+    for an agent that gains it, else 0. ``spec.feature_scale`` is ``1 / size`` on the cell and 1 on everything else.
 
     **Graph**, recomputed at each step. With ``graph='knn'`` each agent receives messages from its ``neighbours``
     nearest others (Euclidean; ties go to the lower number); if ``symmetric``, the reverse edges are added. With
     ``graph='radius'`` two agents are connected in both directions if they are at most ``radius`` apart (Euclidean):
     degrees range from 0 to N - 1, and ``neighbours`` and ``symmetric`` are unused. Edges are sorted by graph, receiver
-    and sender. ``edge_attr`` is (dy, dx) from receiver to sender, int8, and ``spec.edge_scale`` is ``1 / (2 view)``.
+    and sender. ``edge_attr`` is (dy, dx) from receiver to sender, of the same dtype, and ``spec.edge_scale`` is
+    ``1 / (2 view)``.
 
     All ``num_envs`` episodes share one clock: they start together, and are truncated and restarted together at
     ``horizon``. Nothing terminates.
@@ -65,7 +67,8 @@ class JungleEnv(GraphEnv):
         config (JungleConfig, optional): The options of the game.
         seed (int): Seed of the env's own random streams. Graph b draws the same cells in a batch of any size.
         backend (str): ``'numba'`` (CPU), ``'torch'`` (any device), or ``'auto'``: Numba on the CPU, else torch. Both
-            give the same episodes, to the bit.
+            give the same episodes, to the bit. Time and memory of Numba's grow with the number of agents (100,000 fit),
+            those of torch's with its square.
         device: Where the tensors live.
         threads (int): Threads of the Numba backend.
         **options: Single options of :class:`~ltos_pyg.envs.JungleConfig`, e.g. ``num_agents=10``.
@@ -198,7 +201,7 @@ def _board(
     if device.type != 'cpu':
         raise ValueError(f"'backend' must be 'torch' or 'auto' on {device}: Numba's runs on the CPU (got 'numba')")
     check_count('threads', threads, 1)
-    return NumbaJungle(config, num_envs, threads)
+    return (LargeJungle if config.is_large else NumbaJungle)(config, num_envs, threads)
 
 
 def _unchanging(num_envs: int, num_agents: int, device: torch.device) -> dict[str, Tensor]:
@@ -221,8 +224,8 @@ def _spec(config: JungleConfig, num_envs: int) -> GraphEnvSpec:
         max_nodes=config.num_agents,
         max_edges=config.max_edges,
         edge_dim=2 if config.edge_features else None,
-        feature_dtype=torch.int8,
-        edge_dtype=torch.int8,
+        feature_dtype=config.dtype,
+        edge_dtype=config.dtype,
         feature_scale=(1.0,) * window + (1 / config.size,) * 2 + (1.0,) * flag,
         edge_scale=(1 / (2 * config.view),) * 2 if config.edge_features else None,
         symmetric=config.symmetric or config.graph == 'radius',

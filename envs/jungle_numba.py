@@ -293,12 +293,16 @@ class NumbaJungle:
         self._xs = np.zeros((num_envs, entities), dtype=np.int32)
         flags = config.num_agents if config.attack_gain_high is not None else 0
         self._high = np.zeros((num_envs, flags), dtype=np.int8)  # 1: gains `attack_gain_high`; no columns: all the same
-        self._grid = np.zeros((num_envs, config.size, config.size), dtype=np.int8)
         self._payoffs = config.payoffs
-        # Room for one more than the maximum: the branch-free writer writes one ahead.
-        self._pairs = np.zeros((num_envs, config.max_edges + 1), dtype=np.int32)
+        self._allocate()
         self._parts = list(pairwise(np.linspace(0, num_envs, threads + 1).astype(int).tolist()))
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def _allocate(self) -> None:
+        c = self.config
+        self._grid = np.zeros((self.num_envs, c.size, c.size), dtype=np.int8)
+        # Room for one more than the maximum: the branch-free writer writes one ahead.
+        self._pairs = np.zeros((self.num_envs, c.max_edges + 1), dtype=np.int32)
 
     def start(self) -> None:
         """New random cells, and new agents with the high gain."""

@@ -15,12 +15,15 @@ from ltos_pyg.graph_env.symmetry import Symmetry
 
 from .checks import check_count
 
-LARGEST_SIZE = 127  # cells are signed bytes in `x` and `edge_attr`
+SMALL_SIZE = 127  # up to here cells are signed bytes in `x` and `edge_attr`, beyond 16-bit integers
+LARGEST_SIZE = 2**15 - 1
 LARGEST_GAIN = float(np.finfo(np.float32).max)
 NUM_ACTIONS = 9  # 0 up, 1 left, 2 stay, 3 right, 4 down; attacks 5 up, 6 left, 7 right, 8 down
 FIRST_ATTACK = 5
 DY = (-1, 0, 0, 0, 1, -1, 0, 0, 1)  # direction of each action
 DX = (0, -1, 0, 1, 0, 0, -1, 1, 0)
+
+MANY = 256  # agents and foods from which a board is large: it is then read through a grid, on the CPU
 
 Graph = Literal['knn', 'radius']
 
@@ -49,8 +52,8 @@ class JungleConfig:
             check_count(name, getattr(self, name), bound)
         if self.size > LARGEST_SIZE:
             raise ValueError(
-                f"'size' must be at most {LARGEST_SIZE}, for cells are stored as signed bytes (got {self.size}). "
-                f'Use more envs on smaller boards.'
+                f"'size' must be at most {LARGEST_SIZE}, for cells are stored in 16 bits (got {self.size}). Use more "
+                f'envs on smaller boards.'
             )
         free = (self.size - 2) ** 2
         if self.num_agents + self.num_foods > free:
@@ -93,12 +96,24 @@ class JungleConfig:
 
     @property
     def max_edges(self) -> int:
-        """Most edges of one graph: with 'radius' all pairs both ways; else N k directed ones, or with their reverses,
-        without duplicates."""
-        N = self.num_agents
-        if self.graph == 'radius':
-            return N * (N - 1)
+        """Most edges of one graph: with 'radius' all pairs both ways, or from all cells within it to each agent; else
+        N k directed ones, or with their reverses, without duplicates."""
+        N, reach = self.num_agents, self.reach
+        if reach is not None:
+            far = math.isqrt(reach)
+            cells = sum(2 * math.isqrt(reach - dy * dy) + 1 for dy in range(-far, far + 1))
+            return N * min(N - 1, cells - 1)
         return min(2 * N * self.degree, N * (N - 1)) if self.symmetric else N * self.degree
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of observations and edge features."""
+        return torch.int8 if self.size <= SMALL_SIZE else torch.int16
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the pairs of agents are too many to look at all of them."""
+        return self.size > SMALL_SIZE or self.num_agents + self.num_foods > MANY
 
     @property
     def reach(self) -> int | None:
@@ -184,9 +199,9 @@ def _is_finite(value: object) -> bool:
 class Sight(NamedTuple):
     """Observations of all agents: the fields of the batch, and the number of edges of each graph."""
 
-    x: Tensor  # (B N, F) int8
+    x: Tensor  # (B N, F) int8, int16 on boards of a size above 127
     edge_index: Tensor  # (2, E) int64, node numbers of the whole batch
-    edge_attr: Tensor | None  # (E, 2) int8
+    edge_attr: Tensor | None  # (E, 2), likewise
     edges_per_graph: Tensor  # (B,) int64
 
 

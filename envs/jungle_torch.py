@@ -24,7 +24,7 @@ class TorchJungle:
         walls = torch.ones(config.size, config.size, dtype=torch.bool, device=device)
         walls[1:-1, 1:-1] = False
         self._walls = walls.flatten()
-        sign = torch.ones(self._cells.size(1), dtype=torch.int8, device=device)
+        sign = torch.ones(self._cells.size(1), dtype=config.dtype, device=device)
         sign[config.num_agents :] = -1
         self._sign = sign
 
@@ -108,7 +108,7 @@ class TorchJungle:
         receives = self._neighbours(distance[:, :, :N])
         graph, receiver, sender = receives.nonzero(as_tuple=True)
         edge_index = torch.stack([graph * N + sender, graph * N + receiver])
-        edge_attr = apart[graph, receiver, sender].to(torch.int8) if self.config.edge_features else None
+        edge_attr = apart[graph, receiver, sender].to(self.config.dtype) if self.config.edge_features else None
         return Sight(self._windows(apart, distance), edge_index, edge_attr, receives.sum((1, 2)))
 
     def _neighbours(self, distance: Tensor) -> Tensor:
@@ -131,14 +131,14 @@ class TorchJungle:
         N, view, columns = self.config.num_agents, self.config.view, self.config.num_features
         place = apart[..., 0] * (2 * view + 1) + apart[..., 1] + 2 * view * (view + 1)
         place = torch.where(distance <= view * view, place, columns - 1)
-        x = torch.zeros(self.num_envs, N, columns, dtype=torch.int8, device=self.device)
+        x = torch.zeros(self.num_envs, N, columns, dtype=self.config.dtype, device=self.device)
         mark = self._sign.expand_as(place)
         if self._flagged:
             mark = mark.clone()
             mark[:, :, :N] += self._high.unsqueeze(1)
         x.scatter_(2, place, mark)
         own = (2 * view + 1) ** 2
-        x[:, :, own : own + 2] = self._cells[:, :N].to(torch.int8)
+        x[:, :, own : own + 2] = self._cells[:, :N].to(self.config.dtype)
         if self._flagged:
             x[:, :, -1] = self._high
         return x.flatten(0, 1)

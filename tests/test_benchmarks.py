@@ -2,18 +2,58 @@
 
 from __future__ import annotations
 
+import csv
+import json
+
 import pytest
 import torch
 
+import benchmarks
 import ltos_pyg
+from benchmarks import scale
 from benchmarks.same_weights import _digests, compare
 from ltos_pyg.cli import main
+from ltos_pyg.envs import PrisonerEnv
 
 
 def test_outside_a_checkout_bench_says_what_it_needs(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(ltos_pyg, '__file__', str(tmp_path / 'ltos_pyg' / '__init__.py'))
     assert main(['bench', 'replay']) == 1
     assert "'ltos bench' needs a checkout of the repository" in capsys.readouterr().err
+
+
+def test_rows_are_left_in_a_folder_with_the_picture_of_how_they_grow(monkeypatch, tmp_path, capsys):
+    """Tiny graphs, measured in this process."""
+    rows = []
+    for world, sizes in (('jungle', (5, 10)), ('traffic', (1, 4))):
+        for agents in sizes:
+            make = (lambda: scale.jungle(agents)) if world == 'jungle' else lambda: PrisonerEnv()  # noqa: B023
+            edges, found = scale._measure('tiny', make, repeat=False)
+            assert (set(found), edges > 0) == (set(scale.PARTS), True)
+            rows += scale._rows(world, agents, edges, {part: (took, 1.0) for part, (took, _) in found.items()}, rows)
+    assert all(row['value'] > 0 for row in rows)
+    monkeypatch.setattr(benchmarks, 'run_benchmarks', lambda names: rows)
+    assert main(['bench', 'scale', '--out', str(tmp_path / 'out')]) == 0
+    assert json.loads((tmp_path / 'out' / 'bench.json').read_text()) == rows
+    with (tmp_path / 'out' / 'bench.csv').open(newline='') as file:
+        assert [row['name'] for row in csv.DictReader(file)] == [row['name'] for row in rows]
+    assert (tmp_path / 'out' / 'scale.png').stat().st_size > 10_000
+    assert 'jungle 10: LToS update' in capsys.readouterr().out
+
+
+def test_long_benchmarks_run_only_where_named(monkeypatch):
+    ran = []
+    monkeypatch.setattr(benchmarks, 'import_module', lambda name: ran.append(name) or _Silent())
+    assert benchmarks.run_benchmarks() == []
+    assert 'benchmarks.nn' in ran
+    assert not {'benchmarks.scale', 'benchmarks.ranks'} & set(ran)
+    benchmarks.run_benchmarks(['scale'])
+    assert ran[-1] == 'benchmarks.scale'
+
+
+class _Silent:
+    def __getattr__(self, name):
+        return list
 
 
 def weights(tmp_path, name, **tensors):

@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import UninitializedParameter
 from torch_geometric.data import Batch
 
+from ltos_pyg.algos import ranks
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
 from ltos_pyg.nn import Sharing
 from ltos_pyg.nn.validation import check_edge_index, trust_edges
@@ -40,8 +41,9 @@ class Algorithm(ABC):
     """A learner on batches of graphs. It sees snapshots and rewards, never the environment itself."""
 
     config: Any
-    env_steps: int  # graph steps observed so far: the clock of every schedule
+    env_steps: int  # graph steps observed so far, by all ranks together: the clock of every schedule
     updates: int  # gradient steps done so far
+    data_parallel = False  # whether several ranks can train it together: all it learns passes through `ranks.average`
 
     @abstractmethod
     def act(self, graph: Batch, explore: bool = False) -> Decision:
@@ -198,15 +200,19 @@ def guarded_step(
     """Backward, clip, step at that fraction of the optimizer's first learning rates; refuses to touch the weights if
     the loss or a gradient is not finite.
 
+    Where several ranks train together, loss and gradients are their means over the ranks, before they are clipped and
+    checked: every rank does the same step, or refuses it.
+
     Raises:
         NonFiniteLossError: Names the first tensor that is not finite: a weight, the loss, or a gradient.
     """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     parameters = [p for group in optimizer.param_groups for p in group['params']]
+    loss = ranks.current().average_gradients(parameters, loss)
     norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm, foreach=True)
     lrs = [group.setdefault('initial_lr', group['lr']) for group in optimizer.param_groups]
-    if not bool(torch.isfinite(norm + loss.detach())):
+    if not bool(torch.isfinite(norm + loss)):
         weights = {f'{m}.{n}': p for m, module in modules.items() for n, p in module.named_parameters()}
         grads = {f'gradient of {name}': p.grad for name, p in weights.items()}
         bad = first_nonfinite({**weights, 'loss': loss, **grads}) or 'norm of the gradients'

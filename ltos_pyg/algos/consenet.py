@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from ltos_pyg.algos import ranks
 from ltos_pyg.algos.actor_critic import ActorCritic, ActorCriticConfig, RecurrentActorCritic
 from ltos_pyg.algos.base import Decision
 from ltos_pyg.algos.on_policy import View
@@ -135,7 +136,8 @@ class ConseNet(ActorCritic):
             graph = graph.to(self.device)
             place = self.layout(graph).place
             rule = self.config.consensus
-            self.matrix = consensus_matrix(graph.edge_index, place, graph.num_graphs, self.num_agents, rule)
+            matrix = consensus_matrix(graph.edge_index, place, graph.num_graphs, self.num_agents, rule)
+            (self.matrix,) = ranks.current().average([matrix])
 
     def update_more(self) -> None:
         assert self.matrix is not None

@@ -11,6 +11,7 @@ from torch.func import functional_call, jvp, vjp, vmap
 from torch.nn.functional import one_hot
 from torch_geometric.data import Batch
 
+from ltos_pyg.algos import ranks
 from ltos_pyg.algos.base import NonFiniteLossError, first_nonfinite, guarded_step
 from ltos_pyg.algos.exploration import linear_schedule
 from ltos_pyg.algos.losses import discounted_returns, masked
@@ -299,11 +300,12 @@ class LIO(OnPolicy):
         """The current weights of the policies."""
         return {name: p.detach().clone() for name, p in self.network.policy.named_parameters()}
 
-    def policy_gradient(self, s: Segment, advantage: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    def policy_gradient(self, s: Segment, advantage: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
         """The gradient of every policy's plain step, on rewards plus received payments."""
         log, entropy = log_probs(self.network.policy, dict(self.network.policy.named_parameters()), s)
         objective = (log * advantage + self.config.entropy * entropy).sum() / s.reward.size(-1)
-        grads = torch.autograd.grad(objective, list(self.network.policy.parameters()))
+        own = torch.autograd.grad(objective, list(self.network.policy.parameters()))
+        objective, *grads = ranks.current().average([objective.detach(), *own])
         names = [f'gradient of network.policy.{name}' for name, _ in self.network.policy.named_parameters()]
         bad = first_nonfinite({'objective of the policies': objective, **dict(zip(names, grads, strict=True))})
         if bad is not None:
@@ -312,7 +314,7 @@ class LIO(OnPolicy):
                 f'Lower the learning rate (lr_actor={self.config.lr_actor}), or look for extreme rewards.'
             )
         return grads, {
-            'policy_objective': objective.detach(),
+            'policy_objective': objective,
             'entropy': entropy.sum().detach() / s.present.sum().clamp(min=1),
         }
 

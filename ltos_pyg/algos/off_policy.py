@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from ltos_pyg.algos import ranks
 from ltos_pyg.algos.base import Algorithm, Decision, ObservationScaler, guarded_step, new_weights, soft_update
 from ltos_pyg.algos.exploration import linear_schedule
 from ltos_pyg.data import GraphReplay, Transition
@@ -76,6 +77,7 @@ class OffPolicy(Algorithm):
     """
 
     config: OffPolicyConfig
+    data_parallel = True
     stores_sharing = False  # whether transitions carry sharing weights
 
     def __init__(
@@ -127,7 +129,7 @@ class OffPolicy(Algorithm):
 
     def observe(self, graph: Batch, decision: Decision, step: GraphStep) -> None:
         self.replay.push(graph, decision.action, decision.sharing, step)
-        self.env_steps += graph.num_graphs
+        self.env_steps += graph.num_graphs * ranks.current().size
 
     def restart_episodes(self) -> None:
         self.replay.start_stream()

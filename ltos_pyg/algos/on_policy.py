@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch_geometric.data import Batch
 
+from ltos_pyg.algos import ranks
 from ltos_pyg.algos.base import Algorithm, Decision, ObservationScaler, new_weights
 from ltos_pyg.algos.exploration import softmax_choice
 from ltos_pyg.data import Rollout
@@ -73,6 +74,7 @@ class OnPolicy(Algorithm):
     """
 
     config: Any
+    data_parallel = True
     num_values = 1  # of each agent
 
     def __init__(self, spec: GraphEnvSpec, config: Any, seed: int = 0, device: str | torch.device = 'cpu') -> None:
@@ -183,7 +185,7 @@ class OnPolicy(Algorithm):
             dropped_edges=dropped_edges,
         )
         self.memory, self.after = self.after.where(goes_on), None
-        self.env_steps += graph.num_graphs
+        self.env_steps += graph.num_graphs * ranks.current().size
 
     def bootstrap_if_needed(self, successor: Batch, step: GraphStep, memory: Memory) -> Tensor:
         """The bootstrap where the segment or the clock cuts returns off, and zeros where they are not used."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ltos_pyg import __version__
+from ltos_pyg.launch import launched_rank
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as in shells
 BROKEN_PIPE = 141  # exit code after a broken pipe, as in shells
@@ -57,15 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:
         if isinstance(error, _loaded('ltos_pyg.training.trainer', 'Interrupted')):
-            print('\nStopped. The run was saved; continue it with --resume.', file=sys.stderr)
+            if launched_rank() == 0:
+                print('\nStopped. The run was saved; continue it with --resume.', file=sys.stderr)
             return INTERRUPTED
         expected: tuple[type[BaseException], ...] = (
             ValueError, OSError, ImportError,
-            *_loaded('ltos_pyg.algos', 'NonFiniteLossError'), *_loaded('ltos_pyg.training.callbacks', 'CallbackError')
+            *_loaded('ltos_pyg.algos', 'NonFiniteLossError'), *_loaded('ltos_pyg.training.callbacks', 'CallbackError'),
+            *_loaded('ltos_pyg.algos.ranks', 'RankError'),
         )  # fmt: skip
         if not isinstance(error, expected):
             raise
-        print(f'ltos: {error}', file=sys.stderr)
+        rank = launched_rank()
+        print(f'ltos: {error}' if rank == 0 else f'ltos, rank {rank}: {error}', file=sys.stderr)
         return 1
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -20,9 +21,12 @@ class Options:
     """Measure speed, against other libraries in the same run."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar='NAME')] = ()
-    """jungle, nn, replay, traffic, training (default: all)"""
+    """jungle, nn, replay, traffic, training (default: all of these); ranks: two processes against one; scale: graphs of
+    up to 100,000 agents (minutes, some GB)"""
     json: bool = False
     """print the rows as JSON"""
+    out: Path | None = None
+    """folder in which to leave the rows as bench.json and bench.csv, and the picture of scale as scale.png"""
 
 
 def main(args: Sequence[str]) -> int:
@@ -41,4 +45,20 @@ def main(args: Sequence[str]) -> int:
     benchmarks = importlib.import_module('benchmarks')  # not in the wheel
     rows = benchmarks.run_benchmarks(list(options.names))
     print(json.dumps(rows, indent=2) if options.json else format_bench(rows))
+    if options.out is not None:
+        _leave(rows, options.out)
     return 0
+
+
+def _leave(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Writes the rows, and the picture if there is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'bench.json').write_text(json.dumps(rows, indent=1) + '\n', encoding='utf-8')
+    with (folder / 'bench.csv').open('w', encoding='utf-8', newline='') as file:
+        names = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(file, list(names), lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+    scale = [row for row in rows if 'agents' in row]
+    if scale:
+        print(importlib.import_module('benchmarks.scale').plot_scale(scale, folder / 'scale.png'))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ltos_pyg import registry
+from ltos_pyg.launch import launched_rank
 
 ALGO, PRESET = 'ltos', 'default'
 
@@ -40,7 +41,7 @@ def main(args: Sequence[str]) -> int:
     registry.check_algorithm(head.algo or ALGO)
     if head.out == '':
         raise ValueError("'--out' must name a folder (got ''). Leave it out for runs/SCENARIO-ALGO-seedN.")
-    if not head.help:
+    if not head.help and launched_rank() == 0:
         print(f'ltos: {head.scenario}, {head.algo or ALGO}: loading PyTorch …', file=sys.stderr, flush=True)
     return _train(head, args, options)
 
@@ -126,12 +127,17 @@ def _train(head: Head, args: Sequence[str], options: dict[str, Any]) -> int:
         config, label=parsed.label, imports=tuple(dict.fromkeys([*config.imports, *head.imports]))
     )
     folder = Path(head.out) if head.out else default_folder(config)
-    print(
-        f'ltos: {folder}: building the environment; the first run here compiles kernels, which takes up to a minute',
-        file=sys.stderr,
-        flush=True,
-    )
+    first = launched_rank() == 0
+    if first:
+        print(
+            f'ltos: {folder}: building the environment; the first run here compiles kernels, which takes up to a '
+            f'minute',
+            file=sys.stderr,
+            flush=True,
+        )
     result = train_run(config, scenario, folder, head.resume)
+    if not first:
+        return 0
     _print_result(folder, result)
     if config.train.media:
         save_media(folder, f'eval/{scenario.primary_metric}')

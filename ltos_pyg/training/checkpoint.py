@@ -108,6 +108,10 @@ class CheckpointStore:
         """The steps of all checkpoint files, damaged ones included, in rising order."""
         return sorted(_steps_in(self.folder))
 
+    def sound_steps(self) -> list[int]:
+        """The steps of the valid checkpoint files, in rising order."""
+        return [step for step in self.steps() if _damage(self.path(step)) is None]
+
     def path(self, step: int) -> Path:
         """The path of the checkpoint of ``step``."""
         return self.folder / f'step_{step:09d}.pt'
@@ -171,6 +175,20 @@ class CheckpointStore:
                 f'(steps {steps}). Restore one from a backup, or start a new run in another folder.'
             )
         return None
+
+    def load(
+        self, step: int, expect: Mapping[str, Any] | None = None, ignore: Collection[str] = ()
+    ) -> tuple[int, dict[str, Any]]:
+        """The checkpoint of one step as ``(step, state)``, on the CPU; arguments as in :meth:`load_latest`.
+
+        Raises:
+            ValueError: If the file is damaged, is not a checkpoint, or has another format or fingerprint.
+        """
+        path = self.path(step)
+        try:
+            return _state_of(path, _read(path), expect, False, ignore)
+        except _Damaged as damage:
+            raise ValueError(f"checkpoint '{path}' is damaged ({damage}). Restore it from a backup.") from damage
 
     def _later_and_damaged(self, step: int) -> list[int]:
         later = [other for other in self.steps() if other > step]

@@ -14,10 +14,21 @@ import torch
 
 from ltos_pyg import registry
 from ltos_pyg.algos import Algorithm
+from ltos_pyg.algos.ranks import Ranks
 from ltos_pyg.graph_env import EnvCheckError, EnvCheckWarning, GraphEnv, GraphEnvSpec, check_env
 from ltos_pyg.training.callbacks import BestModel, Callback, check_callbacks
 from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.config import MakeEnv, RunConfig, check_device
+from ltos_pyg.training.distributed import (
+    check_number,
+    check_support,
+    forget_after,
+    join,
+    load_part,
+    own_config,
+    same_weights,
+    together,
+)
 from ltos_pyg.training.evaluate import Stat, evaluate_modes, final_episodes
 from ltos_pyg.training.logging import MetricsLogger, Sink, TensorBoardSink, WandbSink
 from ltos_pyg.training.run_folder import RunFolder
@@ -50,6 +61,10 @@ def train_run(
     Everything is built before anything is written. A resumed run may have more ``total_steps`` than before: the
     schedules of its algorithm then run over the new number, as if it had been given at the start.
 
+    Under torchrun every process calls this and they train the run together, see
+    :mod:`ltos_pyg.training.distributed`: ``total_steps`` and all other numbers of steps count the env steps of all of
+    them; ``num_envs``, ``batch_size`` and ``replay_size`` are those of each.
+
     Args:
         config: The run.
         scenario: The scenario to train on.
@@ -64,51 +79,85 @@ def train_run(
             or another process trains in it, or the environment breaks the contract.
         CallbackError: If a callback raises; the run is saved first.
         Interrupted: If the user stopped the run; its state was saved.
+        RankError: If another process of the run is gone.
     """
     run = RunFolder(folder)
     callbacks = check_callbacks(callbacks)
-    _check_room(run, resume)
-    with run.lock(), ExitStack() as stack:
-        saved = _saved_state(run, config) if resume else None
-        grows = resume and config.total_steps > run.config().total_steps
-        if resume and run.is_finished and not grows:
+    with join(config.train.device) as ranks, ExitStack() as stack:
+        with together(ranks):
+            if ranks.first:
+                _check_room(run, resume)
+                stack.enter_context(run.lock())
+            if resume and run.holds_run:
+                check_number(run.ranks(), ranks)
+            grows = resume and config.total_steps > run.config().total_steps
+            finished = resume and run.is_finished and not grows
+        saved = _saved_state(run, config, ranks) if resume else None
+        if finished:
             return run.final()
-        torch.set_num_threads(config.train.threads)
-        make_env = scenario.make_env(config)
-        if scenario.check and saved is None:
-            _check_contract(scenario, make_env)
-        env = stack.enter_context(closing(make_env(config.train.num_envs)))
-        _check_learns(config, env.spec)
-        algorithm = make_algorithm(config, env.spec)
-        places = _sinks(config, run, saved, sinks)
-        if not resume:
-            run.clear()
-        run.write_config(config)
-        run.final_path.unlink(missing_ok=True)  # of a run that was extended
-        log = stack.enter_context(MetricsLogger(run.metrics_path, _resume_step(resume, saved), places))
-        trainer = Trainer(
-            algorithm,
-            env,
-            make_env,
-            config.train,
-            config.total_steps,
-            log,
-            run.store(config),
-            scenario.primary_metric,
-            scenario.lower_is_better,
-            callbacks,
-        )
-        if saved is not None:
-            trainer.load(saved[1])
-            trainer.stopped = None if grows else trainer.stopped
+        with together(ranks):
+            torch.set_num_threads(config.train.threads)
+            own = own_config(config, ranks)
+            make_env = scenario.make_env(own)
+            if scenario.check and saved is None and ranks.first:
+                _check_contract(scenario, make_env)
+            env = stack.enter_context(closing(make_env(config.train.num_envs)))
+            _check_learns(config, env.spec)
+            algorithm = make_algorithm(own, env.spec)
+            check_support(algorithm, config.algo, ranks)
+            places = _sinks(config, run, saved, sinks) if ranks.first else []
+        with together(ranks):
+            log = stack.enter_context(_start(run, config, ranks, resume, saved, places)) if ranks.first else None
+            trainer = Trainer(
+                algorithm,
+                env,
+                make_env,
+                own.train,
+                config.total_steps,
+                log,
+                run.store(config, ranks.rank),
+                scenario.primary_metric,
+                scenario.lower_is_better,
+                callbacks if ranks.first else (),
+            )
+            if saved is not None:
+                trainer.load(saved[1])
+                trainer.stopped = None if grows else trainer.stopped
+        if saved is None:
+            same_weights(algorithm, ranks)
+            if not ranks.first:
+                forget_after(trainer.store, -1)  # of a start that failed
         trainer.run()
-        if algorithm.updates == 0:
-            print('ltos: no gradient step was done: the policy is as it was drawn. Train for longer.', file=sys.stderr)
-        try:
-            result = final_evaluation(algorithm, make_env, config) | _how_it_went(trainer)
-        except KeyboardInterrupt:
-            raise Interrupted from None
-        run.write_final(result)
+        with together(ranks):
+            result = _finish(run, config, trainer, make_env) if ranks.first else None
+        return ranks.from_first(result)
+
+
+def _start(
+    run: RunFolder,
+    config: RunConfig,
+    ranks: Ranks,
+    resume: bool,
+    saved: tuple[int, Any] | None,
+    places: Sequence[Sink],
+) -> MetricsLogger:
+    """Writes the configuration of a run that starts or goes on; returns where its metrics go."""
+    if not resume:
+        run.clear()
+    run.write_config(config, ranks.size)
+    run.final_path.unlink(missing_ok=True)  # of a run that was extended
+    return MetricsLogger(run.metrics_path, _resume_step(resume, saved), places)
+
+
+def _finish(run: RunFolder, config: RunConfig, trainer: Trainer, make_env: MakeEnv) -> dict[str, Any]:
+    """Evaluates a trained run and writes the result."""
+    if trainer.algorithm.updates == 0:
+        print('ltos: no gradient step was done: the policy is as it was drawn. Train for longer.', file=sys.stderr)
+    try:
+        result = final_evaluation(trainer.algorithm, make_env, config) | _how_it_went(trainer)
+    except KeyboardInterrupt:
+        raise Interrupted from None
+    run.write_final(result)
     return result
 
 
@@ -127,22 +176,28 @@ def _check_room(run: RunFolder, resume: bool) -> None:
         )
 
 
-def _saved_state(run: RunFolder, config: RunConfig) -> tuple[int, dict[str, Any]] | None:
+def _saved_state(run: RunFolder, config: RunConfig, ranks: Ranks) -> tuple[int, dict[str, Any]] | None:
     """The newest checkpoint, which must be of this configuration, except for ``total_steps``."""
-    saved = run.store().load_latest(expect=config.fingerprint(), ignore=MAY_GROW)
+    saved = load_part(run.store(rank=ranks.rank), ranks, config.fingerprint(), MAY_GROW)
+    with together(ranks):
+        _check_extends(run, config, saved, ranks)
+    return saved
+
+
+def _check_extends(run: RunFolder, config: RunConfig, saved: tuple[int, Any] | None, ranks: Ranks) -> None:
+    """Raises a ``ValueError`` if a resumed run is to be shorter than before; says so if it is to be longer."""
     before = run.config().total_steps
     if config.total_steps < before:
         raise ValueError(
             f"'--total-steps' of a resumed run must be at least {before:,}, what it was asked for (got "
             f'{config.total_steps:,}). A run can be extended, not shortened.'
         )
-    if saved is not None and config.total_steps > before:
+    if saved is not None and config.total_steps > before and ranks.first:
         print(
             f'ltos: continues from step {saved[0]:,} to {config.total_steps:,} instead of {before:,}; the schedules '
             f'(learning rate, exploration) now run over {config.total_steps:,} steps',
             file=sys.stderr,
         )
-    return saved
 
 
 def _check_contract(scenario: Scenario, make_env: MakeEnv) -> None:
@@ -193,6 +248,8 @@ def _sinks(
 def _how_it_went(trainer: Trainer) -> dict[str, Any]:
     """Entries of the result besides the evaluation."""
     record: dict[str, Any] = {'seconds': dict(trainer.seconds)}
+    if trainer.ranks.size > 1:
+        record['ranks'] = trainer.ranks.size
     if trainer.stopped is not None:
         record['stopped'] = trainer.stopped
     if trainer.env.state_dict() is None:

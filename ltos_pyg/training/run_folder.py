@@ -203,16 +203,22 @@ class RunFolder:
             )
         return plain | {'eval': {mode: renamed(stats) for mode, stats in plain['eval'].items()}}
 
-    def store(self, config: RunConfig | None = None) -> CheckpointStore:
-        """The checkpoints of the run."""
-        return CheckpointStore(self.path / 'checkpoints', fingerprint=None if config is None else config.fingerprint())
+    def ranks(self) -> int:
+        """How many processes train, or trained, the run together."""
+        return int(self.read().get('ranks', 1))
+
+    def store(self, config: RunConfig | None = None, rank: int = 0) -> CheckpointStore:
+        """The checkpoints of the run; of the other ranks of a data-parallel run, their parts of them."""
+        folder = self.path / 'checkpoints'
+        folder = folder / f'rank_{rank}' if rank > 0 else folder
+        return CheckpointStore(folder, fingerprint=None if config is None else config.fingerprint())
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    def write_config(self, config: RunConfig) -> None:
-        """Writes ``config.json``: the options and versions. A label given earlier is kept."""
+    def write_config(self, config: RunConfig, ranks: int = 1) -> None:
+        """Writes ``config.json``: the options and versions, and the number of ranks. A label given earlier is kept."""
         label = self.read().get('label') if self.has_config else None
-        plain = config.as_dict()
+        plain = config.as_dict() | ({'ranks': ranks} if ranks > 1 else {})
         write_json(self.config_path, ({'label': label} if label else {}) | plain | provenance())
 
     def write_final(self, result: Mapping[str, Any]) -> None:

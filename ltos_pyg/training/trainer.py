@@ -13,12 +13,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ltos_pyg.algos import Algorithm
+from ltos_pyg.algos import ranks as ranks_of_run
 from ltos_pyg.graph_env import GraphEnv
 from ltos_pyg.graph_env.base import check_step
 from ltos_pyg.seeding import seed_stream
 from ltos_pyg.training.callbacks import Callback, CallbackError
 from ltos_pyg.training.checkpoint import CheckpointStore, state_must_fit
 from ltos_pyg.training.config import TrainConfig
+from ltos_pyg.training.distributed import check_same_weights, save_part, together
 from ltos_pyg.training.evaluate import EpisodeTally, Stat, eval_episodes, evaluate
 from ltos_pyg.training.logging import MetricsLogger
 
@@ -35,17 +37,20 @@ class Trainer:
     A checkpoint has the complete state, so a run that was killed and resumed ends with the same weights as an
     uninterrupted one (if the environment can save its state).
 
+    Where several ranks train a run together (:mod:`ltos_pyg.training.distributed`), each has a trainer. They keep step:
+    rank 0 evaluates and logs (of training the means over all ranks), each saves its own part.
+
     Args:
         algorithm: The algorithm to train.
         env: The environment to train on.
         make_eval_env: Makes the environment with that many graphs, for evaluations.
         config: Options of the loop.
         total_steps: Env steps of the run.
-        logger: Where metrics go.
+        logger: Where metrics go; None: nowhere (ranks other than 0).
         store: Where checkpoints go.
         primary_metric: The metric by which policies are compared.
         lower_is_better: Whether lower values of that metric are better.
-        callbacks: Hooks, in the order in which they are called.
+        callbacks: Hooks, in the order in which they are called; none on ranks other than 0.
     """
 
     def __init__(
@@ -55,7 +60,7 @@ class Trainer:
         make_eval_env: Callable[[int], GraphEnv],
         config: TrainConfig,
         total_steps: int,
-        logger: MetricsLogger,
+        logger: MetricsLogger | None,
         store: CheckpointStore,
         primary_metric: str = 'return',
         lower_is_better: bool = False,
@@ -74,7 +79,8 @@ class Trainer:
         self.seconds = dict.fromkeys(('act', 'env', 'replay', 'learn', 'evaluate', 'other'), 0.0)
         self.stopped: str | None = None  # why a callback ended the run
         self.inexact_resumes: list[int] = []  # resumed at these steps with new episodes: env has no saved state
-        self._said_inexact = False
+        self.ranks = ranks_of_run.current()
+        self._said_inexact = self._interrupted = False
 
     def run(self) -> None:
         """Trains to the end. Ctrl-C, a termination request or a closed terminal saves and raises :class:`Interrupted`.
@@ -84,34 +90,51 @@ class Trainer:
         """
         algo, c = self.algorithm, self.config
         started = time.perf_counter() - sum(self.seconds.values())  # a resumed run continues the count
-        with self._progress() as bar, _catch_signals() as stop:
-            try:
+        with self._progress() as bar, _catch_signals() as caught:
+            with self._agree(caught):
                 self._call('on_start')
                 if algo.env_steps == 0:
                     self.evaluate()
-                while algo.env_steps < self.total_steps and not stop and self.stopped is None:
-                    before = algo.env_steps
+            while algo.env_steps < self.total_steps and not self._interrupted and self.stopped is None:
+                before = algo.env_steps
+                with self._agree(caught):
                     self.advance()
                     if _passed(before, algo.env_steps, c.eval_every):
                         self.evaluate()
-                    if _passed(before, algo.env_steps, c.log_every):
-                        self.seconds['other'] += time.perf_counter() - started - sum(self.seconds.values())
-                        self.log()
-                    if _passed(before, algo.env_steps, c.checkpoint_every):
-                        self.save()
-                    bar.update(algo.env_steps - before)
-                    bar.set_postfix(self._shown(), refresh=False)
-                over = algo.env_steps >= self.total_steps or self.stopped is not None
+                if _passed(before, algo.env_steps, c.log_every):
+                    self.seconds['other'] += time.perf_counter() - started - sum(self.seconds.values())
+                    self.log()
+                if _passed(before, algo.env_steps, c.checkpoint_every):
+                    self.save()
+                bar.update(algo.env_steps - before)
+                bar.set_postfix(self._shown(), refresh=False)
+            over = algo.env_steps >= self.total_steps or self.stopped is not None
+            with self._agree(caught):
                 if over and self.last_eval_step < algo.env_steps:
                     self.evaluate()
                 if over:
                     self._call('on_end')
-            except CallbackError:
-                self.save()
-                raise
         self.save()
         if not over:
             raise Interrupted
+
+    @contextmanager
+    def _agree(self, caught: list[int]) -> Iterator[None]:
+        """Context in which hooks are called; at its end all ranks know whether one of them was asked to stop, and
+        whether a hook stopped the run or raised. Then the run is saved first."""
+        failed: CallbackError | None = None
+        try:
+            yield
+        except CallbackError as error:
+            failed = error
+        self._interrupted, stopped, broken = self.ranks.any(bool(caught), self.stopped is not None, failed is not None)
+        if stopped:
+            self.stopped = self.ranks.from_first(self.stopped)
+        if broken:
+            self.save()
+            with together(self.ranks):
+                if failed is not None:
+                    raise failed
 
     def advance(self) -> None:
         """One step of every episode, then the gradient steps that are due."""
@@ -129,7 +152,7 @@ class Trainer:
             self.window.add({f'train/{name}': float(value.mean()) for name, value in episodes.items()})
         self.graph = step.graph
         t3 = time.perf_counter()
-        for _ in range(algo.due_updates):
+        for _ in range(self.ranks.least(algo.due_updates)):
             self.window.add(algo.update())
         t4 = time.perf_counter()
         for name, took in zip(('act', 'env', 'replay', 'learn'), (t1 - t0, t2 - t1, t3 - t2, t4 - t3), strict=True):
@@ -139,20 +162,28 @@ class Trainer:
         self._call('on_step')
 
     def evaluate(self) -> None:
-        """Greedy episodes of the policy on seeds that training never uses; one row of metrics."""
+        """Greedy episodes of the policy on seeds that training never uses; one row of metrics. Rank 0 plays them."""
         start = time.perf_counter()
+        self.last_eval_step = self.algorithm.env_steps
+        if not self.ranks.first:
+            return
         episodes = eval_episodes(self.config.eval_episodes, self.total_steps, self.env.spec.horizon)
         with closing(self.make_eval_env(episodes)) as env:
             self.last_eval = flatten(evaluate(self.algorithm, env, self.config.eval_seed, show='evaluation'))
-        self.last_eval_step = self.algorithm.env_steps
         self._call('on_evaluation', self.last_eval)
-        self.logger.log(self.algorithm.env_steps, **self.last_eval)
+        self._write(**self.last_eval)
         self.seconds['evaluate'] += time.perf_counter() - start
 
     def log(self) -> None:
-        """One row of metrics: means since the last row, and the time of each phase."""
+        """One row of metrics: means since the last row, over all ranks, and the time of each phase on this one."""
         times = {f'seconds/{name}': value for name, value in self.seconds.items()}
-        self.logger.log(self.algorithm.env_steps, updates=self.algorithm.updates, **self.window.means(), **times)
+        if self.ranks.size > 1:
+            self.window.merge(self.ranks.gather(self.window.sums))
+        self._write(updates=self.algorithm.updates, **self.window.means(), **times)
+
+    def _write(self, **metrics: SupportsFloat) -> None:
+        if self.logger is not None:
+            self.logger.log(self.algorithm.env_steps, **metrics)
 
     def record(self, **metrics: SupportsFloat) -> None:
         """Adds metrics to the next row of the log, as means since the last one."""
@@ -178,11 +209,12 @@ class Trainer:
         }
         if state['env'] is None and not self._said_inexact:
             self._said_inexact = True
-            _say(
+            self._say(
                 'this environment cannot save its state: a resumed run starts new episodes, and does not end in the '
                 'same weights as one that was never stopped. (Give it state_dict() and load_state_dict().)'
             )
-        self.store.save(self.algorithm.env_steps, state)
+        check_same_weights(self.algorithm, self.ranks)
+        save_part(self.store, self.algorithm.env_steps, state, self.ranks)
 
     @state_must_fit()
     def load(self, state: dict[str, Any]) -> None:
@@ -197,7 +229,7 @@ class Trainer:
             name = str(self.algorithm.env_steps)  # not the first episodes of the run again
             self.graph = self.env.reset(seed_stream(self.config.seed, 'restart', name) >> 1)
             self.inexact_resumes.append(self.algorithm.env_steps)
-            _say(f'resumed at step {name} with new episodes: this environment cannot save its state')
+            self._say(f'resumed at step {name} with new episodes: this environment cannot save its state')
         self.window.load_state_dict(state['window'])
         self.last_eval, self.seconds = state['last_eval'], state['seconds']
         self.last_eval_step = state.get('last_eval_step', -1)
@@ -222,18 +254,23 @@ class Trainer:
 
     def _progress(self) -> Any:
         return tqdm(
-            total=self.total_steps, initial=self.algorithm.env_steps, unit=' steps', smoothing=0.05, desc='training'
+            total=self.total_steps,
+            initial=self.algorithm.env_steps,
+            unit=' steps',
+            smoothing=0.05,
+            desc='training',
+            disable=not self.ranks.first,
         )
+
+    def _say(self, message: str) -> None:
+        """Prints a line above the progress bar."""
+        if self.ranks.first:
+            tqdm.write(f'ltos: {message}', file=sys.stderr)
 
     def _shown(self) -> dict[str, str]:
         shown = {f'train {self.primary_metric}': self.window.latest.get(f'train/{self.primary_metric}')}
         shown[f'eval {self.primary_metric}'] = self.last_eval.get(f'eval/{self.primary_metric}')
         return {name: f'{value:.3f}' for name, value in shown.items() if value is not None}
-
-
-def _say(message: str) -> None:
-    """Prints a line above the progress bar."""
-    tqdm.write(f'ltos: {message}', file=sys.stderr)
 
 
 class MetricWindow:
@@ -249,6 +286,12 @@ class MetricWindow:
             total, count = self.sums.get(name, (0.0, 0))
             self.sums[name] = (total + value, count + 1)
             self.latest[name] = value
+
+    def merge(self, sums: Sequence[dict[str, tuple[float, int]]]) -> None:
+        """Replaces the sums by the totals of several windows, e.g. of all ranks."""
+        names = dict.fromkeys(name for one in sums for name in one)
+        found = {name: [one[name] for one in sums if name in one] for name in names}
+        self.sums = {name: (sum(t for t, _ in values), sum(n for _, n in values)) for name, values in found.items()}
 
     def means(self) -> Metrics:
         """Returns the means and resets the sums."""

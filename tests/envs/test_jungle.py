@@ -27,6 +27,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     'wide': {'num_agents': 5, 'size': 127, 'view': 60},
     'radius': {'graph': 'radius'},
     'far': {'graph': 'radius', 'radius': 300, 'num_agents': 5, 'size': 127, 'symmetric': False},
+    'beyond a byte': {'num_agents': 6, 'size': 200},
+    'large': {'num_agents': 200, 'num_foods': 60, 'size': 40},
     'gains': {'attack_gain_high': 5, 'cost_on_hit': True},
     'gains in a crowd': {
         'graph': 'radius', 'radius': 2.5, 'attack_gain_high': -0.3, 'high_fraction': 0.2, 'num_agents': 40,
@@ -318,7 +320,7 @@ def test_attacks_pay_their_doer_and_cost_the_group() -> None:
         ({'neighbours': 2.5}, r"'neighbours' must be an integer of at least 0 \(got 2.5\)"),
         ({'horizon': 0}, "'horizon' must be"),
         ({'view': 0}, "'view' must be"),
-        ({'size': 128}, "'size' must be at most 127"),
+        ({'size': 32_768}, "'size' must be at most 32767"),
         ({'size': 7}, r'at most \(size - 2\)\^2 = 25, got 20 \+ 12'),
         ({'seed': -1}, "'seed' must be an integer of at least 0"),
         ({'backend': 'jax'}, "'backend' must be 'auto', 'numba' or 'torch'"),

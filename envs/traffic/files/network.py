@@ -263,7 +263,8 @@ def _lane_arrays(roads: list[Road]) -> dict[str, Any]:
 
 def _signal_arrays(lights: list[Lights], road_link: Array, lanes_ptr: Array, lanes: Array) -> dict[str, Any]:
     signals = np.array([light.intersection for light in lights], dtype=np.int64)
-    own = [np.flatnonzero(road_link[:, 0] == n) for n in signals]
+    first, last = (np.searchsorted(road_link[:, 0], signals, side) for side in ('left', 'right'))  # in rising order
+    own = [np.arange(lo, hi) for lo, hi in zip(first, last, strict=True)]
     num_phases = np.array([len(light.time) for light in lights], dtype=np.int64)
     phase_open = np.zeros((len(lights), num_phases.max(initial=0), max(map(len, own), default=0)), dtype=bool)
     phase_time = np.zeros(phase_open.shape[:2])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MLP, Linear
 
+from ltos_pyg.algos import ranks
 from ltos_pyg.algos.base import soft_update
 from ltos_pyg.algos.losses import gather_next_value, masked, mean, td_loss, td_target
 from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 SHARES = (None, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)  # constant shares that are compared; None: uniform
 FIRST_SHARE = 0.4  # the one that training starts from
+NODES_AT_ONCE = 2**18  # of all candidates together: bounds the memory of a step
 
 
 class HighLevelBatch(NamedTuple):
@@ -260,7 +262,8 @@ class JointSearch:
             draws = self._candidates(phi, batch)
             constants = [constant_logits(edge_index, N, own) for own in (None, SHARES[due])]
             value = self._score(batch, [*draws, *constants], q_values)  # (2, K + 2, N)
-            self.constant.compare(due, (value[:, K + 1] - value[:, K]).sum(-1) / max(N, 1))
+            difference = (value[:, K + 1] - value[:, K]).sum(-1) / max(N, 1)
+            self.constant.compare(due, *ranks.current().average([difference]))
             target_own, target_edge, trust = self._target(value[:, :K], draws, phi, base, edge_index, N)
         move = 0.5 * ((logits.own - target_own).square().sum() + (logits.edge - target_edge).square().sum())
         metrics = {'phi/trust': mean(trust), 'phi/constant': own_share(self.constant.own, edge_index, N)}
@@ -277,6 +280,9 @@ class JointSearch:
     def _score(self, batch: HighLevelBatch, candidates: list[Logits], q_values: Callable[..., Tensor]) -> Tensor:
         """The two critics' returns of each node under the joint greedy actions of each candidate, (2, K, N)."""
         K, N = len(candidates), batch.seen[0].size(0)
+        if K > 1 and K * N > NODES_AT_ONCE:  # a large graph: some candidates at a time
+            half = K // 2
+            return torch.cat([self._score(batch, part, q_values) for part in (candidates[:half], candidates[half:])], 1)
         edge_index, edge_attr = repeated_edges(batch.seen, K)
         stacked = Logits(*(torch.cat(parts) for parts in zip(*candidates, strict=True)))
         q = q_values(batch.seen[0], edge_index, edge_attr, softmax_by_sender(*stacked, edge_index), copies=K)

@@ -296,6 +296,19 @@ def test_the_response_to_a_candidate_is_the_joint_greedy_legal_action(monkeypatc
         assert mask.gather(1, action.unsqueeze(1)).all()
 
 
+def test_a_large_graph_is_scored_some_candidates_at_a_time(monkeypatch):
+    algo = trained('ltos search', 6)
+    t = sample(algo)
+    seen, nodes, sizes = algo.inputs(t.graph), t.graph.num_nodes, []
+    candidates = [constant_logits(t.graph.edge_index, nodes, own) for own in (None, 0.9, 0.1, 0.5, 0.2)]
+    batch = HighLevelBatch(seen, t.graph.batch, t.num_graphs, None, candidates[0])
+    q_values = lambda *args: sizes.append(len(args[0])) or algo.network(*args)
+    whole = algo.objective._score(batch, candidates, q_values)
+    monkeypatch.setattr('ltos_pyg.algos.ltos.search.NODES_AT_ONCE', 2 * nodes)
+    assert_close(algo.objective._score(batch, candidates, q_values), whole)
+    assert sizes == [5 * nodes, 2 * nodes, nodes, 2 * nodes]
+
+
 # --- a game that it solves -------------------------------------------------------------------------------------------
 
 
