@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltos_pyg.cli.options import ImportArg, RunArg, parse
+from ltos_pyg.cli.options import ImportArg, PolicyArg, parse
 
 
 @dataclass
 class Options:
     """Write the card of a finished run, RUN/card.md: numbers, budget, command, limits."""
 
-    folder: RunArg
+    folder: PolicyArg
     out: Path | None = None
     """make a folder for a model hub instead: the card, config.json, and the networks that act (policy.pt). load_policy
     and every command take it in place of a run folder"""

@@ -12,7 +12,7 @@ from typing import Any
 from ltos_pyg import registry
 from ltos_pyg.training.checkpoint import atomic_write, save_file
 from ltos_pyg.training.config import RECORDING, RunConfig
-from ltos_pyg.training.pretrained import find_run
+from ltos_pyg.training.pretrained import find_run, is_packaged
 from ltos_pyg.training.run import load_algorithm
 from ltos_pyg.training.run_folder import RunFolder, write_json
 from ltos_pyg.training.zero_shot import interval, markdown, metrics_of, table_cells
@@ -30,9 +30,11 @@ def write_card(folder: Path | str, license: str | None = None) -> Path:
         license: The licence of the weights, e.g. ``'mit'``; ``None``: the card says that none is stated.
 
     Raises:
-        ValueError: If there is no finished run.
+        ValueError: If there is no finished run, or it is a policy of the package.
     """
     run = RunFolder(find_run(folder))
+    if is_packaged(run.path):
+        raise ValueError(f"'{folder}' belongs to the package, where nothing is written: give --out a folder.")
     text = card_text(run, run.path.resolve().name, str(folder), license)
     return _write_text(run.path / 'card.md', text)
 
@@ -104,8 +106,8 @@ def card_text(run: RunFolder, name: str, load_as: str, license: str | None = Non
     parts = [
         _front_matter(name, config, primary, final, license),
         f'# {name}',
-        f'A policy of `{config.algo}` for the agents of `{config.scenario}`, trained with `ltos_pyg`, an implementation '
-        f'of [Learning to Share in Multi-Agent Reinforcement Learning](https://arxiv.org/abs/2112.08702). Agents are '
+        f'A policy of `{config.algo}` for the agents of `{config.scenario}`, trained with `ltos_pyg`, which implements '
+        f'[Learning to Share in Multi-Agent Reinforcement Learning](https://arxiv.org/abs/2112.08702). Agents are '
         f'the nodes of a graph, and neighbours are joined by edges.',
         *(f'![{told}]({picture})' for picture, told in PICTURES.items() if (run.path / picture).is_file()),
         '## Load it',
