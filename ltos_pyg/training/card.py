@@ -242,12 +242,13 @@ def _training(plain: Mapping[str, Any], final: Mapping[str, Any], config: RunCon
 
 def _limits(final: Mapping[str, Any], config: RunConfig, run: RunFolder) -> Iterator[str]:
     stats = final['eval']['policy']
-    count = max((stat['count'] for stat in stats.values()), default=0)
-    yield (
-        'This is one training run. The intervals are over its episodes; another training seed may give another level.'
-        if count > 1
-        else 'This is one training run, evaluated on one episode: there is no interval.'
-    )
+    if all(stat['count'] == 1 for stat in stats.values()):
+        yield 'This is one training run, evaluated on one episode: there is no interval.'
+    else:
+        yield 'This is one training run. The intervals are over episodes; another training seed may do better or worse.'
+    stat = stats.get(registry.scenario(config.scenario).primary_metric)
+    if stat is not None and stat['std'] == 0 and stat['count'] > 1:
+        yield f'All {stat["count"]} episodes gave the same value.'
     if not run.zero_shot():
         yield 'It was evaluated in the environment of its training only.'
     yield 'The environment is a simulation. Nothing is known about its use outside of it.'
