@@ -191,10 +191,12 @@ def _front_matter(
 
 
 def _numbers(final: Mapping[str, Any], primary: str) -> str:
-    stats = final['eval']['policy']
-    names = sorted(stats, key=lambda name: name != primary)
-    rows = [[f'`{name}`', interval(stats[name]), f'{stats[name]["std"]:.3g}', str(stats[name]['count'])]
-            for name in names]  # fmt: skip
+    rows = []
+    for name, stat in sorted(final['eval']['policy'].items(), key=lambda entry: entry[0] != primary):
+        if name == 'kept_std_states':  # one number for all episodes
+            rows.append([f'`{name}`', interval(stat | {'count': 1}), '', str(stat['count'])])
+        else:
+            rows.append([f'`{name}`', interval(stat), f'{stat["std"]:.3g}', str(stat['count'])])
     return markdown(['metric', 'mean ± 95 %', 'std', 'episodes'], rows)
 
 

@@ -55,7 +55,7 @@ def settings_of(
             raise ValueError(f"unknown option '{name}' of {config.scenario}. Choose from: {', '.join(known)}")
         if not values:
             raise ValueError(f"'{name}' needs at least one value to evaluate with (got none)")
-    settings = []
+    settings: list[Setting] = []
     for values in itertools.product(*over.values()):
         options = dict(zip(over, values, strict=True))
         try:
