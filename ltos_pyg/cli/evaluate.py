@@ -127,8 +127,12 @@ def _evaluate_over(
     settings = zero_shot.evaluate_over(algorithm, spec, scenario, config, settings, episodes, options.seed, show=True)
     differ = {env_flags(text)[0]: getattr(settings[0].env, env_flags(text)[0]) for text in fixed}
     result = zero_shot.as_result(config, settings, differ, episodes, options.seed) | provenance()
+    special = list(fixed)
+    if options.temperature is not None:
+        result['temperature'] = options.temperature
+        special.append(f'temperature={options.temperature}')
     if not is_packaged(folder):
-        path = RunFolder(folder).write_zero_shot(zero_shot.result_name(list(grid), fixed), result)
+        path = RunFolder(folder).write_zero_shot(zero_shot.result_name(list(grid), special), result)
         print(f'wrote {path}', file=sys.stderr)
     metrics = zero_shot.metrics_of(result, scenario.primary_metric, options.metric)
     if options.json:

@@ -180,9 +180,9 @@ def as_result(
     }
 
 
-def result_name(over: Sequence[str], fixed: Sequence[str]) -> str:
-    """The file name of an evaluation: the varied options, and those that differ from training in all settings."""
-    return re.sub(r'[^\w.+=-]+', '_', '--'.join(['+'.join(over), *fixed]))
+def result_name(over: Sequence[str], special: Sequence[str]) -> str:
+    """The file name of an evaluation: the varied options, and what differs from training in all settings."""
+    return re.sub(r'[^\w.+=-]+', '_', '--'.join(['+'.join(over), *special]))
 
 
 def metrics_of(result: Mapping[str, Any], primary: str, wanted: Sequence[str] = ()) -> list[str]:

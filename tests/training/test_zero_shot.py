@@ -114,6 +114,9 @@ def test_options_for_all_settings_are_part_of_the_name(run, capsys):
     assert printed['env'] == {'num_foods': 2, 'horizon': 3}
     assert printed['settings'][0]['eval']['length']['mean'] == 3
     assert (run.folder / 'zero_shot' / 'size--num_foods=2--horizon=3.json').is_file()
+    assert main(['evaluate', str(run.folder), '--over', 'size=10', '--episodes', '2', '--temperature', '0.5']) == 0
+    stored = json.loads((run.folder / 'zero_shot' / 'size--temperature=0.5.json').read_text())
+    assert stored['temperature'] == 0.5
 
 
 def test_one_episode_has_no_interval(run):
