@@ -19,7 +19,8 @@ SLOW = {'jungle-ltos', 'traffic-6x6-ltos'}  # final evaluations of a minute and 
 
 def test_there_are_policies_and_a_wheel_has_them():
     assert {'prisoner-ltos', 'dilemmas-ltos'} <= set(NAMES)
-    (patterns,) = re.findall(r"package_data=\{'ltos_pyg': \[(.*?)\]", (ROOT / 'setup.py').read_text(encoding='utf-8'))
+    setup = (ROOT / 'setup.py').read_text(encoding='utf-8')
+    (patterns,) = re.findall(r"package_data=\{\s*'ltos_pyg': \[(.*?)\]", setup)
     wheel = {path for pattern in re.findall("'(.*?)'", patterns) for path in FOLDER.parent.glob(pattern)}
     assert {path for path in FOLDER.rglob('*') if path.is_file()} - wheel == set()
 
