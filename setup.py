@@ -47,11 +47,7 @@ setup(
     package_dir={'ltos_pyg.envs': 'envs'},
     package_data={
         'ltos_pyg': ['py.typed', 'pretrained/*/*', 'pretrained/*/zero_shot/*'],
-    package_data={
-        'ltos_pyg': ['py.typed', 'pretrained/*/*', 'pretrained/*/zero_shot/*'],
         'ltos_pyg.experiments': ['speeds.json'],
-        'ltos_pyg.envs': ['py.typed'],
-    },
         'ltos_pyg.envs': ['py.typed'],
     },
     install_requires=[
