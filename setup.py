@@ -45,7 +45,11 @@ setup(
         *(f'ltos_pyg.{name}' for name in find_packages(include=['envs*'])),
     ],
     package_dir={'ltos_pyg.envs': 'envs'},
-    package_data={'ltos_pyg': ['py.typed'], 'ltos_pyg.experiments': ['speeds.json'], 'ltos_pyg.envs': ['py.typed']},
+    package_data={
+        'ltos_pyg': ['py.typed', 'pretrained/*/*', 'pretrained/*/zero_shot/*'],
+        'ltos_pyg.experiments': ['speeds.json'],
+        'ltos_pyg.envs': ['py.typed'],
+    },
     install_requires=[
         'torch>=2.4',
         'torch-geometric>=2.6',

@@ -80,9 +80,19 @@ class Algorithm(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a saved state, to continue training."""
 
+    def policy_state(self) -> dict[str, Any]:
+        """The part of :meth:`state_dict` that greedy actions depend on; :meth:`load_policy` takes it too."""
+        return self.state_dict()
+
     @abstractmethod
     def load_policy(self, state: dict[str, Any]) -> None:
-        """Restores the networks of a saved state, to act."""
+        """Restores the networks of a :meth:`state_dict`, or of a :meth:`policy_state`, to act."""
+
+    def act_in(self, spec: GraphEnvSpec) -> None:  # noqa: B027
+        """From now on, acts in an environment of this spec, which has the features and actions of training.
+
+        Its scales of observations and its symmetries are used, as they may depend on sizes, e.g. of a board.
+        """
 
 
 class ObservationScaler(nn.Module):

@@ -245,6 +245,9 @@ class CocoQ(Algorithm):
         self.explore_rng.set_state(state['rng']['explore'])
         self.play_rng.set_state(state['rng']['play'])
 
+    def policy_state(self) -> dict[str, Any]:
+        return {'env_steps': self.env_steps, 'updates': self.updates, 'table': self.table.state_dict()}
+
     def load_policy(self, state: dict[str, Any]) -> None:
         self.env_steps, self.updates = state['env_steps'], state['updates']
         self.table.load_state_dict(state['table'])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -79,14 +79,15 @@ class OffPolicy(Algorithm):
     config: OffPolicyConfig
     data_parallel = True
     stores_sharing = False  # whether transitions carry sharing weights
+    # Networks that greedy actions do not depend on; in a `policy_state` the named one stands for each, or none does.
+    training_only: Mapping[str, str | None] = {'network': 'averaged', 'target': 'averaged'}
 
     def __init__(
         self, spec: GraphEnvSpec, config: OffPolicyConfig, seed: int = 0, device: str | torch.device = 'cpu'
     ) -> None:
         self.spec, self.config, self.device = spec, config, torch.device(device)
         self.env_steps = self.updates = 0
-        self.inputs = ObservationScaler(spec).to(self.device)
-        self.symmetries = Symmetries(spec.symmetries).to(self.device) if spec.symmetries else None
+        self.act_in(spec)
         with new_weights(seed):
             self.network = self.build_network().to(self.device)
             self.build_more()
@@ -120,6 +121,10 @@ class OffPolicy(Algorithm):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == 'bf16')
 
     # acting ------------------------------------------------------------------------------------------------------
+
+    def act_in(self, spec: GraphEnvSpec) -> None:
+        self.inputs = ObservationScaler(spec).to(self.device)
+        self.symmetries = Symmetries(spec.symmetries).to(self.device) if spec.symmetries else None
 
     def over_views(self, graph: Batch, values: Callable[[Batch], Tensor]) -> Tensor:
         """Action values (N, A), as the mean over the environment's symmetries if the configuration asks for it."""
@@ -215,7 +220,14 @@ class OffPolicy(Algorithm):
         for name, rng in self.generators().items():
             rng.set_state(state['rng'][name])
 
+    def policy_state(self) -> dict[str, Any]:
+        acts = {name: m.state_dict() for name, m in self.modules().items() if name not in self.training_only}
+        return {'env_steps': self.env_steps, 'updates': self.updates, 'modules': acts}
+
     def load_policy(self, state: dict[str, Any]) -> None:
         self.env_steps, self.updates = state['env_steps'], state['updates']
+        saved = state['modules']
         for name, module in self.modules().items():
-            module.load_state_dict(state['modules'][name])
+            source = name if name in saved else self.training_only[name]
+            if source is not None:
+                module.load_state_dict(saved[source])

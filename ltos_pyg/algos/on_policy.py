@@ -82,7 +82,7 @@ class OnPolicy(Algorithm):
         self.env_steps = self.updates = 0
         self.num_agents = config.max_agents or spec.max_nodes
         self.max_neighbours = self.num_agents - 1 if config.max_neighbours is None else config.max_neighbours
-        self.inputs = ObservationScaler(spec).to(self.device)
+        self.act_in(spec)
         with new_weights(seed):
             self.network = self.build_network().to(self.device)
         self.explore_rng = generator(seed, 'explore', self.device)
@@ -116,6 +116,9 @@ class OnPolicy(Algorithm):
         """Optimizers, by name."""
 
     # acting ------------------------------------------------------------------------------------------------------
+
+    def act_in(self, spec: GraphEnvSpec) -> None:
+        self.inputs = ObservationScaler(spec).to(self.device)
 
     def layout(self, graph: Batch) -> AgentLayout:
         """Agent layout: by position where the environment declares fixed nodes, else by ``node_id``."""
@@ -248,6 +251,10 @@ class OnPolicy(Algorithm):
         self.after = None
         for name, rng in self.generators().items():
             rng.set_state(state['rng'][name])
+
+    def policy_state(self) -> dict[str, Any]:
+        modules = {name: module.state_dict() for name, module in self.modules().items()}
+        return {'env_steps': self.env_steps, 'updates': self.updates, 'modules': modules}
 
     def load_policy(self, state: dict[str, Any]) -> None:
         self.env_steps, self.updates = state['env_steps'], state['updates']

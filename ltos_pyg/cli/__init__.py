@@ -21,6 +21,7 @@ COMMANDS = {
     'plot': 'draw the learning curves of runs, grouped by algorithm over seeds',
     'table': 'a table of final results, grouped by algorithm over seeds',
     'watch': 'draw an episode of a trained run',
+    'card': 'describe a trained run, or make a folder of it for a model hub',
     'reproduce': "make the paper's tables and figures, or your own experiment's, from scratch",
     'sweep': 'search for good options',
     'bench': 'measure speed, against other libraries in the same run',

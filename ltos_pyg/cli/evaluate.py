@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from ltos_pyg.cli.options import ImportArg, RunArg, other_options, parse
+import tyro
+
+from ltos_pyg.cli.options import ImportArg, PolicyArg, env_flags, other_options, parse
+
+Changes = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar='NAME=VALUE …')]
+Grid = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar='NAME=VALUE,VALUE …')]
 
 
 @dataclass
 class Options:
     """Play greedy episodes with a trained run."""
 
-    folder: RunArg
+    folder: PolicyArg
     episodes: int | None = None
     """default: 100, or those of the final evaluation if fewer. LToS also plays at most 20 of them under each other
-    sharing mode"""
+    sharing mode, unless --over is given"""
     seed: int = 2_000_000
     """seed of the episodes"""
     json: bool = False
@@ -26,38 +34,111 @@ class Options:
     """device of the network, e.g. cuda (default: as in training)"""
     temperature: float | None = None
     """draw actions from softmax(Q / temperature) (default: as in training, greedy)"""
-    env: tuple[str, ...] = ()
-    """options of the environment to change, as NAME=VALUE"""
+    env: Changes = ()
+    """options of the environment to change"""
+    over: Grid = ()
+    """evaluate with each of these values of an option of the environment, e.g. num_agents=10,20,50; of several options,
+    with each combination. Prints one table, and writes RUN/zero_shot/NAME.json"""
+    metric: tuple[str, ...] = ()
+    """columns of the table of --over (default: all but the length and measures of sharing weights)"""
+    format: Literal['text', 'md', 'csv'] = 'text'
+    """of the table of --over: plain text, Markdown, or CSV"""
     imports: ImportArg = ()
 
 
 def main(args: Sequence[str]) -> int:
     """Evaluates, and prints a table or JSON."""
     options = parse(Options, args, 'ltos evaluate')
+    if options.episodes is not None and options.episodes < 1:
+        raise ValueError(f"'--episodes' must be at least 1 (got {options.episodes})")
+    if not options.over and (options.metric or options.format != 'text'):
+        raise ValueError("'--metric' and '--format' are of the table of --over (got no --over). Leave them out.")
+    grid = read_grid([part for group in options.over for part in group])
+    fixed = [change for group in options.env for change in group]
     from contextlib import closing
 
     from ltos_pyg import registry
     from ltos_pyg.experiments.tables import format_stats
-    from ltos_pyg.training.evaluate import check_same_sizes, evaluate_modes
+    from ltos_pyg.training.evaluate import evaluate_modes, playing_in
+    from ltos_pyg.training.pretrained import find_run
     from ltos_pyg.training.run import as_plain, load_algorithm, on_device
     from ltos_pyg.training.run_folder import RunFolder
 
-    if options.episodes is not None and options.episodes < 1:
-        raise ValueError(f"'--episodes' must be at least 1 (got {options.episodes})")
     registry.import_modules(options.imports)
-    config = on_device(RunFolder(options.folder).config(), options.device)
+    folder = find_run(options.folder)
+    config = on_device(RunFolder(folder).config(), options.device)
     scenario = registry.scenario(config.scenario)
     with closing(scenario.make_env(config)(1)) as env:
         spec = env.spec
-    algorithm = load_algorithm(config, spec, options.folder)
+    algorithm = load_algorithm(config, spec, folder)
     if options.temperature is not None:
         algorithm.config = dataclasses.replace(algorithm.config, eval_temperature=options.temperature)
-    config = dataclasses.replace(config, env=other_options(config.env, options.env))
-    make_env = scenario.make_env(config)
-    with closing(make_env(1)) as env:
-        check_same_sizes(spec, env.spec)
     episodes = options.episodes or min(100, config.train.final_episodes or 100)
-    results = evaluate_modes(algorithm, make_env, episodes, options.seed, show='evaluation')
+    if grid:
+        return _evaluate_over(options, folder, (config, scenario, algorithm, spec), grid, fixed, episodes)
+    make_env = scenario.make_env(dataclasses.replace(config, env=other_options(config.env, fixed)))
+    with closing(make_env(1)) as env:
+        played = env.spec
+    with playing_in(algorithm, spec, played):
+        results = evaluate_modes(algorithm, make_env, episodes, options.seed, show='evaluation')
     plain = {mode: as_plain(stats) for mode, stats in results.items()}
     print(json.dumps(plain, indent=2) if options.json else format_stats(plain))
+    return 0
+
+
+def read_grid(texts: Sequence[str]) -> dict[str, list[str]]:
+    """The values of each option of ``--over``, ``NAME=VALUE,VALUE``.
+
+    Raises:
+        ValueError: If one is not written so, or an option is named twice.
+    """
+    grid: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, values = text.partition('=')
+        name = name.replace('-', '_')
+        if not name or not equals or not all(value.strip() for value in values.split(',')):
+            raise ValueError(
+                f"'--over' takes options as NAME=VALUE,VALUE (got '{text}'), e.g. --over num_agents=10,20,50"
+            )
+        if name in grid:
+            raise ValueError(f"'--over' names '{name}' twice. Give all its values at once, with commas.")
+        grid[name] = [value.strip() for value in values.split(',')]
+    return grid
+
+
+def _evaluate_over(
+    options: Options, folder: Path, run: tuple[Any, ...], grid: Mapping[str, list[str]], fixed: list[str], episodes: int
+) -> int:
+    """Evaluates in each setting of the grid; prints the table and writes it into the run folder."""
+    from ltos_pyg.experiments.tables import table
+    from ltos_pyg.training import zero_shot
+    from ltos_pyg.training.pretrained import is_packaged
+    from ltos_pyg.training.run_folder import RunFolder, provenance
+
+    config, scenario, algorithm, spec = run
+    both = sorted(grid.keys() & {env_flags(change)[0] for change in fixed})
+    if both:
+        raise ValueError(f"'{both[0]}' is given by both --env and --over. Leave it out of one.")
+
+    def change(env: Any, values: Mapping[str, Any]) -> Any:
+        return other_options(env, [*fixed, *(f'{name}={value}' for name, value in values.items())])
+
+    settings = zero_shot.settings_of(config, grid, change)
+    settings = zero_shot.evaluate_over(algorithm, spec, scenario, config, settings, episodes, options.seed, show=True)
+    differ = {env_flags(text)[0]: getattr(settings[0].env, env_flags(text)[0]) for text in fixed}
+    result = zero_shot.as_result(config, settings, differ, episodes, options.seed) | provenance()
+    special = list(fixed)
+    if options.temperature is not None:
+        result['temperature'] = options.temperature
+        special.append(f'temperature={options.temperature}')
+    if not is_packaged(folder):
+        path = RunFolder(folder).write_zero_shot(zero_shot.result_name(list(grid), special), result)
+        print(f'wrote {path}', file=sys.stderr)
+    metrics = zero_shot.metrics_of(result, scenario.primary_metric, options.metric)
+    if options.json:
+        print(json.dumps(result, indent=2))
+    elif options.format == 'csv':
+        print(zero_shot.as_csv(result, metrics))
+    else:
+        print((table if options.format == 'text' else zero_shot.markdown)(*zero_shot.table_cells(result, metrics)))
     return 0

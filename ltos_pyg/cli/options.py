@@ -15,6 +15,11 @@ T = TypeVar('T')
 _WHOLE = re.compile(r'\d+(\.\d*)?[eE]\+?\d+')
 
 RunArg = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar='RUN', help='a run folder')]
+PolicyArg = Annotated[
+    Path,
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar='RUN', help='a run folder, an exported policy, or pretrained:NAME'),
+]
 RunArgs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar='RUN', help='run folders')]
 ImportArg = Annotated[
     tuple[str, ...],
@@ -73,15 +78,27 @@ def check_runs(folders: Sequence[Path]) -> None:
 
 
 def other_options(env: Any, changes: Sequence[str]) -> Any:
-    """The options of an environment with some of them changed, each given as ``name=value``."""
+    """The options of an environment with some of them changed, each given as ``name=value``.
+
+    Raises:
+        ValueError: If one is not written so, or is unknown (lists the known ones).
+    """
+    known = [field.name for field in dataclasses.fields(env)]
     flags: list[str] = []
     for change in changes:
-        name, equals, value = change.partition('=')
-        if not equals:
-            raise ValueError(f"'--env' takes options as NAME=VALUE (got '{change}'), e.g. --env horizon=100")
-        flag = name.replace('_', '-')
-        if value.lower() in ('true', 'false'):
-            flags.append(f'--{flag}' if value.lower() == 'true' else f'--no-{flag}')
-        else:
-            flags += [f'--{flag}', *value.split()]
-    return tyro.cli(type(env), default=env, args=flags, prog='ltos evaluate RUN --env')
+        name, of = env_flags(change)
+        if name not in known:
+            raise ValueError(f"unknown option '{name}' of the environment. Choose from: {', '.join(known)}")
+        flags += of
+    return tyro.cli(type(env), default=env, args=flags, prog='ltos evaluate RUN')
+
+
+def env_flags(change: str) -> tuple[str, list[str]]:
+    """The option in ``name=value``, and its flags."""
+    name, equals, value = change.partition('=')
+    if not equals:
+        raise ValueError(f"'--env' takes options as NAME=VALUE (got '{change}'), e.g. --env horizon=100")
+    flag = name.replace('_', '-')
+    if value.lower() in ('true', 'false'):
+        return name.replace('-', '_'), [f'--{flag}' if value.lower() == 'true' else f'--no-{flag}']
+    return name.replace('-', '_'), [f'--{flag}', *value.split()]

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ltos_pyg.cli.options import ImportArg, RunArg, parse
+from ltos_pyg.cli.options import ImportArg, PolicyArg, parse
 
 
 @dataclass
 class Options:
     """Draw an episode of a trained run."""
 
-    folder: RunArg
+    folder: PolicyArg
     out: Path | None = None
-    """a .gif, or a folder for PNGs (default: RUN/episode.gif)"""
+    """a .gif, or a folder for PNGs (default: RUN/episode.gif; of a pretrained policy NAME-episode.gif)"""
     seed: int = 2_000_000
     """seed of the episode"""
     fps: int = 8
@@ -36,19 +36,21 @@ def main(args: Sequence[str]) -> int:
     """Draws."""
     options = parse(Options, args, 'ltos watch')
     from ltos_pyg import registry
+    from ltos_pyg.training.pretrained import find_run, is_packaged
     from ltos_pyg.viz.watch import show_run, watch_run
 
     registry.import_modules(options.imports)
+    folder = find_run(options.folder)
     if options.terminal:
-        show_run(options.folder, options.seed, options.fps, options.steps, options.device)
+        show_run(folder, options.seed, options.fps, options.steps, options.device)
         return 0
+    name = f'{options.figure}.png' if options.figure else 'episode.gif'
+    out = options.out or (Path(f'{folder.name}-{name}') if is_packaged(folder) else folder / name)
     if options.figure:
         from ltos_pyg.scenarios.traffic.selfishness import draw_selfishness
 
-        out = options.out or options.folder / f'{options.figure}.png'
-        draw_selfishness(options.folder, out, options.device)
+        draw_selfishness(folder, out, options.device)
     else:
-        out = options.out or options.folder / 'episode.gif'
-        watch_run(options.folder, out, options.seed, options.fps, options.steps, options.device)
+        watch_run(folder, out, options.seed, options.fps, options.steps, options.device)
     print(f'wrote {out}')
     return 0

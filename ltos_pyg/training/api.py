@@ -14,11 +14,13 @@ from ltos_pyg import registry
 from ltos_pyg.scenarios import Scenario
 from ltos_pyg.training.callbacks import Callback
 from ltos_pyg.training.config import RunConfig
-from ltos_pyg.training.evaluate import Stat, check_same_sizes, evaluate
+from ltos_pyg.training.evaluate import Stat, evaluate, playing_in
 from ltos_pyg.training.logging import Sink
 from ltos_pyg.training.policy import Policy
+from ltos_pyg.training.pretrained import find_run
 from ltos_pyg.training.run import SinkMaker, load_algorithm, on_device, train_run
 from ltos_pyg.training.run_folder import RunFolder, default_folder
+from ltos_pyg.training.zero_shot import Setting, evaluate_over, settings_of
 
 SEED = 2_000_000  # of episodes used neither in training nor in its evaluations
 
@@ -91,13 +93,13 @@ class Run:
     """A finished run.
 
     Args:
-        folder: Its folder.
+        folder: Its folder, or the name of a policy that comes with the package.
         env: Its environment, as for :func:`train`, if it cannot be found by the name in the folder (a class of a script
             or notebook).
     """
 
     def __init__(self, folder: Path | str, env: Any = None) -> None:
-        self.folder = Path(folder)
+        self.folder = find_run(folder)
         self._scenario = None if env is None else as_scenario(env)
 
     def __repr__(self) -> str:
@@ -147,9 +149,44 @@ class Run:
         if env is not None:
             config = dataclasses.replace(config, env=scenario.env_config())
         config = with_options(config, {}, options)
-        with closing(scenario.make_env(config)(episodes)) as played:
-            check_same_sizes(self.policy.spec, played.spec)
-            return evaluate(self.policy.algorithm, played, seed)
+        algorithm = self.policy.algorithm
+        with (
+            closing(scenario.make_env(config)(episodes)) as played,
+            playing_in(algorithm, self.policy.spec, played.spec),
+        ):
+            return evaluate(algorithm, played, seed)
+
+    def evaluate_over(self, episodes: int = 100, seed: int = SEED, **options: Any) -> list[Setting]:
+        """Zero-shot: plays greedy episodes in each of several settings of the environment.
+
+        .. code-block:: python
+
+            for setting in run.evaluate_over(num_agents=[10, 20, 50], size=[30, 40], graph='radius'):
+                print(setting, setting.trained, setting.stats['reward'].mean)
+
+        Args:
+            episodes: How many in each setting.
+            seed: Of the episodes, the same in each setting.
+            options: Options of the environment. A list is varied, each of its values with each of the other lists';
+                any other value is used in all settings.
+
+        Raises:
+            ValueError: If no option has a list, an option is unknown, or the policy cannot act in a setting.
+        """
+        if episodes < 1:
+            raise ValueError(f"'episodes' must be at least 1 (got {episodes})")
+        over = {name: value for name, value in options.items() if isinstance(value, list)}
+        fixed = {name: value for name, value in options.items() if name not in over}
+        if not over:
+            raise ValueError('evaluate_over needs a list for at least one option, e.g. num_agents=[10, 20] (got none)')
+
+        def change(env: Any, values: dict[str, Any]) -> Any:
+            return dataclasses.replace(env, **fixed, **values)
+
+        config, policy = self.config, self.policy
+        with_options(config, {}, fixed)
+        settings = settings_of(config, over, change)
+        return evaluate_over(policy.algorithm, policy.spec, self.scenario, config, settings, episodes, seed)
 
     def plot(self, metric: str | None = None, out: Path | str | None = None) -> Path:
         """Draws the learning curve into a file (default: ``curve.png`` in its folder) and returns its path."""
@@ -162,23 +199,30 @@ class Run:
 def load_policy(
     folder: Path | str, env: Any = None, *, device: str | None = None, best: bool = False
 ) -> Policy:  # fmt: skip
-    """The trained policy of a run folder.
+    """The trained policy of a run folder, of an exported policy (``ltos card RUN --out FOLDER``), or of the package.
+
+    .. code-block:: python
+
+        policy = ltos_pyg.load_policy('runs/jungle-ltos-seed0')
+        policy = ltos_pyg.load_policy('jungle-ltos')  # comes with the package; a folder of that name comes first
 
     Args:
-        folder: The run folder.
+        folder: The folder, or the name of a policy of the package.
         env: Its environment, as for :func:`train`, if it cannot be found by the name in the folder.
         device: Device of the network, if not as in training.
         best: Load the model saved by :class:`~ltos_pyg.training.callbacks.BestModel` instead of the last checkpoint.
 
     Raises:
-        ValueError: If there is no such run, or it was trained by a version with other options or networks.
+        ValueError: If there is no such run or name (lists the names), or it was trained by a version with other options
+            or networks.
     """
+    folder = find_run(folder)
     scenario = None if env is None else as_scenario(env)
     config = on_device(RunFolder(folder).config(scenario), device)
     scenario = scenario or registry.scenario(config.scenario)
     with closing(scenario.make_env(config)(1)) as one:
         spec = one.spec
-    return Policy(load_algorithm(config, spec, Path(folder), best), spec)
+    return Policy(load_algorithm(config, spec, folder, best), spec)
 
 
 def as_scenario(env: Any) -> Scenario:

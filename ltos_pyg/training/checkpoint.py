@@ -128,12 +128,10 @@ class CheckpointStore:
             ValueError: If the state holds anything else, or the folder has a valid checkpoint of a later step.
             OSError: As :func:`atomic_write`; all earlier checkpoints then remain.
         """
-        _check_plain(state, 'state')
         damaged = self._later_and_damaged(step)
         self.folder.mkdir(parents=True, exist_ok=True)
-        content = {'format': FORMAT, 'fingerprint': self.fingerprint, 'step': step, 'state': state}
         try:
-            path = atomic_write(self.path(step), lambda file: _save(content, file))
+            path = save_file(self.path(step), step, state, self.fingerprint)
         except OSError as error:
             raise OSError(
                 error.errno, f'{error.strerror} Earlier checkpoints are kept: steps {self.steps()}.'
@@ -199,6 +197,35 @@ class CheckpointStore:
                 f'{step}. Resume that run, or save to another folder.'
             )
         return later
+
+
+def save_file(path: Path, step: int, state: dict[str, Any], fingerprint: Mapping[str, Any]) -> Path:
+    """Saves a state in one file, atomically and as :class:`CheckpointStore` does; its folder must exist.
+
+    Raises:
+        ValueError: If the state holds anything that could not be loaded safely.
+        OSError: As :func:`atomic_write`.
+    """
+    _check_plain(state, 'state')
+    content = {'format': FORMAT, 'fingerprint': _plain(fingerprint), 'step': step, 'state': state}
+    return atomic_write(path, lambda file: _save(content, file))
+
+
+def load_file(
+    path: Path, expect: Mapping[str, Any] | None = None, older: bool = False, ignore: Collection[str] = ()
+) -> tuple[int, dict[str, Any]]:
+    """The state of one file as ``(step, state)``, on the CPU; see :meth:`CheckpointStore.load_latest`.
+
+    Raises:
+        ValueError: If the file is damaged, not a checkpoint, or has another format or fingerprint.
+    """
+    try:
+        content = _read(path)
+    except _Damaged as damage:
+        raise ValueError(
+            f"'{path}' is damaged: {damage}. Restore it from where it came, or make it again with ltos card RUN --out."
+        ) from damage
+    return _state_of(path, content, expect, older, ignore)
 
 
 def _steps_in(folder: Path) -> Iterator[int]:

@@ -244,6 +244,30 @@ def check_same_sizes(trained: GraphEnvSpec, played: GraphEnvSpec) -> None:
 
 
 @contextmanager
+def playing_in(algorithm: Algorithm, trained: GraphEnvSpec, played: GraphEnvSpec) -> Iterator[None]:
+    """Within this context, an algorithm trained in one environment acts in another, with that one's scales of
+    observations and symmetries.
+
+    Raises:
+        ValueError: If sizes differ, see :func:`check_same_sizes`.
+    """
+    check_same_sizes(trained, played)
+    algorithm.act_in(played)
+    try:
+        yield
+    finally:
+        algorithm.act_in(trained)
+
+
+@torch.no_grad()
+def act_once(algorithm: Algorithm, env: GraphEnv, seed: int) -> Decision:
+    """Resets an environment and acts in it, without exploration: raises what a first step would raise."""
+    algorithm.reset_eval_state()
+    with _play_seeded(algorithm, seed):
+        return algorithm.act(env.reset(seed), explore=False)
+
+
+@contextmanager
 def _play_seeded(algorithm: Algorithm, seed: int) -> Iterator[None]:
     """Within this context, the algorithm's draws without exploration depend on the seed alone; its own generator is not
     used."""

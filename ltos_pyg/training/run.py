@@ -17,7 +17,7 @@ from ltos_pyg.algos import Algorithm
 from ltos_pyg.algos.ranks import Ranks
 from ltos_pyg.graph_env import EnvCheckError, EnvCheckWarning, GraphEnv, GraphEnvSpec, check_env
 from ltos_pyg.training.callbacks import BestModel, Callback, check_callbacks
-from ltos_pyg.training.checkpoint import CheckpointStore
+from ltos_pyg.training.checkpoint import CheckpointStore, load_file
 from ltos_pyg.training.config import MakeEnv, RunConfig, check_device
 from ltos_pyg.training.distributed import (
     check_number,
@@ -170,6 +170,11 @@ def _check_room(run: RunFolder, resume: bool) -> None:
             f"'{run.path}' holds no run to resume: expected a config.json in it. Name the folder of a run by --out, or "
             f'leave --resume out to start one.'
         )
+    if resume and run.policy_path.is_file():
+        raise ValueError(
+            f"'{run.path}' holds an exported policy, which cannot be trained on: it has no replay and no optimizers. "
+            f'Resume the run that it was made from.'
+        )
     if not resume and run.holds_run:
         raise ValueError(
             f"'{run.path}' already holds a run. Continue it with --resume, or choose another folder with --out."
@@ -281,7 +286,9 @@ def as_plain(stats: Mapping[str, Stat]) -> dict[str, dict[str, float]]:
 
 
 def load_algorithm(config: RunConfig, spec: GraphEnvSpec, folder: Path, best: bool = False) -> Algorithm:
-    """The trained algorithm of a run folder, from its newest valid checkpoint.
+    """The trained algorithm of a run folder, from its newest valid checkpoint, or of an exported policy.
+
+    It is there to act: its replay is empty and has room for few graphs only.
 
     Args:
         config: The run's configuration.
@@ -292,13 +299,17 @@ def load_algorithm(config: RunConfig, spec: GraphEnvSpec, folder: Path, best: bo
     Raises:
         ValueError: If the folder has no checkpoint, or one of another configuration, or of other networks.
     """
-    store = CheckpointStore(folder / BestModel.folder) if best else RunFolder(folder).store()
-    saved = store.load_latest(expect=config.fingerprint(), older=True, ignore=MAY_GROW)
+    run, expect = RunFolder(folder), config.fingerprint()
+    if run.policy_path.is_file() and not best:
+        saved: Any = load_file(run.policy_path, expect, older=True)
+    else:
+        store = CheckpointStore(folder / BestModel.folder) if best else run.store()
+        saved = store.load_latest(expect, older=True, ignore=MAY_GROW)
     if saved is None and best:
         raise ValueError(f"'{folder}' has no best model: train with callbacks=[BestModel()]")
     if saved is None:
         raise ValueError(f"'{folder}' has no checkpoint yet. Train it with: ltos train --resume …")
-    algorithm = make_algorithm(config, spec)
+    algorithm = make_algorithm(_without_replay(config, spec), spec)
     try:
         algorithm.load_policy(saved[1]['algorithm'])
     except (KeyError, RuntimeError) as error:
@@ -308,6 +319,13 @@ def load_algorithm(config: RunConfig, spec: GraphEnvSpec, folder: Path, best: bo
             f"'git_commit' in its config.json, or train again."
         ) from error
     return algorithm
+
+
+def _without_replay(config: RunConfig, spec: GraphEnvSpec) -> RunConfig:
+    """The configuration with the smallest replay, if the algorithm has one."""
+    if not hasattr(config.algorithm, 'replay_size'):
+        return config
+    return dataclasses.replace(config, algorithm=dataclasses.replace(config.algorithm, replay_size=3 * spec.num_envs))
 
 
 def load_run(folder: Path, device: str | None = None, watch: bool = False) -> tuple[Algorithm, GraphEnv, RunConfig]:

@@ -1,7 +1,8 @@
 """The folder of a run; only this module reads or writes one.
 
 It holds ``config.json`` (options, versions, commit), ``metrics.jsonl``, ``checkpoints/``, at the end ``final.json``,
-and while a process trains in it ``run.lock``.
+``zero_shot/`` if it was evaluated in other settings, and while a process trains in it ``run.lock``. An exported policy
+has ``config.json``, ``final.json`` and ``policy.pt``, the networks that act.
 """
 
 from __future__ import annotations
@@ -75,6 +76,11 @@ class RunFolder:
     def final_path(self) -> Path:
         """The final evaluation."""
         return self.path / 'final.json'
+
+    @property
+    def policy_path(self) -> Path:
+        """The networks of an exported policy."""
+        return self.path / 'policy.pt'
 
     @property
     def has_config(self) -> bool:
@@ -207,6 +213,10 @@ class RunFolder:
         """How many processes train, or trained, the run together."""
         return int(self.read().get('ranks', 1))
 
+    def zero_shot(self) -> list[dict[str, Any]]:
+        """The evaluations in other settings, as :meth:`write_zero_shot` wrote them."""
+        return [_read_json(path) for path in sorted((self.path / 'zero_shot').glob('*.json'))]
+
     def store(self, config: RunConfig | None = None, rank: int = 0) -> CheckpointStore:
         """The checkpoints of the run; of the other ranks of a data-parallel run, their parts of them."""
         folder = self.path / 'checkpoints'
@@ -224,6 +234,12 @@ class RunFolder:
     def write_final(self, result: Mapping[str, Any]) -> None:
         """Writes ``final.json``."""
         write_json(self.final_path, result)
+
+    def write_zero_shot(self, name: str, result: Mapping[str, Any]) -> Path:
+        """Writes an evaluation in other settings, ``zero_shot/NAME.json``, over an earlier one of that name."""
+        path = self.path / 'zero_shot' / f'{name}.json'
+        write_json(path, result)
+        return path
 
     def clear(self) -> None:
         """Removes the files of a failed start, none of which :attr:`holds_run` counts.

@@ -64,6 +64,9 @@ class LToS(SharingQ):
 
     config: LToSConfig
     critic = 'node'
+    training_only = {
+        **SharingQ.training_only, 'phi': 'target_phi', 'search_critics': None, 'search_targets': None
+    }  # fmt: skip
     sharing_modes = ('phi', 'constant', 'uniform', 'keep', 'random')
 
     def __init__(

@@ -1,0 +1,36 @@
+"""``ltos card``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ltos_pyg.cli.options import ImportArg, PolicyArg, parse
+
+
+@dataclass
+class Options:
+    """Write the card of a finished run, RUN/card.md: numbers, budget, command, limits."""
+
+    folder: PolicyArg
+    out: Path | None = None
+    """make a folder for a model hub instead: the card, config.json, and the networks that act (policy.pt). load_policy
+    and every command take it in place of a run folder"""
+    license: str | None = None
+    """licence of the weights, e.g. mit"""
+    imports: ImportArg = ()
+
+
+def main(args: Sequence[str]) -> int:
+    """Writes the card, or the folder."""
+    options = parse(Options, args, 'ltos card')
+    from ltos_pyg import registry
+    from ltos_pyg.training.card import export_policy, write_card
+
+    registry.import_modules(options.imports)
+    if options.out is None:
+        print(f'wrote {write_card(options.folder, options.license)}')
+    else:
+        print(f'wrote {export_policy(options.folder, options.out, options.license)}')
+    return 0
