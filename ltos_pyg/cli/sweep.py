@@ -50,7 +50,8 @@ def main(args: Sequence[str]) -> int:
     options = parse(Options, args, 'ltos sweep')
     from ltos_pyg import registry
     from ltos_pyg.cli.reproduce import stopped_by_signals
-    from ltos_pyg.experiments.sweep import Sweep, parse_dimension, run_sweep
+    from ltos_pyg.experiments.search_space import Sweep, parse_dimension
+    from ltos_pyg.experiments.sweep import run_sweep
 
     registry.import_modules(options.imports)
     registry.check_scenario(options.scenario)

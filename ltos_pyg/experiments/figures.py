@@ -52,9 +52,9 @@ def lines(experiment: Experiment, results: Sequence[Result]) -> Any:
             low, high = [one.values.min() for one in mine], [one.values.max() for one in mine]
             axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
             paper = experiment.paper.get(method.label, {})
-            told = [(s.x, paper[s.label]) for s in experiment.settings if s.label in paper]
-            if told:
-                axes.plot(*zip(*told, strict=True), color=colour, marker=marker, linestyle=':', alpha=0.6,
+            numbers = [(s.x, paper[s.label]) for s in experiment.settings if s.label in paper]
+            if numbers:
+                axes.plot(*zip(*numbers, strict=True), color=colour, marker=marker, linestyle=':', alpha=0.6,
                           markerfacecolor='none', label=f'{method.label}, paper')  # fmt: skip
         axes.set_xlabel(experiment.settings[0].label.partition(' = ')[0])
         axes.set_ylabel(results[0].metric)

@@ -20,7 +20,7 @@ from ltos_pyg.experiments.report import (
     table_of,
 )
 from ltos_pyg.experiments.runner import Backend, Failure, Planned, one_driver, plan, train_missing
-from ltos_pyg.training.checkpoint import atomic_write
+from ltos_pyg.training.checkpoint import write_text
 from ltos_pyg.training.run_folder import RunFolder, provenance, write_json
 
 PROFILES_FROM = 4  # runs of a method, below which a performance profile says nothing
@@ -67,7 +67,7 @@ def archive(experiments: Sequence[Experiment], runs: Path, target: Path) -> int:
             text = (runs / name / file).read_text(encoding='utf-8')
             if file == 'metrics.jsonl':
                 text = ''.join(f'{line}\n' for line in text.splitlines() if '"eval/' in line)
-            _write(target / name / file, text)
+            write_text(target / name / file, text)
     return len(finished)
 
 
@@ -88,7 +88,7 @@ def write_report(experiment: Experiment, runs: Path, out: Path) -> list[Path]:
         'table.tex': latex(cells),
         'table.csv': csv_of(results),
     }
-    written = [_write(out / name, text) for name, text in texts.items()]
+    written = [write_text(out / name, text) for name, text in texts.items()]
     for name, content in (('marl_eval.json', marl_eval(experiment, results, runs)), ('about.json', _about(results))):
         write_json(out / name, content)
         written.append(out / name)
@@ -112,14 +112,6 @@ def _about(results: Sequence[Result]) -> dict[str, Any]:
     """The command, the versions, and the hours that the runs took, on one core each."""
     seconds = sum(sum(end.get('seconds', {}).values()) for one in results for end in one.ends)
     return provenance() | {'runs': sum(len(one.ends) for one in results), 'core_hours': round(seconds / 3600, 3)}
-
-
-def _write(path: Path, text: str) -> Path:
-    return atomic_write(path, lambda file: _put(file, text))
-
-
-def _put(file: Any, text: str) -> None:
-    file.write(text.encode())
 
 
 def _figures(experiment: Experiment, done: Sequence[Result], runs: Path, out: Path) -> list[Path]:

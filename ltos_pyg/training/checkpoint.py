@@ -60,6 +60,15 @@ def atomic_write(path: Path | str, write: Callable[[BinaryIO], None]) -> Path:
     return path
 
 
+def write_text(path: Path | str, text: str) -> Path:
+    """As :func:`atomic_write`, for text in UTF-8."""
+
+    def write(file: BinaryIO) -> None:
+        file.write(text.encode())
+
+    return atomic_write(path, write)
+
+
 def _sync_folder(folder: Path) -> None:
     """Syncs the renaming itself to disk, on systems that can open folders."""
     if hasattr(os, 'O_DIRECTORY'):

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ltos_pyg import __version__, registry
-from ltos_pyg.training.checkpoint import CheckpointStore, atomic_write
+from ltos_pyg.training.checkpoint import CheckpointStore, write_text
 from ltos_pyg.training.config import RunConfig, TrainConfig
 from ltos_pyg.training.logging import read_metrics
 
@@ -395,11 +395,7 @@ def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file atomically: it is complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=2) + '\n'
-    atomic_write(path, lambda file: _write(file, text.encode()))
-
-
-def _write(file: Any, data: bytes) -> None:
-    file.write(data)
+    write_text(path, text)
 
 
 def provenance() -> dict[str, Any]:

@@ -192,9 +192,9 @@ def test_dry_run_and_list(tmp_path, capsys):
     listed = capsys.readouterr().out
     assert all(name in listed for name in EXPERIMENTS)
     assert main(['reproduce', 'fig3a', '--seeds', '1', '--only', 'QMIX', '--runs', str(tmp_path), '--dry-run']) == 0
-    told = capsys.readouterr().out
-    assert '1 runs: 0 finished, 0 interrupted, 1 missing' in told
-    assert 'ltos train prisoner --algo qmix' in told
+    printed = capsys.readouterr().out
+    assert '1 runs: 0 finished, 0 interrupted, 1 missing' in printed
+    assert 'ltos train prisoner --algo qmix' in printed
     assert list(tmp_path.iterdir()) == []
 
 

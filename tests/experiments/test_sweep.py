@@ -12,15 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from ltos_pyg.cli import main
-from ltos_pyg.experiments.sweep import (
-    FIRST_SEED,
-    Dimension,
-    Sweep,
-    check,
-    parse_dimension,
-    read_sweep,
-    run_sweep,
-)
+from ltos_pyg.experiments.search_space import FIRST_SEED, Dimension, Sweep, check, parse_dimension, read_sweep
+from ltos_pyg.experiments.sweep import run_sweep
 from ltos_pyg.training.run_folder import RunFolder
 
 pytest.importorskip('optuna')
@@ -164,7 +157,7 @@ def test_bad_trials_are_pruned(tmp_path):
     """A trial below the median of the earlier one at the same step stops its run."""
     import optuna
 
-    from ltos_pyg.experiments.sweep import PruneTrial
+    from ltos_pyg.experiments.sweep_worker import PruneTrial
 
     study = optuna.create_study(direction='maximize', pruner=optuna.pruners.MedianPruner(n_startup_trials=1))
     callbacks = []

@@ -1,0 +1,168 @@
+"""What ``ltos sweep`` searches: options and their values."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltos_pyg import registry
+from ltos_pyg.experiments.experiment import Run
+from ltos_pyg.experiments.runner import config_of
+
+FIRST_SEED = 100  # trials use this seed and the next ones, and results other seeds: nothing is chosen on the evaluation
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """The values of one option: ``choices``, or all numbers from ``low`` to ``high``."""
+
+    name: str
+    choices: tuple[Any, ...] | None = None
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if self.choices is None and not self.low < self.high:
+            raise ValueError(f"'{self.name}': the range must rise (got {self.low}..{self.high})")
+        if self.log and self.low <= 0:
+            raise ValueError(f"'{self.name}': a logarithmic range must be above 0 (got {self.low}..{self.high})")
+
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers are meant."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def suggest(self, trial: Any) -> Any:
+        """A value, from an Optuna trial."""
+        if self.choices is not None:
+            return self.choices[trial.suggest_categorical(self.name, range(len(self.choices)))]
+        draw = trial.suggest_int if self.whole else trial.suggest_float
+        return draw(self.name, self.low, self.high, log=self.log)
+
+
+def parse_dimension(text: str) -> Dimension:
+    """``lr=1e-4..1e-2:log``, ``phi_every=1..8`` or ``hidden_channels=64,128``.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    name, equals, values = text.partition('=')
+    name = name.strip().removeprefix('--').replace('-', '_')
+    if not equals or not name or not values:
+        raise ValueError(
+            f"'--vary' takes NAME=A,B,C for choices or NAME=LOW..HIGH for a range, :log for a logarithmic one (got "
+            f"'{text}'), e.g. --vary lr=1e-4..1e-2:log"
+        )
+    if '..' in values:
+        body, colon, scale = values.partition(':')
+        low, _, high = body.partition('..')
+        if scale not in ('', 'log'):
+            raise ValueError(f"'--vary {text}': expected ':log' or nothing after the range (got ':{scale}')")
+        bounds = [_value(low), _value(high)]
+        if not all(isinstance(b, int | float) and not isinstance(b, bool) for b in bounds):
+            raise ValueError(f"'--vary {text}': the bounds of a range must be numbers (got '{body}')")
+        return Dimension(name, None, bounds[0], bounds[1], bool(colon))
+    return Dimension(name, tuple(_value(part) for part in values.split(',')))
+
+
+def _value(text: str) -> Any:
+    """A number, a truth value, or the text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {'true': True, 'false': False, 'none': None}.get(text.strip().lower(), text.strip())
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to search, and how.
+
+    Args:
+        scenario: A scenario, or ``package.module:Name``.
+        algo: An algorithm, or ``package.module:Name``.
+        preset: The options to start from.
+        options: Other options of every trial.
+        space: The options to vary.
+        sampler: ``'grid'`` (all combinations of choices), ``'random'`` or ``'tpe'`` (learns from earlier trials).
+        trials: How many; unused with ``'grid'``.
+        seeds: Runs of a trial; its value is their mean.
+        metric: The final metric; ``None``: the primary one.
+        lower_is_better: ``None``: as the scenario says of its primary metric.
+        prune: Stop a trial early if it is worse than the median of the earlier ones at the same step.
+        imports: Modules that register the scenario or the algorithm.
+    """
+
+    scenario: str
+    algo: str
+    preset: str
+    options: tuple[tuple[str, Any], ...]
+    space: tuple[Dimension, ...]
+    sampler: str = 'tpe'
+    trials: int = 20
+    seeds: int = 1
+    metric: str | None = None
+    lower_is_better: bool | None = None
+    prune: bool = False
+    imports: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.space:
+            raise ValueError('a sweep needs at least one option to vary, e.g. --vary lr=1e-4..1e-2:log (got none)')
+        if self.sampler == 'grid' and any(d.choices is None for d in self.space):
+            ranges = [d.name for d in self.space if d.choices is None]
+            raise ValueError(f'the grid sampler needs choices, as NAME=A,B,C (got a range for {", ".join(ranges)})')
+        for name, value in (('trials', self.trials), ('seeds', self.seeds)):
+            if value < 1:
+                raise ValueError(f"'--{name}' must be at least 1 (got {value})")
+
+    @property
+    def number_of_trials(self) -> int:
+        """All combinations of a grid, else ``trials``."""
+        return len(self.grid()) if self.sampler == 'grid' else self.trials
+
+    def grid(self) -> list[dict[str, int]]:
+        """All combinations, as numbers of the choices."""
+        numbers = [range(len(d.choices or ())) for d in self.space]
+        return [dict(zip([d.name for d in self.space], one, strict=True)) for one in itertools.product(*numbers)]
+
+    def run(self, values: Mapping[str, Any], seed: int) -> Run:
+        """One run of a trial."""
+        method = tuple(sorted({**dict(self.options), **values}.items()))
+        return Run(self.scenario, (), self.algo, self.preset, method, seed, self.imports)
+
+    def goal(self) -> tuple[str, bool]:
+        """The metric, and whether lower is better."""
+        scenario = registry.scenario(self.scenario)
+        metric = self.metric or scenario.primary_metric
+        lower = scenario.lower_is_better and metric == scenario.primary_metric
+        return metric, lower if self.lower_is_better is None else self.lower_is_better
+
+
+def check(sweep: Sweep) -> None:
+    """Raises a ``ValueError`` if an option is unknown, or a value at an end of its range is not allowed."""
+    registry.import_modules(sweep.imports)
+    for pick in (0, -1):
+        values = {d.name: (d.choices[pick] if d.choices else (d.low, d.high)[pick]) for d in sweep.space}
+        config_of(sweep.run(values, FIRST_SEED))
+
+
+def read_sweep(out: Path) -> Sweep:
+    """The sweep of a folder."""
+    plain = json.loads((out / 'sweep.json').read_text(encoding='utf-8'))
+    space = [
+        Dimension(**{**one, 'choices': None if one['choices'] is None else _tuples(one['choices'])})
+        for one in plain['space']
+    ]
+    whole = {'options': _tuples(plain['options']), 'space': tuple(space), 'imports': tuple(plain['imports'])}
+    return Sweep(**{**plain, **whole})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

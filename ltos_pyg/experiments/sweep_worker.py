@@ -1,0 +1,163 @@
+"""A process of ``ltos sweep``: takes trials from the study and trains their runs until there are enough."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ltos_pyg import registry
+from ltos_pyg.experiments.experiment import Run
+from ltos_pyg.experiments.runner import POLL
+from ltos_pyg.experiments.search_space import FIRST_SEED, Sweep, read_sweep
+from ltos_pyg.training.api import train
+from ltos_pyg.training.callbacks import Callback, Metrics
+from ltos_pyg.training.run_folder import RunFolder, hold_lock
+from ltos_pyg.training.trainer import Interrupted
+
+if TYPE_CHECKING:
+    from ltos_pyg.training.trainer import Trainer
+
+STUDY = 'study.db'
+
+
+def import_optuna() -> Any:
+    """Optuna, without its log; raises an ``ImportError`` that names the extra if it is missing."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise ImportError("'ltos sweep' needs Optuna: install it with pip install 'ltos_pyg[sweep]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def open_study(sweep: Sweep, out: Path) -> Any:
+    """The study of a folder; it is created if there is none."""
+    optuna = import_optuna()
+    storage = optuna.storages.RDBStorage(
+        f'sqlite:///{(out / STUDY).resolve()}', engine_kwargs={'connect_args': {'timeout': 60}}
+    )
+    early = optuna.pruners.MedianPruner(n_startup_trials=4) if sweep.prune else optuna.pruners.NopPruner()
+    return optuna.create_study(
+        storage=storage, study_name='sweep', load_if_exists=True, pruner=early,
+        direction='minimize' if sweep.goal()[1] else 'maximize',
+    )  # fmt: skip
+
+
+def counted(trials: Sequence[Any]) -> list[Any]:
+    """The trials that count: all but those that were interrupted."""
+    return [t for t in trials if t.state.name != 'FAIL' or 'error' in t.user_attrs]
+
+
+def work(out: str) -> None:
+    """Runs trials until there are enough."""
+    folder = Path(out)
+    sweep = read_sweep(folder)
+    registry.import_modules(sweep.imports)
+    study = open_study(sweep, folder)
+    while (trial := _next_trial(study, sweep, folder)) is not None:
+        _run_trial(study, trial, sweep, folder)
+
+
+def _next_trial(study: Any, sweep: Sweep, folder: Path) -> Any:
+    """The next queued trial, else a new one, or ``None`` if there are enough. One worker at a time asks."""
+    import optuna
+
+    with hold_lock(folder / 'ask.lock', 'asks for a trial', wait=True):
+        trials = study.get_trials(deepcopy=False)
+        queued = any(trial.state.name == 'WAITING' for trial in trials)
+        if not queued and len(counted(trials)) >= sweep.number_of_trials:
+            return None
+        samplers = {'tpe': optuna.samplers.TPESampler, 'random': optuna.samplers.RandomSampler}
+        # Seeded by the trial's number: the same in each worker and after an interruption.
+        study.sampler = samplers.get(sweep.sampler, optuna.samplers.RandomSampler)(seed=len(trials))
+        trial = study.ask()
+        values = {dimension.name: dimension.suggest(trial) for dimension in sweep.space}
+        trial.set_user_attr('values', values)
+        if 'folder' not in trial.user_attrs:
+            trial.set_user_attr('folder', trial.number)
+        return trial
+
+
+def _run_trial(study: Any, trial: Any, sweep: Sweep, folder: Path) -> None:
+    """Trains the runs of a trial, and tells the study the mean of their final results."""
+    import optuna
+
+    state = optuna.trial.TrialState
+    metric, _ = sweep.goal()
+    scores = []
+    try:
+        for seed in range(FIRST_SEED, FIRST_SEED + sweep.seeds):
+            run = sweep.run(trial.user_attrs['values'], seed)
+            path = folder / f'trial{trial.user_attrs["folder"]:04d}-seed{seed}'
+            pruning = PruneTrial(trial, metric) if sweep.prune and seed == FIRST_SEED else None
+            scores.append(_train(run, path, pruning)[metric]['mean'])
+            if pruning is not None and pruning.pruned:
+                study.tell(trial, state=state.PRUNED)
+                return
+    except Interrupted:
+        study.tell(trial, state=state.FAIL)  # without an error: it is resumed by the next call
+        raise
+    except Exception as error:
+        trial.set_user_attr('error', f'{type(error).__name__}: {error}')
+        study.tell(trial, state=state.FAIL)
+        return
+    study.tell(trial, float(np.mean(scores)))
+
+
+def _train(run: Run, folder: Path, pruning: PruneTrial | None) -> Mapping[str, Any]:
+    """Trains or resumes one run; returns its final evaluation."""
+    here = RunFolder(folder)
+    while here.is_locked:  # by a worker that outlived its driver
+        time.sleep(POLL)
+    trained = train(
+        run.scenario, run.algo, seed=run.seed, out=folder, preset=run.preset, label=run.label,
+        resume=here.holds_run, callbacks=[] if pruning is None else [pruning], media=False, **run.options,
+    )  # fmt: skip
+    evaluation: Mapping[str, Any] = trained.result['eval']['policy']
+    return evaluation
+
+
+class PruneTrial(Callback):
+    """Reports each evaluation to Optuna, and stops the run if the pruner says so."""
+
+    def __init__(self, trial: Any, metric: str) -> None:
+        self.trial, self.metric, self.pruned = trial, metric, False
+
+    def on_evaluation(self, trainer: Trainer, metrics: Metrics) -> None:
+        self.trial.report(metrics[f'eval/{self.metric}'], trainer.algorithm.env_steps)
+        if trainer.algorithm.env_steps > 0 and self.trial.should_prune():
+            self.pruned = True
+            trainer.stop('pruned: worse than the median of the earlier trials')
+
+    def state_dict(self) -> dict[str, Any]:
+        return {'pruned': self.pruned}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.pruned = state['pruned']
+
+
+def _stop_with_driver() -> None:
+    """Stops this process, as SIGTERM does, once the driver is gone: its end of the pipe closes."""
+
+    def watch() -> None:
+        while os.read(0, 1):  # not sys.stdin, whose lock would be held when the process exits
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == '__main__':
+    _stop_with_driver()
+    try:
+        work(sys.argv[1])
+    except Interrupted:
+        sys.exit(130)
