@@ -22,7 +22,7 @@ JUNGLE = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)  # agents
 TRAFFIC = (3, 10, 30, 100)  # signals on a side of the grid
 CELLS, FOODS = 39.2, 0.6  # free cells and foods of each agent, as in the jungle's default
 SECONDS = 0.5  # of repetitions of a short call
-PARTS = ('environment step', 'LToSConv, both ways', 'DGN, forward', 'LToS update')
+PARTS = ('environment step', 'LToSConv, forward and backward', 'DGN, forward', 'LToS update')
 
 Row = dict[str, Any]
 

@@ -183,20 +183,6 @@ class CheckpointStore:
             )
         return None
 
-    def load(
-        self, step: int, expect: Mapping[str, Any] | None = None, ignore: Collection[str] = ()
-    ) -> tuple[int, dict[str, Any]]:
-        """The checkpoint of one step as ``(step, state)``, on the CPU; arguments as in :meth:`load_latest`.
-
-        Raises:
-            ValueError: If the file is damaged, is not a checkpoint, or has another format or fingerprint.
-        """
-        path = self.path(step)
-        try:
-            return _state_of(path, _read(path), expect, False, ignore)
-        except _Damaged as damage:
-            raise ValueError(f"checkpoint '{path}' is damaged ({damage}). Restore it from a backup.") from damage
-
     def _later_and_damaged(self, step: int) -> list[int]:
         later = [other for other in self.steps() if other > step]
         sound = [other for other in later if _damage(self.path(other)) is None]

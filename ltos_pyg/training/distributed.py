@@ -21,7 +21,7 @@ from ltos_pyg.algos import Algorithm
 from ltos_pyg.algos.ranks import Ranks, training_with
 from ltos_pyg.launch import local_rank, under_torchrun
 from ltos_pyg.seeding import seed_stream
-from ltos_pyg.training.checkpoint import CheckpointStore
+from ltos_pyg.training.checkpoint import CheckpointStore, load_file
 from ltos_pyg.training.config import RunConfig, check_device
 
 TIMEOUT = timedelta(minutes=30)  # that ranks wait for one another, e.g. for rank 0's evaluations
@@ -171,7 +171,7 @@ def load_part(
     saved = None
     with together(ranks):
         if common:
-            saved = store.load(max(common), expect, ignore)
+            saved = load_file(store.path(max(common)), expect, ignore=ignore)
         elif ranks.first and store.steps():
             raise ValueError(
                 f"no checkpoint in '{store.folder}' has valid parts of all {ranks.size} processes (steps "

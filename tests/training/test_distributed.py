@@ -5,34 +5,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
+from ranks_zoo import FLAGS, LAST, assert_same, both, command, end, numbers, parts, said, start, states, until
 from torch import Tensor, nn
 
 import ltos_pyg
 from ltos_pyg import cli
 from ltos_pyg.algos import ALGORITHMS, DGN, NonFiniteLossError
 from ltos_pyg.algos.base import guarded_step
-from ltos_pyg.algos.ranks import RankError, Ranks, current, training_with
+from ltos_pyg.algos.ranks import RankError, Ranks, current
 from ltos_pyg.envs import JungleEnv, PrisonerEnv
 from ltos_pyg.registry import scenario
 from ltos_pyg.training.callbacks import Callback, CallbackError, EarlyStopping
-from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.distributed import own_config, own_device, together
-from ltos_pyg.training.logging import read_metrics
 
 SMALL: dict[str, Any] = {
     'n_step': 2, 'batch_size': 4, 'replay_size': 200, 'hidden_channels': 8, 'encoder_channels': (8,), 'num_layers': 1,
@@ -40,69 +35,6 @@ SMALL: dict[str, Any] = {
     'rollout_steps': 4, 'policy_channels': (8,), 'incentive_channels': (8,), 'max_neighbours': 3,
 }  # fmt: skip
 TOGETHER = [name for name, (maker, _) in ALGORITHMS.items() if maker.data_parallel]  # type: ignore[attr-defined]
-FLAGS = [
-    *('train', 'prisoner', '--algo', 'ltos', '--no-media', '--num-envs', '4', '--total-steps', '640'),
-    *('--log-every', '160', '--eval-every', '320', '--eval-episodes', '2', '--final-episodes', '2'),
-    *('--checkpoint-every', '160', '--learning-starts', '80', '--train-freq', '32', '--batch-size', '4'),
-    *('--hidden-channels', '8', '--encoder-channels', '8', '--phi-channels', '8', '--search-channels', '8'),
-    *('--phi-starts', '0.1', '--phi-every', '2', '--candidates', '4', '--replay-size', '400'),
-]
-LAST = 640
-
-context = multiprocessing.get_context('forkserver')  # PyTorch is loaded once, by the server
-context.set_forkserver_preload(['ltos_pyg.training.api', 'ltos_pyg.experiments.tables', 'torch.distributed'])
-
-
-# --- two processes on this machine -----------------------------------------------------------------------------------
-
-
-def start(folder: Path, work: Callable[..., Any], *args: Any, size: int = 2) -> list[Any]:
-    """The ranks, each in ``work(rank, *args)``; they find each other by a file, so no port can be taken."""
-    folder.mkdir(parents=True, exist_ok=True)
-    meeting = folder / f'meeting-{time.monotonic_ns()}'
-    ranks = [context.Process(target=_rank, args=(rank, size, meeting, folder, work, args)) for rank in range(size)]
-    for process in ranks:
-        process.start()
-    return ranks
-
-
-def end(ranks: list[Any]) -> list[int]:
-    """The exit codes."""
-    for process in ranks:
-        process.join(300)
-        assert process.exitcode is not None, 'a rank hangs'
-    return [process.exitcode for process in ranks]
-
-
-def _rank(rank: int, size: int, meeting: Path, folder: Path, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    os.environ |= {
-        'RANK': str(rank),
-        'WORLD_SIZE': str(size),
-        'TORCHELASTIC_RUN_ID': 'test',
-        'GLOO_SOCKET_IFNAME': 'lo',
-    }
-    sys.stdout, sys.stderr = ((folder / f'{name}{rank}.txt').open('w', buffering=1) for name in ('out', 'err'))
-    dist.init_process_group('gloo', store=dist.FileStore(str(meeting), size), rank=rank, world_size=size)
-    with training_with(Ranks(rank, size)):
-        code = work(rank, *args)
-    dist.destroy_process_group()
-    sys.exit(code)
-
-
-def both(folder: Path, work: Callable[..., Any], *args: Any) -> None:
-    """Both ranks, to a good end."""
-    codes = end(start(folder, work, *args))
-    assert codes == [0, 0], [said(folder, rank) for rank in (0, 1)]
-
-
-def said(folder: Path, rank: int) -> str:
-    """What a rank wrote to standard error, without its bars."""
-    lines = (folder / f'err{rank}.txt').read_text().replace('\r', '\n').splitlines()
-    return '\n'.join(line for line in lines if '%|' not in line).strip()
-
-
-def command(rank: int, *args: str) -> int:
-    return cli.main([*FLAGS, *args])
 
 
 # --- the same weights ------------------------------------------------------------------------------------------------
@@ -193,38 +125,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('ranks') / 'whole'
     both(folder.parent, command, '--out', str(folder))
     return folder
-
-
-def parts(folder: Path) -> list[CheckpointStore]:
-    return [CheckpointStore(folder / 'checkpoints'), CheckpointStore(folder / 'checkpoints' / 'rank_1')]
-
-
-def states(folder: Path) -> list[dict[str, Any]]:
-    found = []
-    for store in parts(folder):
-        saved = store.load_latest()
-        assert saved is not None
-        assert saved[0] == LAST
-        found.append(saved[1])
-    return found
-
-
-def flat(value: Any, name: str = '') -> dict[str, Any]:
-    if not isinstance(value, dict | list | tuple):
-        return {name: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    return {path: leaf for key, item in items for path, leaf in flat(item, f'{name}.{key}').items()}
-
-
-def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
-    got, want = ({name: value for name, value in flat(s).items() if 'seconds' not in name} for s in (a, b))
-    assert got.keys() == want.keys()
-    for name, value in want.items():
-        assert torch.equal(got[name], value) if isinstance(value, Tensor) else got[name] == value, name
-
-
-def numbers(folder: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if 'seconds' not in k} for row in read_metrics(folder / 'metrics.jsonl')]
 
 
 def test_ranks_learn_the_same_from_different_episodes(whole):
@@ -321,15 +221,6 @@ def test_what_one_rank_cannot_load_ends_all(whole, tmp_path):
         parts(folder)[1].path(step).write_bytes(b'no checkpoint')
     assert end(start(tmp_path, command, '--out', str(folder), '--resume')) == [1, 1]
     assert 'has valid parts of all 2 processes (steps {0: [480, 640], 1: []})' in said(tmp_path, 0)
-
-
-def until(condition: Callable[[], bool], ranks: list[Any]) -> None:
-    for _ in range(6_000):
-        if condition():
-            return
-        assert all(process.is_alive() for process in ranks), end(ranks)
-        time.sleep(0.02)
-    raise AssertionError('nothing happened for two minutes')
 
 
 LONG = ('--total-steps', '2000000', '--checkpoint-every', '400', '--eval-every', '1000000')
