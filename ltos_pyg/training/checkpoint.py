@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from ltos_pyg.training.config import RENAMED
+
 FORMAT = 1  # raised whenever the layout of the file changes
 
 _NAME = re.compile(r'step_(\d+)\.pt')
@@ -280,7 +282,9 @@ def _state_of(
             f'the version of ltos_pyg that wrote it, or start a new run.'
         )
     if expect is not None:
-        differ = [said for name, said in _differences(_plain(expect), content['fingerprint'], older=older)
+        expected = _plain(expect)
+        found = with_todays_names(content['fingerprint'], expected)
+        differ = [said for name, said in _differences(expected, found, older=older)
                   if name not in ignore]  # fmt: skip
         if differ:
             raise ValueError(
@@ -311,6 +315,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value if type(value) in (str, int, float, bool, type(None)) else str(value)
+
+
+def with_todays_names(found: Any, expected: Any) -> Any:
+    """A stored configuration, with the names of today for options of earlier versions."""
+    if not isinstance(found, dict) or not isinstance(expected, dict):
+        return found
+    return {part: _renamed(options, expected.get(part), RENAMED.get(part, {})) for part, options in found.items()}
+
+
+def _renamed(options: Any, known: Any, names: Mapping[str, str]) -> Any:
+    if not isinstance(options, dict) or not isinstance(known, dict):
+        return options
+    return {name if name in known else names.get(name, name): value for name, value in options.items()}
 
 
 def _differences(expected: Any, got: Any, where: str = '', older: bool = False) -> Iterator[tuple[str, str]]:

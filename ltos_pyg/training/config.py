@@ -17,6 +17,20 @@ MakeEnv = Callable[[int], GraphEnv]  # from a number of graphs
 
 # Options that may differ when a run is resumed: they change what is recorded, not what is learned.
 RECORDING = ('device', 'threads', 'log_every', 'checkpoint_every', 'tensorboard', 'wandb', 'media', 'final_episodes')
+# Options of earlier versions by their names of today.
+RENAMED: dict[str, dict[str, str]] = {
+    'algorithm': {
+        'own': 'kept',  # of fixed_ltos
+        'initial_own': 'initial_kept',
+        'average': 'ema_decay',
+        'lr_end': 'lr_final_fraction',
+        'steps_per_update': 'train_freq',
+        'play_temperature': 'eval_temperature',
+        'slots': 'max_neighbours',
+    },
+    'env': {},
+    'train': {},
+}
 MAX_THREADS = 1024  # several thousand crash the process
 
 

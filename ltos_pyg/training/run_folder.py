@@ -25,7 +25,7 @@ import torch
 
 from ltos_pyg import __version__, registry
 from ltos_pyg.training.checkpoint import CheckpointStore, write_text
-from ltos_pyg.training.config import RunConfig, TrainConfig
+from ltos_pyg.training.config import RENAMED, RunConfig, TrainConfig
 from ltos_pyg.training.logging import read_metrics
 
 if TYPE_CHECKING:
@@ -36,20 +36,6 @@ try:
 except ImportError:  # no such locks on Windows: two processes in one folder are not detected there
     fcntl = None  # type: ignore[assignment]
 
-# Options of earlier versions by their names of today.
-RENAMED: dict[str, dict[str, str]] = {
-    'algorithm': {
-        'own': 'kept',  # of fixed_ltos
-        'initial_own': 'initial_kept',
-        'average': 'ema_decay',
-        'lr_end': 'lr_final_fraction',
-        'steps_per_update': 'train_freq',
-        'play_temperature': 'eval_temperature',
-        'slots': 'max_neighbours',
-    },
-    'env': {},
-    'train': {},
-}
 RENAMED_METRICS = {'selfishness': 'kept'}
 
 

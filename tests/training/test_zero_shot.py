@@ -68,7 +68,7 @@ def test_on_another_board_the_policy_sees_that_boards_scale_and_symmetries(run):
 
         def values(g: Any) -> torch.Tensor:
             sharing = algorithm.sharing_under(g, 'phi')
-            return algorithm.over_views(g, lambda view: algorithm.q_values(algorithm.averaged, view, sharing))
+            return algorithm.over_views(g, lambda views: algorithm.averaged_values(views, g, sharing))
 
         straight = values(graph)
         for number, view in enumerate(boards.views(graph)):

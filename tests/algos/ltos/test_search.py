@@ -302,7 +302,7 @@ def test_a_large_graph_is_scored_some_candidates_at_a_time(monkeypatch):
     seen, nodes, sizes = algo.inputs(t.graph), t.graph.num_nodes, []
     candidates = [constant_logits(t.graph.edge_index, nodes, own) for own in (None, 0.9, 0.1, 0.5, 0.2)]
     batch = HighLevelBatch(seen, t.graph.batch, t.num_graphs, None, candidates[0])
-    q_values = lambda *args: sizes.append(len(args[0])) or algo.network(*args)
+    q_values = lambda *args, copies: sizes.append(copies * len(args[0])) or algo.network(*args, copies=copies)
     whole = algo.objective._score(batch, candidates, q_values)
     monkeypatch.setattr('ltos_pyg.algos.ltos.search.NODES_AT_ONCE', 2 * nodes)
     assert_close(algo.objective._score(batch, candidates, q_values), whole)
