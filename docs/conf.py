@@ -42,7 +42,7 @@ myst_heading_anchors = 3
 nb_execution_mode = 'cache'
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True  # notebooks write files
-nb_execution_timeout = 120
+nb_execution_timeout = 900  # seconds a cell
 nb_merge_streams = True
 nb_output_stderr = 'remove'  # progress bars
 
