@@ -24,6 +24,7 @@ COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#0
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 LINES = ('-', '--', ':')
 _INTERVALS = 8  # most error bars along a curve
+_SEEDS_FOR_BARS = 3  # of two values, Student's t interval is 13 standard deviations wide
 _LEGEND_INSIDE = 5  # most curves for a legend inside the panel
 _STYLE = {
     'axes.grid': True,
@@ -316,7 +317,7 @@ def _draw(axes: Any, curve: Curve, rank: int, ranks: int) -> None:
         markevery=_spread(curve.step.size, rank, ranks),
         label=f'{curve.label} ({n} seed{"" if n == 1 else "s"})',
     )
-    if n > 1:
+    if n >= _SEEDS_FOR_BARS:
         at = _spread(curve.step.size, rank, ranks)
         axes.errorbar(
             curve.step[at], curve.mean[at], curve.interval[at], fmt='none', ecolor=colour, elinewidth=1, capsize=2.5
@@ -343,4 +344,6 @@ def _annotate(axes: Any, scenario: str, metric: str) -> None:
 def _caption(curves: Sequence[Curve]) -> str:
     if all(len(curve.runs) == 1 for curve in curves):
         return 'line: the single seed'
+    if all(len(curve.runs) < _SEEDS_FOR_BARS for curve in curves):
+        return 'line: mean over seeds; band: lowest to highest seed'
     return 'line: mean over seeds; band: lowest to highest seed; bars: 95 % Student-t interval of the mean'
