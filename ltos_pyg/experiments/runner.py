@@ -126,7 +126,7 @@ def train_missing(planned: Sequence[Planned], backend: Backend, quiet: bool = Fa
             display.ended(one)
             if reason is not None:
                 failures.append(Failure(one.run.name, reason, one.folder / LOG))
-                tqdm.write(f'ltos: {one.run.name} failed: {reason}')
+                tqdm.write(f'ltos: {one.run.name} failed: {reason}', file=sys.stderr)
     return failures
 
 
