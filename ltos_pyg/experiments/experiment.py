@@ -220,7 +220,8 @@ def read_experiment(path: Path) -> Experiment:
         for name, cls in (('settings', Setting), ('methods', Method))
     }
     own = {'name': path.stem, 'title': path.stem} | {key: value for key, value in plain.items() if key not in _OWN}
-    own['imports'] = tuple(own.get('imports', ()))
+    if isinstance(own.get('imports'), list):
+        own['imports'] = tuple(own['imports'])
     experiment: Experiment = _build(Experiment, own | parts, path, text, 'the top level', 0)
     return experiment
 
@@ -263,7 +264,7 @@ def _build(cls: Any, plain: Mapping[str, Any], path: Path, text: str, where: str
         if expected is not None and (
             not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected)
         ):
-            kind = ' or '.join(t.__name__ for t in expected)
+            kind = ' or '.join('list' if t is tuple else t.__name__ for t in expected)
             raise ValueError(
                 f"'{path}', line {_line(text, key, where, number)}: '{key}' must be of type {kind} (got {value!r})"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def main_table(experiment: Experiment, results: Sequence[Result]) -> Cells:
     return rows
 
 
-def sharing_table(experiment: Experiment, results: Sequence[Result]) -> Cells:
+def sharing_table(results: Sequence[Result]) -> Cells:
     """A row a method: the result, the share kept and its spread, and the result under other weights at play."""
     swaps = ('constant', 'uniform', 'keep', 'random')
     measures = {'kept': 'kept', 'sd states': 'kept_std_states', 'sd nodes': 'kept_std_nodes'}
@@ -182,7 +182,7 @@ def csv_of(results: Sequence[Result]) -> str:
     return out.getvalue()
 
 
-def marl_eval(experiment: Experiment, results: Sequence[Result], folder: Path) -> dict[str, Any]:
+def marl_eval(results: Sequence[Result], folder: Path) -> dict[str, Any]:
     """The evaluations of all runs as `marl-eval <https://github.com/instadeepai/marl-eval>`_ reads them."""
     data: dict[str, Any] = {}
     for one in results:
@@ -198,9 +198,6 @@ def marl_eval(experiment: Experiment, results: Sequence[Result], folder: Path) -
     return data
 
 
-TABLES: dict[str, Callable[[Experiment, Sequence[Result]], Cells]] = {'sharing': sharing_table}
-
-
 def table_of(experiment: Experiment, results: Sequence[Result]) -> Cells:
     """The table of an experiment."""
-    return TABLES.get(experiment.report, main_table)(experiment, results)
+    return sharing_table(results) if experiment.report == 'sharing' else main_table(experiment, results)

@@ -89,7 +89,7 @@ def write_report(experiment: Experiment, runs: Path, out: Path) -> list[Path]:
         'table.csv': csv_of(results),
     }
     written = [write_text(out / name, text) for name, text in texts.items()]
-    for name, content in (('marl_eval.json', marl_eval(experiment, results, runs)), ('about.json', _about(results))):
+    for name, content in (('marl_eval.json', marl_eval(results, runs)), ('about.json', _about(results))):
         write_json(out / name, content)
         written.append(out / name)
     try:

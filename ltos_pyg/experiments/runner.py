@@ -123,7 +123,7 @@ def train_missing(planned: Sequence[Planned], backend: Backend, quiet: bool = Fa
     failures = []
     with Display(planned, todo, quiet) as display:
         for one, reason in backend.train(todo):
-            display.ended(one)
+            display.finished += 1
             if reason is not None:
                 failures.append(Failure(one.run.name, reason, one.folder / LOG))
                 tqdm.write(f'ltos: {one.run.name} failed: {reason}', file=sys.stderr)
@@ -136,11 +136,10 @@ class Display:
     def __init__(self, planned: Sequence[Planned], todo: Sequence[Planned], quiet: bool) -> None:
         self.todo, self.finished = {one.folder: one for one in todo}, len(planned) - len(todo)
         self.total = len(planned)
-        left = sum(one.seconds * (1 - one.fraction) for one in todo)
-        self.work = sum(one.seconds for one in todo)
-        self.before = self.work - left
+        whole, trained = sum(one.seconds for one in todo), sum(one.seconds * one.fraction for one in todo)
         self.bar = tqdm(
-            total=round(self.work), initial=round(self.before), disable=quiet, smoothing=0.05, unit='s',
+            total=round(whole), initial=round(trained),
+            disable=quiet, smoothing=0.05, unit='s',
             bar_format='{desc}: {percentage:3.0f}% |{bar}| {elapsed} < {remaining}{postfix}',
         )  # fmt: skip
 
@@ -154,10 +153,6 @@ class Display:
         self._stop.set()
         self._thread.join()
         self.bar.close()
-
-    def ended(self, one: Planned) -> None:
-        """Counts a run that ended."""
-        self.finished += 1
 
     def _watch(self) -> None:
         while not self._stop.wait(POLL):

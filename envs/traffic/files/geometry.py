@@ -147,7 +147,7 @@ def _meet(a: Array, b: Array) -> tuple[bool, float, float]:
 
 @jit
 def _swap(p: int, q: int, distance: Array, link: Array, twin: Array) -> None:
-    """Swaps two crossings of a row, and updates the pointers of their twins."""
+    """Swaps two crossings of a row; the entries for them in the other links' rows then point to the new places."""
     if p != q:
         distance[p], distance[q] = distance[q], distance[p]
         link[p], link[q] = link[q], link[p]
