@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn.functional import leaky_relu
 from torch_geometric.nn import Linear
 
 from ltos_pyg.nn.functional import Sharing, at_least_float32, own_share_logit, softmax_by_sender
@@ -32,12 +33,13 @@ class EdgePolicyHead(nn.Module):
     r"""One logit per edge and one per node, from the features of the nodes that it joins.
 
     .. math::
-        e_{ji} = \mathbf{a}^\top \mathrm{ReLU}(\mathbf{W}_s \mathbf{h}_j + \mathbf{W}_r \mathbf{h}_i
+        e_{ji} = \mathbf{a}^\top \sigma(\mathbf{W}_s \mathbf{h}_j + \mathbf{W}_r \mathbf{h}_i
         + \mathbf{W}_e \mathbf{e}_{ji} + \mathbf{b}), \qquad
-        s_i = \mathbf{c}^\top \mathrm{ReLU}(\mathbf{W}_o \mathbf{h}_i + \mathbf{b}_o)
+        s_i = \mathbf{c}^\top \sigma(\mathbf{W}_o \mathbf{h}_i + \mathbf{b}_o)
         + \log \Big( \frac{\rho}{1 - \rho} \max(d_i, 1) \Big)
 
-    with :math:`d_i` the out-degree of :math:`i`. The last layers start at zero, so at the start the softmax over each
+    with :math:`\sigma` a LeakyReLU of slope 0.2 (units of a ReLU can die, and the weights are constant then) and
+    :math:`d_i` the out-degree of :math:`i`. The last layers start at zero, so at the start the softmax over each
     sender (:func:`~ltos_pyg.nn.sender_softmax`) keeps exactly the share :math:`\rho` and splits the rest evenly,
     whatever the degree.
 
@@ -95,8 +97,8 @@ class EdgePolicyHead(nn.Module):
         check_edge_index(edge_index, h.size(0))
         pair = self.lin_sender(h).index_select(0, edge_index[0]) + self.lin_receiver(h).index_select(0, edge_index[1])
         pair = add_edges(pair, self.lin_edge, edge_attr)
-        edge_logit = at_least_float32(self.edge_logit(pair.relu()))
-        self_logit = at_least_float32(self.self_logit(self.lin_own(h).relu()))
+        edge_logit = at_least_float32(self.edge_logit(leaky_relu(pair, 0.2)))
+        self_logit = at_least_float32(self.self_logit(leaky_relu(self.lin_own(h), 0.2)))
         if self.initial_kept is not None:
             start = own_share_logit(edge_index, h.size(0), self.initial_kept)
             self_logit = self_logit + start.to(self_logit.dtype).unsqueeze(-1)

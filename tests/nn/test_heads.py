@@ -39,6 +39,17 @@ def test_the_start_is_no_dead_end():
     check_sharing(sharing, STAR, 6)
 
 
+def test_logits_still_learn_from_the_state_when_all_hidden_units_are_negative():
+    head, h = EdgePolicyHead(5), torch.randn(6, 5)
+    for logit, lin in ((head.edge_logit, head.lin_sender), (head.self_logit, head.lin_own)):
+        torch.nn.init.normal_(logit.weight)
+        torch.nn.init.constant_(lin.bias, -100.0)
+    edge, own = head(h, STAR)
+    (edge.sum() + own.sum()).backward()
+    for part in (edge.std(), own.std(), head.lin_receiver.weight.grad, head.lin_own.weight.grad):
+        assert part.abs().max() > 0
+
+
 def test_share_is_the_softmax_of_the_logits():
     head, h = EdgePolicyHead(5), torch.randn(6, 5)
     torch.nn.init.normal_(head.edge_logit.weight)

@@ -27,15 +27,17 @@ class LToSConfig(SharingQConfig):
 
     objective: Literal['search', 'gradient'] = 'search'  # of the high level; 'gradient' is the paper's
     initial_kept: float | None = None  # share that phi keeps at the start; None: uniform
-    phi_lr: float = 3e-3  # Adam
+    phi_lr: float = 1e-2  # Adam
     phi_starts: float = 0.35  # fraction of training before phi's first step, so that the low level converges first
     phi_every: int = 4  # gradient steps of the low level per one of phi
     phi_graphs: int = 8  # graphs of the low level's batch used in a step of phi
     phi_tau: float = 0.05  # soft update of the target phi', per step of phi
     phi_channels: int = 64
     search_channels: int = 64  # of the search's critics
-    candidates: int = 16  # joint weights compared in a step of the search, half of them wide
+    candidates: int = 12  # joint weights compared in a step of the search, half of them wide
     sharpness: float = 2.0  # of the search: beta
+    aim_steps: int = 3  # gradient steps from phi's weights to those that would make single agents act better; 0: none
+    aim_size: float = 0.25  # largest change of a logit in one of them
     hops: int = 2  # candidates are scored by the returns of nodes within this many hops
     noise_joint: float = 4.0  # of exploration, on logits: the part that all agents of a graph share
     noise_own: float = 0.5  # the part of each agent's own share
@@ -58,5 +60,6 @@ class LToSConfig(SharingQConfig):
             raise ValueError(f"'candidates' must be at least 2, or there is nothing to compare (got {self.candidates})")
         check_range(self, 'phi_lr', above=0)
         check_range(self, 'sharpness', 'noise_joint', 'noise_own', 'noise_received', 'noise_local', least=0)
+        check_range(self, 'aim_steps', 'aim_size', least=0)
         if self.initial_kept is not None and not 0 < self.initial_kept < 1:
             raise ValueError(f"'initial_kept' must lie strictly between 0 and 1, or be None (got {self.initial_kept})")

@@ -15,8 +15,9 @@ from ltos_pyg.algos.losses import mean
 from ltos_pyg.algos.ltos.config import LToSConfig
 from ltos_pyg.algos.ltos.critics import Seen
 from ltos_pyg.algos.ltos.fixed import random_sharing
-from ltos_pyg.algos.ltos.search import OBJECTIVES, HighLevelBatch, first_graphs
+from ltos_pyg.algos.ltos.search import OBJECTIVES, HighLevelBatch
 from ltos_pyg.algos.ltos.sharing_q import SharingQ
+from ltos_pyg.algos.ltos.subgraphs import first_graphs
 from ltos_pyg.algos.ltos.weights import HeldNoise, JointNoise, Logits, constant_logits
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 from torch_geometric.nn import MLP, Linear
 
 from ltos_pyg.algos import ranks
 from ltos_pyg.algos.base import soft_update
 from ltos_pyg.algos.losses import gather_next_value, masked, mean, td_loss, td_target
-from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen
+from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen, taken
+from ltos_pyg.algos.ltos.subgraphs import Near, part_of, random_parts, repeated_edges, within_hops
 from ltos_pyg.algos.ltos.weights import JointNoise, Logits, constant_logits
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn.functional import softmax_by_sender
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 SHARES = (None, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)  # constant shares that are compared; None: uniform
 FIRST_SHARE = 0.4  # the one that training starts from
 NODES_AT_ONCE = 2**18  # of all candidates together: bounds the memory of a step
+DEVIATIONS = 16  # parts of the agents of a graph that deviate one after another
+Parts = TypeVar('Parts', list[Logits], Tensor)
 
 
 class HighLevelBatch(NamedTuple):
@@ -176,23 +180,41 @@ class BestConstant(nn.Module):
 class JointSearch:
     r"""Moves :math:`\phi` towards joint weights whose *induced joint actions* are worth more, in unshaped reward.
 
-    Weights affect the environment only through the actions that they induce. For each state, K joint candidates of
-    logits :math:`L_k` are drawn, half of them with wide noise around the constant share ``FIRST_SHARE``, half with
-    small noise around :math:`\phi`. All agents respond at once,
-    :math:`\mathbf{a}_k = \arg\max_a Q(o, a; \mathrm{softmax}(L_k))`, and two critics of the
-    unshaped return, each learned from its own half of the frames, score the joint actions:
+    Weights affect the environment only through the actions that they induce, those of all agents at once:
+    :math:`\mathbf{a}(L) = \arg\max_a Q(o, a; \mathrm{softmax}(L))` for logits :math:`L`. Two critics :math:`G_c` of the
+    unshaped return, each learned from its own half of the frames, score joint actions. With :math:`C(i)` all nodes
+    within ``hops`` of i, :math:`L` the logits of :math:`\phi` and :math:`L^{const}` those of the best constant, a step
+    has two parts.
+
+    **Search.** K joint candidates :math:`L_k` are drawn for each state, half of them with wide noise around the
+    constant share ``FIRST_SHARE``, half with small noise around :math:`\phi`:
 
     .. math::
-        F_{cki} &= \sum_{j \in C(i)} G_{cj}(o, \mathbf{a}_k) \text{ less its mean over } k, \qquad
+        F_{cki} &= \sum_{j \in C(i)} G_{cj}(o, \mathbf{a}(L_k)) \text{ less its mean over } k, \qquad
         V_i = \tfrac{1}{2K} \sum_{c,k} F_{cki}^2, \qquad
         T_i = \mathrm{clip}\Big(\tfrac1K \sum_k F_{1ki} F_{2ki} / V_i,\ 0,\ 1\Big) \\
         p_{ki} &= \mathrm{softmax}_k\big(\beta\,T_i\,\tfrac12 \textstyle\sum_c F_{cki} / \sqrt{V_i}\big), \qquad
         d_i = \sum_k p_{ki} L_{ki} - \big[T_i L_i + (1 - T_i) \tfrac1K \textstyle\sum_k L_{ki}\big]
         - (1 - T_i) (L_i - L^{const}_i)
 
-    with :math:`C(i)` all nodes within two hops. The gradient step moves :math:`L_i` along :math:`d_i`: towards the
-    better candidates with weight :math:`T_i`, the agreement of the critics, and back to the best constant with weight
-    :math:`1 - T_i`.
+    This finds actions that pay only if all take part. It moves towards the better candidates with weight
+    :math:`T_i`, the agreement of the critics, and back to the best constant with weight :math:`1 - T_i`.
+
+    **Aim.** Which single agent should act otherwise, and which weights would make it do so? With
+    :math:`\mathbf{a} = \mathbf{a}(L)` and :math:`b_i` another action of i, taken from a random candidate:
+
+    .. math::
+        D_{ci} &= \sum_{j \in C(i)} \big[G_{cj}(o, b_i, \mathbf{a}_{-i}) - G_{cj}(o, \mathbf{a})\big], \qquad
+        m_i = \max(\min_c D_{ci}, 0) - \max(\min_c -D_{ci}, 0) \\
+        L^{s+1} &= L^s + \eta\,\nabla_{L^s} \sum_i |m_i| \log \sigma\big(\mathrm{sign}(m_i)
+        [Q_i(o, b_i; L^s) - Q_i(o, a_i; L^s)] / \kappa\big), \qquad L^0 = L
+
+    with :math:`\kappa` the mean size of the differences of Q, and each component g of the gradient replaced by
+    :math:`g / (|g| + \mathrm{rms}(g))`. Where both critics find
+    :math:`\sum_{j \in C(i)} G_{cj}(o, \mathbf{a}(L^S)) > \sum_{j \in C(i)} G_{cj}(o, \mathbf{a})`,
+    :math:`L^S_i - L_i` is added to :math:`d_i`. This finds to *whom* an agent should give, which noise hardly samples.
+
+    The gradient step moves :math:`L_i` along :math:`d_i`.
 
     Args:
         spec: What the environment promises.
@@ -254,19 +276,28 @@ class JointSearch:
     def step_loss(self, batch: HighLevelBatch, q_values: Callable[..., Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss whose gradient moves the logits of phi along :math:`d`, and what to log."""
         edge_index, logits = batch.seen[1], batch.logits
-        N, K = batch.seen[0].size(0), self.config.candidates
+        sender, N = edge_index[0], batch.seen[0].size(0)
         base = constant_logits(edge_index, N, self.constant.own)
         phi = Logits(*(part.detach() for part in logits))
         with torch.no_grad():
+            near = within_hops(edge_index, N, self.config.hops)
             due = self.constant.due()
-            draws = self._candidates(phi, batch)
             constants = [constant_logits(edge_index, N, own) for own in (None, SHARES[due])]
-            value = self._score(batch, [*draws, *constants], q_values)  # (2, K + 2, N)
-            difference = (value[:, K + 1] - value[:, K]).sum(-1) / max(N, 1)
+            draws = self._candidates(phi, batch)
+            action = self._actions(batch, [*constants, phi, *draws], q_values)  # (K + 3, N)
+            value = self._returns(batch, action)  # (2, K + 3, N)
+            difference = (value[:, 1] - value[:, 0]).sum(-1) / max(N, 1)
             self.constant.compare(due, *ranks.current().average([difference]))
-            target_own, target_edge, trust = self._target(value[:, :K], draws, phi, base, edge_index, N)
-        move = 0.5 * ((logits.own - target_own).square().sum() + (logits.edge - target_edge).square().sum())
-        metrics = {'phi/trust': mean(trust), 'phi/constant': own_share(self.constant.own, edge_index, N)}
+            own, edge, trust = self._target(value[:, 3:], draws, phi, base, edge_index, near)
+            metrics = {'phi/trust': mean(trust), 'phi/constant': own_share(self.constant.own, edge_index, N)}
+            if self.config.aim_steps:
+                aimed = self._aim(phi, action[2], action[3:], near, batch, q_values)
+                gain = self._returns(batch, self._actions(batch, [aimed], q_values))[:, 0] - value[:, 2]
+                better = (summed(gain, near).amin(0) > 0).float()  # (N,)
+                own = own + better * (aimed.own - phi.own)
+                edge = edge + better[sender] * (aimed.edge - phi.edge)
+                metrics['phi/aimed'] = mean(better)
+        move = 0.5 * ((logits.own - own).square().sum() + (logits.edge - edge).square().sum())
         return move / max(N, 1), metrics
 
     def _candidates(self, phi: Logits, batch: HighLevelBatch) -> list[Logits]:
@@ -277,24 +308,28 @@ class JointSearch:
         draws = [self.noise.draw(batch.graph_of_node, batch.num_graphs, self.rng) for _ in range(K)]
         return [noise.on(logits, edge_index, scale) for noise, (logits, scale) in zip(draws, around, strict=True)]
 
-    def _score(self, batch: HighLevelBatch, candidates: list[Logits], q_values: Callable[..., Tensor]) -> Tensor:
-        """The two critics' returns of each node under the joint greedy actions of each candidate, (2, K, N)."""
-        K, N = len(candidates), batch.seen[0].size(0)
-        if K > 1 and K * N > NODES_AT_ONCE:  # a large graph: some candidates at a time
-            half = K // 2
-            return torch.cat([self._score(batch, part, q_values) for part in (candidates[:half], candidates[half:])], 1)
-        edge_index, edge_attr = repeated_edges(batch.seen, K)
-        stacked = Logits(*(torch.cat(parts) for parts in zip(*candidates, strict=True)))
-        q = q_values(batch.seen[0], edge_index, edge_attr, softmax_by_sender(*stacked, edge_index), copies=K)
-        action = masked(q, None if batch.mask is None else batch.mask.repeat(K, 1)).argmax(-1)
-        return torch.stack([critic(*batch.seen, action.view(K, N)) for critic in self.critics])
+    def _actions(self, batch: HighLevelBatch, candidates: list[Logits], q_values: Callable[..., Tensor]) -> Tensor:
+        """The joint greedy actions under each of K candidates, (K, N)."""
+        N, actions = batch.seen[0].size(0), []
+        for some in in_parts(candidates, N):
+            K = len(some)
+            edge_index, edge_attr = repeated_edges(batch.seen, K)
+            stacked = Logits(*(torch.cat(parts) for parts in zip(*some, strict=True)))
+            q = q_values(batch.seen[0], edge_index, edge_attr, softmax_by_sender(*stacked, edge_index), copies=K)
+            mask = None if batch.mask is None else batch.mask.repeat(K, 1)
+            actions.append(masked(q, mask).argmax(-1).view(K, N))
+        return torch.cat(actions)
+
+    def _returns(self, batch: HighLevelBatch, actions: Tensor) -> Tensor:
+        """The two critics' returns of each node after each of K joint actions (K, N), as (2, K, N)."""
+        parts = in_parts(actions, actions.size(1))
+        return torch.stack([torch.cat([critic(*batch.seen, part) for part in parts]) for critic in self.critics])
 
     def _target(
-        self, value: Tensor, draws: list[Logits], phi: Logits, base: Logits, edge_index: Tensor, num_nodes: int
+        self, value: Tensor, draws: list[Logits], phi: Logits, base: Logits, edge_index: Tensor, near: Near
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Targets of the self logits (N,) and edge logits (E,), and the critics' agreement (N,)."""
-        row, column = within_hops(edge_index, num_nodes, self.config.hops)
-        F = torch.zeros_like(value).index_add(2, row, value.index_select(2, column))
+        F = summed(value, near)
         F = F - F.mean(1, keepdim=True)
         V = F.square().mean((0, 1)).clamp(min=1e-12)
         trust = ((F[0] * F[1]).mean(0) / V).clamp(0, 1)
@@ -303,6 +338,66 @@ class JointSearch:
         own = toward(p, trust, torch.stack([draw.own for draw in draws]), phi.own, base.own)
         edge = toward(p[:, sender], trust[sender], torch.stack([draw.edge for draw in draws]), phi.edge, base.edge)
         return own, edge, trust
+
+    def _aim(
+        self,
+        phi: Logits,
+        action: Tensor,
+        drawn: Tensor,
+        near: Near,
+        batch: HighLevelBatch,
+        q_values: Callable[..., Tensor],
+    ) -> Logits:
+        """Logits near those of phi under which agents would act as the critics want: :math:`L^S`.
+
+        Args:
+            phi: The logits of phi.
+            action: Its joint actions, (N,).
+            drawn: The joint actions of the candidates, (K, N).
+            near: The pairs within ``hops``.
+            batch: The graphs.
+            q_values: The low level.
+        """
+        chance = torch.rand(drawn.shape, generator=self.rng, device=drawn.device) * (drawn != action)
+        other = drawn.gather(0, chance.argmax(0, keepdim=True)).squeeze(0)
+        gain = self._gains(batch, action, other, near)
+        wanted = gain.amin(0).clamp(min=0) - (-gain).amin(0).clamp(min=0)
+        logits, scale = phi, None
+        for _ in range(self.config.aim_steps):
+            with torch.enable_grad():
+                logits = Logits(*(part.detach().requires_grad_() for part in logits))
+                q = q_values(*batch.seen, softmax_by_sender(*logits, batch.seen[1]))
+                margin = taken(q, other) - taken(q, action)
+                scale = mean(margin.detach().abs()).clamp(min=1e-9) if scale is None else scale
+                objective = (wanted.abs() * logsigmoid(wanted.sign() * margin / scale)).sum()
+                slope = torch.autograd.grad(objective, logits)
+            steps = (g / (g.abs() + g.square().mean().sqrt() + 1e-12) for g in slope)
+            logits = Logits(*(part + self.config.aim_size * s for part, s in zip(logits, steps, strict=True)))
+        return Logits(*(part.detach() for part in logits))
+
+    def _gains(self, batch: HighLevelBatch, action: Tensor, other: Tensor, near: Near) -> Tensor:
+        """What the neighbourhood of each node gains if it alone takes its other action, by both critics, (2, N).
+
+        The agents of a graph are divided into ``DEVIATIONS`` parts at random, and those of a part deviate at once.
+        """
+        node, partner = near
+        part = random_parts(batch.graph_of_node, batch.num_graphs, DEVIATIONS, self.rng)
+        joint = torch.where(part == torch.arange(DEVIATIONS, device=part.device).unsqueeze(1), other, action)
+        value = self._returns(batch, torch.cat([action.unsqueeze(0), joint]))
+        effect = value[:, 1 + part[node], partner] - value[:, 0, partner]
+        return torch.zeros_like(value[:, 0]).index_add(1, node, effect)
+
+
+def summed(value: Tensor, near: Near) -> Tensor:
+    """The sum of values (..., N) over the nodes near each node, (..., N)."""
+    node, partner = near
+    return torch.zeros_like(value).index_add(-1, node, value.index_select(-1, partner))
+
+
+def in_parts(candidates: Parts, num_nodes: int) -> list[Parts]:
+    """The candidates, so many at a time that a large graph fits into memory."""
+    size = max(NODES_AT_ONCE // max(num_nodes, 1), 1)
+    return [candidates[first : first + size] for first in range(0, len(candidates), size)]
 
 
 def toward(p: Tensor, trust: Tensor, draws: Tensor, phi: Tensor, base: Tensor) -> Tensor:
@@ -315,50 +410,6 @@ def own_share(own: float | None, edge_index: Tensor, num_nodes: int) -> Tensor:
     """Mean share kept under constant weights."""
     logits = constant_logits(edge_index, num_nodes, own)
     return mean(softmax_by_sender(*logits, edge_index).kept)
-
-
-def within_hops(edge_index: Tensor, num_nodes: int, hops: int) -> tuple[Tensor, Tensor]:
-    """All pairs (i, j) such that a path of at most ``hops`` edges leads from j to i, i itself included."""
-    sender, receiver = edge_index
-    order = receiver.argsort(stable=True)
-    neighbour = sender[order]
-    degree = torch.bincount(receiver, minlength=num_nodes)
-    start = degree.cumsum(0) - degree
-    key = torch.arange(num_nodes, device=edge_index.device) * (num_nodes + 1)  # i * N + i
-    for _ in range(hops):
-        i, j = key // max(num_nodes, 1), key % max(num_nodes, 1)
-        count = degree[j]
-        first = (count.cumsum(0) - count).repeat_interleave(count)
-        at = start[j].repeat_interleave(count) + torch.arange(len(first), device=key.device) - first
-        key = torch.cat([key, i.repeat_interleave(count) * num_nodes + neighbour[at]]).unique()
-    return key // max(num_nodes, 1), key % max(num_nodes, 1)
-
-
-def repeated_edges(seen: Seen, times: int) -> tuple[Tensor, Tensor | None]:
-    """The edges of the graphs repeated ``times`` times, as one batch, and their features."""
-    x, edge_index, edge_attr = seen
-    shift = x.size(0) * torch.arange(times, device=x.device).repeat_interleave(edge_index.size(1))
-    return edge_index.repeat(1, times) + shift, None if edge_attr is None else edge_attr.repeat(times, 1)
-
-
-def first_graphs(seen: Seen, ptr: Tensor, most: int) -> Seen:
-    """The first graphs of a batch, at most ``most``; ``ptr`` (B + 1,) has the first node of each."""
-    x, edge_index, edge_attr = seen
-    if len(ptr) - 1 <= most:
-        return seen
-    nodes = int(ptr[most])
-    edges = int((edge_index[0] < nodes).sum())  # edges lie graph by graph
-    return x[:nodes], edge_index[:, :edges], None if edge_attr is None else edge_attr[:edges]
-
-
-def part_of(seen: Seen, graph_of_node: Tensor, chosen: Tensor) -> tuple[Tensor, Seen]:
-    """Those graphs of a batch that are chosen (B,): the numbers of their nodes, and their network inputs."""
-    x, edge_index, edge_attr = seen
-    mine = chosen[graph_of_node]
-    node = mine.nonzero().squeeze(-1)
-    row = mine.cumsum(0) - 1
-    edge = mine[edge_index[0]].nonzero().squeeze(-1)
-    return node, (x[node], row[edge_index[:, edge]], None if edge_attr is None else edge_attr[edge])
 
 
 OBJECTIVES: dict[str, type[JointSearch] | type[ShapedGradient]] = {'search': JointSearch, 'gradient': ShapedGradient}

@@ -20,11 +20,8 @@ from ltos_pyg.algos.ltos.search import (
     SHARES,
     HighLevelBatch,
     JointActionCritic,
-    first_graphs,
-    part_of,
-    repeated_edges,
-    within_hops,
 )
+from ltos_pyg.algos.ltos.subgraphs import first_graphs, part_of, random_parts, repeated_edges, within_hops
 from ltos_pyg.algos.ltos.weights import Logits, constant_logits
 from ltos_pyg.data import Snapshot
 from ltos_pyg.graph_env import SingleGraphEnv, SingleStep, VectorGraphEnv, fully_connected
@@ -90,6 +87,18 @@ def test_chosen_graphs_of_a_batch(edge_dim, chosen):
         assert_close(seen, seen_of(Batch.from_data_list([graphs(edge_dim)[b] for b in chosen])))
     else:
         assert (seen[0].shape, seen[1].shape) == ((0, 3), (2, 0))
+
+
+@pytest.mark.parametrize('parts', [1, 2, 4, 16])
+def test_the_nodes_of_each_graph_are_dealt_out_to_parts_at_random(parts):
+    batch = Batch.from_data_list(graphs())
+    rng = torch.Generator().manual_seed(0)
+    draws = torch.stack([random_parts(batch.batch, batch.num_graphs, parts, rng) for _ in range(40)])
+    for graph, (nodes, _) in enumerate(SIZES):
+        counts = [torch.bincount(draw, minlength=parts).tolist() for draw in draws[:, batch.batch == graph]]
+        assert all(max(count) - min(count) <= 1 and sum(count) == nodes for count in counts)
+    assert draws.max() == min(parts, 6) - 1
+    assert parts == 1 or all(len(seen.unique()) > 1 for seen in draws.T[batch.batch == 3])
 
 
 # --- critics of joint actions ----------------------------------------------------------------------------------------
@@ -227,7 +236,7 @@ def test_the_target_of_a_isolated_nodes_logit_by_hand(first, second, sharpness, 
     phi, base = (Logits(torch.zeros(0), torch.tensor([logit])) for logit in (0.5, 0.1))
     no_edges = torch.zeros(2, 0, dtype=torch.int64)
     value = torch.tensor([first, second]).unsqueeze(-1)
-    got, edge, agreed = search._target(value, draws, phi, base, no_edges, 1)
+    got, edge, agreed = search._target(value, draws, phi, base, no_edges, within_hops(no_edges, 1, 2))
     assert got.item() == pytest.approx(own, abs=1e-5)
     assert agreed.item() == pytest.approx(trust, abs=1e-6)
     assert edge.shape == (0,)
@@ -241,7 +250,7 @@ def test_a_node_looks_at_the_returns_around_it_and_its_edges_go_with_it():
     value[:, :, 3] = torch.tensor([1.0, -1.0])
     draws = [Logits(sign * torch.arange(1.0, 7.0), sign * torch.arange(10.0, 14.0)) for sign in (1, -1)]
     phi, base = Logits(torch.full((6,), 0.5), torch.full((4,), 0.5)), Logits(torch.zeros(6), torch.zeros(4))
-    own, edge, trust = search._target(value, draws, phi, base, edges, 4)
+    own, edge, trust = search._target(value, draws, phi, base, edges, within_hops(edges, 4, 1))
     assert trust.tolist() == pytest.approx([0, 0, 1, 1])
     assert own.tolist() == pytest.approx([0, 0, 12 / 2, 13 / 2], abs=1e-4)  # p = (3/4, 1/4) of +- the draw
     assert edge.tolist() == pytest.approx([0, 0, 0, 4 / 2, 5 / 2, 6 / 2], abs=1e-4)  # by their senders
@@ -249,7 +258,7 @@ def test_a_node_looks_at_the_returns_around_it_and_its_edges_go_with_it():
 
 @pytest.mark.parametrize('make_env', [jungle, crowd])
 def test_the_gradient_by_the_logits_is_the_way_to_the_target(make_env, monkeypatch):
-    algo = trained('ltos search', 8, make_env)
+    algo = trained('ltos search', 8, make_env, aim_steps=0)
     t = sample(algo)
     seen, targets = algo.inputs(t.graph), []
     target = algo.objective._target
@@ -279,17 +288,85 @@ def test_candidates_are_half_wide_around_the_first_share_and_half_close_to_phi()
     assert len({float(draw[0]) for draw in draws}) == 6
 
 
-def test_the_response_to_a_candidate_is_the_joint_greedy_legal_action(monkeypatch):
+@pytest.mark.parametrize('make_env', [jungle, crowd])
+def test_single_deviations_are_valued_as_one_by_one(make_env):
+    algo = trained('ltos search', 8, make_env)
+    t = sample(algo)
+    graph, seen, search = t.graph[0], algo.inputs(t.graph[0]), algo.objective
+    edges, nodes = graph.edge_index, graph.num_nodes
+    rng = torch.Generator().manual_seed(0)
+    action, other = torch.randint(algo.spec.num_actions, (2, nodes), generator=rng)
+    near = within_hops(edges, nodes, algo.config.hops)
+    batch = HighLevelBatch(seen, torch.zeros(nodes, dtype=torch.int64), 1, None, constant_logits(edges, nodes, 0.5))
+    gains = search._gains(batch, action, other, near)
+    for c, critic in enumerate(search.critics):
+        before = critic(*seen, action)
+        for i in range(nodes):
+            alone = action.clone()
+            alone[i] = other[i]
+            around = near[1][near[0] == i]
+            assert_close(gains[c, i], (critic(*seen, alone) - before)[around].sum(), atol=1e-4, rtol=1e-4)
+    assert gains.abs().max() > 0
+
+
+class Listener(nn.Module):
+    """On the path 0 - 1 - 2 agent 1 takes action 1 if 2 gives it more than 0 does; the others always take 0."""
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, sharing: Any, copies: int = 1) -> Tensor:
+        sender, receiver = edge_index % 3
+        signed = sharing.given * (receiver == 1) * torch.where(sender == 2, 1.0, -1.0)
+        wants = torch.zeros_like(sharing.kept).index_add(0, edge_index[1], signed)
+        return torch.stack([torch.zeros_like(wants), torch.where(torch.arange(len(wants)) % 3 == 1, wants, -1.0)], -1)
+
+
+class Pays(nn.Module):
+    """Agent 0 is paid if agent 1 takes action 1."""
+
+    def __init__(self, payoff: float) -> None:
+        super().__init__()
+        self.payoff = payoff
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, action: Tensor) -> Tensor:
+        return torch.stack([self.payoff * action[..., 1], *torch.zeros(2, *action.shape[:-1])], dim=-1)
+
+
+@pytest.mark.parametrize(('payoffs', 'moves'), [((1.0, 2.0), True), ((1.0, -1.0), False), ((-1.0, -1.0), False)])
+def test_aiming_moves_the_weights_that_make_an_agent_act_better_if_both_critics_agree(payoffs, moves):
+    search = make('ltos search', two(), sharpness=0.0, noise_local=0.0, candidates=4, phi_starts=1.0).objective
+    search.critics = nn.ModuleList(Pays(payoff) for payoff in payoffs)
+    search._candidates = lambda phi, batch: [Logits(torch.tensor([0.0, 0.0, 4.0, 0.0]), torch.zeros(3)), phi]
+    edges = torch.tensor([[0, 1, 2, 1], [1, 0, 1, 2]])
+    start = Logits(torch.tensor([0.05, 0.0, 0.0, 0.0]), torch.zeros(3))
+    logits = Logits(*(part.clone().requires_grad_() for part in start))
+    batch = HighLevelBatch((torch.ones(3, 1), edges, None), torch.zeros(3, dtype=torch.int64), 1, None, logits)
+    with torch.no_grad():
+        action = search._actions(batch, [start, *search._candidates(start, batch)], Listener())
+        aimed = search._aim(start, action[0], action[1:], within_hops(edges, 3, 2), batch, Listener())
+    assert action.tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
+    change = [new - old for new, old in zip(aimed, start, strict=True)]
+    sign = {(1.0, 2.0): 1, (1.0, -1.0): 0, (-1.0, -1.0): -1}[payoffs]
+    assert torch.sign(change[0]).tolist() == [-sign, 0, sign, 0]  # of the edges 0 -> 1 and 2 -> 1
+    assert torch.sign(change[1]).tolist() == [sign, 0, -sign]
+    assert max(part.abs().max() for part in change) <= search.config.aim_steps * search.config.aim_size
+
+    loss, metrics = search.step_loss(batch, Listener())
+    got = torch.autograd.grad(loss, logits)
+    search._aim = lambda phi, *args: phi
+    plain = torch.autograd.grad(search.step_loss(batch, Listener())[0], logits)
+    for new, old, moved in zip(got, plain, change, strict=True):
+        assert_close(new, old - moved / 3 if moves else old)
+    assert metrics['phi/aimed'] == float(moves)
+
+
+def test_the_response_to_a_candidate_is_the_joint_greedy_legal_action():
     algo = trained('ltos search', 6, crowd)
     t = sample(algo)
-    seen, mask, actions = algo.inputs(t.graph), t.graph.action_mask, []
-    critic = algo.objective.critics[0]
-    monkeypatch.setattr(algo.objective, 'critics', [lambda *args: actions.append(args[-1]) or critic(*args)])
+    seen, mask = algo.inputs(t.graph), t.graph.action_mask
     candidates = [constant_logits(t.graph.edge_index, t.graph.num_nodes, own) for own in (None, 0.9, 0.1)]
     batch = HighLevelBatch(seen, t.graph.batch, t.num_graphs, mask, candidates[0])
-    value = algo.objective._score(batch, candidates, algo.network)
-    assert value.shape == (1, 3, t.graph.num_nodes)
-    for action, logits in zip(actions[0], candidates, strict=True):
+    actions = algo.objective._actions(batch, candidates, algo.network)
+    assert algo.objective._returns(batch, actions).shape == (2, 3, t.graph.num_nodes)
+    for action, logits in zip(actions, candidates, strict=True):
         sharing = sender_softmax(*logits, t.graph.edge_index)
         q = algo.network(*seen, sharing).masked_fill(~mask, -torch.inf)
         assert torch.equal(action, q.argmax(-1))
@@ -303,10 +380,12 @@ def test_a_large_graph_is_scored_some_candidates_at_a_time(monkeypatch):
     candidates = [constant_logits(t.graph.edge_index, nodes, own) for own in (None, 0.9, 0.1, 0.5, 0.2)]
     batch = HighLevelBatch(seen, t.graph.batch, t.num_graphs, None, candidates[0])
     q_values = lambda *args, copies: sizes.append(copies * len(args[0])) or algo.network(*args, copies=copies)
-    whole = algo.objective._score(batch, candidates, q_values)
+    actions = algo.objective._actions(batch, candidates, q_values)
+    returns = algo.objective._returns(batch, actions)
     monkeypatch.setattr('ltos_pyg.algos.ltos.search.NODES_AT_ONCE', 2 * nodes)
-    assert_close(algo.objective._score(batch, candidates, q_values), whole)
-    assert sizes == [5 * nodes, 2 * nodes, nodes, 2 * nodes]
+    assert torch.equal(algo.objective._actions(batch, candidates, q_values), actions)
+    assert_close(algo.objective._returns(batch, actions), returns)
+    assert sizes == [5 * nodes, 2 * nodes, 2 * nodes, nodes]
 
 
 # --- a game that it solves -------------------------------------------------------------------------------------------
