@@ -97,6 +97,7 @@ def factorial(best_constant: float, learned: int) -> tuple[Method, ...]:
     return tuple(rows)
 
 
+OFFERS_BA = {'graph': 'offers', 'topology': 'ba'}
 EDGE_ROWS = (_fixed('edge', 'uniform'), _learned('edge'), DGN)
 
 
@@ -156,10 +157,28 @@ _ALL = (
         name='fig7', title='Figure 7: the share kept by each signal, 6x6 and Shenzhen', report='selfishness',
         files=True, seeds=1, settings=(TRAFFIC_6X6, TRAFFIC_SHENZHEN), methods=(LTOS, LTOS_EDGE),
     ),
+    Experiment(
+        name='zero-shot-jungle', title='Trained with 20 agents on the jungle, played elsewhere', report='zero_shot',
+        settings=(JUNGLE,), methods=(LTOS, LTOS_EDGE, FIXED, DGN), seeds=2,
+        over={
+            'num_agents': (10, 50, 100), 'size': (20, 40), 'num_foods': (6, 24), 'neighbours': (1, 5, 8),
+            'graph': ('radius',),
+        },
+    ),
+    Experiment(
+        name='zero-shot-offers', title='Offers: trained with 20 agents on preferential attachment, played elsewhere',
+        report='zero_shot', settings=(Setting(label='ba', scenario='dilemmas', options=OFFERS_BA),), seeds=5,
+        methods=(LTOS, LTOS_EDGE), over={'num_agents': (10, 50, 100), 'topology': ('ring', 'tree', 'star')},
+    ),
+    Experiment(
+        name='zero-shot-traffic', title='Trained on a generated 6x6 grid, played on others', report='zero_shot',
+        settings=(Setting(label='grid', scenario='traffic'),), methods=(LTOS, LTOS_EDGE, DGN), seeds=1,
+        over={'net': (('3x3',), ('10x10',)), 'demand_seed': (1, 2), 'turn': (0.2,)},
+    ),
     _dilemma('groups', 'Game A: hunt, work, tempt', 0.1, graph='groups', total_steps=24_000),
     _dilemma('double_star', 'Games A + B: the double star', 0.05, graph='double_star'),
     _dilemma('star', 'Game C: offers on a star of 20', 0.05, graph='offers', topology='star'),
-    _dilemma('ba', 'Game C: offers on preferential attachment, 20 agents', 0.18, graph='offers', topology='ba'),
+    _dilemma('ba', 'Game C: offers on preferential attachment, 20 agents', 0.18, **OFFERS_BA),
     Experiment(
         name='sharing-prisoner', title='Prisoner: critics and weights', report='sharing',
         settings=(Setting(label='prisoner', scenario='prisoner'),), methods=factorial(0.4, learned=5),

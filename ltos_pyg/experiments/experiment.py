@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ NOT_TRAINING = ('final_episodes', 'eval_episodes', 'eval_every', 'media', 'threa
                 'log_every')  # fmt: skip
 """Options that change what is measured or saved, but not what is trained: not in the name of a run folder."""
 
-Report = Literal['table', 'curves', 'line', 'sharing', 'behaviour', 'selfishness']
+Report = Literal['table', 'curves', 'line', 'sharing', 'zero_shot', 'behaviour', 'selfishness']
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +108,15 @@ class Experiment:
         name: What ``ltos reproduce`` calls it.
         title: One line.
         report: ``'table'`` of final results; ``'curves'``, learning curves, a panel a setting; ``'line'``, the final
-            result over :attr:`Setting.x`; ``'sharing'``, a table with the measures of the weights; ``'behaviour'``, a
-            picture a method; ``'selfishness'``, the share kept over an episode.
+            result over :attr:`Setting.x`; ``'sharing'``, a table with the measures of the weights; ``'zero_shot'``, a
+            table of the trained policies under other options of the environment; ``'behaviour'``, a picture a method;
+            ``'selfishness'``, the share kept over an episode.
         settings: Scenarios with their options.
         methods: Algorithms with their options.
         seeds: Seeds a method, counted from ``first_seed``.
         first_seed: The first one.
         metric: The metric; ``None``: that of the setting, or the primary metric of its scenario.
+        over: For ``'zero_shot'``, the values of each option of the environment, one option at a time.
         paper: Numbers of the paper, by method label and setting label.
         text: What to know before reading it.
         files: Whether the road networks must be given by ``--data``.
@@ -129,6 +131,7 @@ class Experiment:
     seeds: int = 5
     first_seed: int = FIRST_SEED
     metric: str | None = None
+    over: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     text: str = ''
     files: bool = False
@@ -283,9 +286,9 @@ def _build(cls: Any, plain: Mapping[str, Any], path: Path, text: str, where: str
 _TYPES: dict[str, tuple[type, ...]] = {
     'name': (str,), 'title': (str,), 'seeds': (int,), 'first_seed': (int,), 'metric': (str,), 'label': (str,),
     'algo': (str,), 'preset': (str,), 'scenario': (str,), 'options': (dict,), 'paper': (dict,), 'x': (int, float),
-    'text': (str,), 'imports': (tuple,), 'files': (bool,),
+    'text': (str,), 'imports': (tuple,), 'files': (bool,), 'over': (dict,),
 }  # fmt: skip
-_CHOICES = {'report': ('table', 'curves', 'line', 'sharing')}
+_CHOICES = {'report': ('table', 'curves', 'line', 'sharing', 'zero_shot')}
 _REQUIRED: dict[Any, tuple[str, ...]] = {Experiment: (), Setting: ('scenario',), Method: ('algo',)}
 
 

@@ -20,6 +20,7 @@ from ltos_pyg.experiments.report import (
     table_of,
 )
 from ltos_pyg.experiments.runner import Backend, Failure, Planned, one_driver, plan, train_missing
+from ltos_pyg.experiments.zero_shot import check_over, evaluate_missing, zero_shot_csv, zero_shot_table
 from ltos_pyg.training.checkpoint import write_text
 from ltos_pyg.training.run_folder import RunFolder, provenance, write_json
 
@@ -44,9 +45,11 @@ def reproduce(
     Raises:
         ValueError: If an option is wrong, or another driver trains runs in ``runs``.
     """
+    check_over(experiments)
     planned = plan_all(experiments, runs)
     with one_driver(runs):
         failures = train_missing(planned, backend, quiet)
+        evaluate_missing(experiments, runs, quiet)
     for experiment in experiments:
         write_report(experiment, runs, out / experiment.name)
     return failures
@@ -68,6 +71,9 @@ def archive(experiments: Sequence[Experiment], runs: Path, target: Path) -> int:
             if file == 'metrics.jsonl':
                 text = ''.join(f'{line}\n' for line in text.splitlines() if '"eval/' in line)
             write_text(target / name / file, text)
+        for path in sorted((runs / name / 'zero_shot').glob('*.json')):
+            (target / name / 'zero_shot').mkdir(exist_ok=True)
+            write_text(target / name / 'zero_shot' / path.name, path.read_text(encoding='utf-8'))
     return len(finished)
 
 
@@ -78,7 +84,8 @@ def write_report(experiment: Experiment, runs: Path, out: Path) -> list[Path]:
     if not done:
         return []
     out.mkdir(parents=True, exist_ok=True)
-    cells = table_of(experiment, results)
+    zero_shot = experiment.report == 'zero_shot'
+    cells = zero_shot_table(experiment, done, runs) if zero_shot else table_of(experiment, results)
     parts = [f'# {experiment.title}', experiment.text, markdown(cells), _how_to_read(results)]
     improvements = improvement_table(results) if len(experiment.methods) > 1 else [[]]
     if len(improvements) > 1 and all(len(one.ends) > 1 for one in done):
@@ -86,7 +93,7 @@ def write_report(experiment: Experiment, runs: Path, out: Path) -> list[Path]:
     texts = {
         'table.md': '\n\n'.join(part.strip() for part in parts if part) + '\n',
         'table.tex': latex(cells),
-        'table.csv': csv_of(results),
+        'table.csv': zero_shot_csv(experiment, done, runs) if zero_shot else csv_of(results),
     }
     written = [write_text(out / name, text) for name, text in texts.items()]
     for name, content in (('marl_eval.json', marl_eval(results, runs)), ('about.json', _about(results))):
@@ -125,7 +132,7 @@ def _figures(experiment: Experiment, done: Sequence[Result], runs: Path, out: Pa
     drawn = {}
     if experiment.report == 'line':
         drawn['figure'] = figures.lines(experiment, done)
-    elif experiment.report != 'sharing':
+    elif experiment.report not in ('sharing', 'zero_shot'):
         drawn['figure'] = figures.curves(done, runs)
     if experiment.report == 'table' and len(done) > 1 and min(len(one.ends) for one in done) >= PROFILES_FROM:
         drawn['profile'] = figures.profiles(done)

@@ -58,7 +58,11 @@ def test_a_toml_file_gives_the_runs(tmp_path):
         ('seeds = 1', 'sede = 1', r"line 19: unknown key 'sede' in \[\[methods\]\]. Allowed: label, algo"),
         ('seeds = 2', 'seeds = "two"', r"line 3: 'seeds' must be of type int \(got 'two'\)"),
         ('seeds = 2', 'imports = "mine"', r"line 3: 'imports' must be of type list \(got 'mine'\)"),
-        ('seeds = 2', 'report = "pie"', r"line 3: 'report' must be one of table, curves, line, sharing \(got 'pie'\)"),
+        (
+            'seeds = 2',
+            'report = "pie"',
+            r"line 3: 'report' must be one of table, curves, line, sharing, zero_shot \(got 'pie'\)",
+        ),
         ('algo = "dqn"', '', r'line 15: \[\[methods\]\] needs algo'),
         ('[[settings]]', '[[places]]', r'line 1: expected one or more tables \[\[settings\]\] \(got None\)'),
         ('seeds = 2', 'seeds = = 2', r'is not valid TOML: .*line 3'),

@@ -1,0 +1,76 @@
+"""Zero-shot tables of an experiment: trained runs, evaluated under other options of the environment."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import shutil
+
+import pytest
+
+from ltos_pyg.experiments.experiment import Experiment, Method, Setting
+from ltos_pyg.experiments.reproduce import archive, reproduce, write_report
+from ltos_pyg.experiments.runner import ThisMachine
+from ltos_pyg.training.api import Run
+from ltos_pyg.training.run_folder import RunFolder
+
+OPTIONS = {'total_steps': 200, 'learning_starts': 100, 'final_episodes': 2, 'eval_episodes': 2, 'hidden_channels': 8}
+FAR = Experiment(
+    name='far', title='Far', report='zero_shot', seeds=2, over={'horizon': [3, 5]},
+    settings=(Setting(label='prisoner', scenario='prisoner', options=OPTIONS),),
+    methods=(Method(label='DQN', algo='dqn'), Method(label='DGN', algo='dgn')),
+)  # fmt: skip
+
+
+def test_a_zero_shot_table_evaluates_each_run_once_and_can_be_made_from_an_archive(tmp_path):
+    runs, out = tmp_path / 'runs', tmp_path / 'out'
+    assert reproduce([FAR], runs, out, ThisMachine(2), quiet=True) == []
+    rows = list(csv.DictReader((out / 'far/table.csv').read_text().splitlines()))
+    assert [(r['method'], r['seed'], r['option'], r['set_to']) for r in rows[:4]] == [
+        ('DQN', '10', '', ''), ('DQN', '10', 'horizon', '3'), ('DQN', '10', 'horizon', '5'), ('DQN', '11', '', '')
+    ]  # fmt: skip
+    for row in rows:
+        if row['option']:
+            stats = Run(runs / row['run']).evaluate(episodes=20, horizon=int(row['set_to']))
+            assert float(row['value']) == stats['return'].mean
+    table = (out / 'far/table.md').read_text()
+    assert '| trained by | seeds | return, as trained | horizon = 3 | horizon = 5 |' in table
+    assert 'not run' not in table
+
+    files = {path: path.stat().st_mtime_ns for path in runs.glob('*/zero_shot/*.json')}
+    assert len(files) == 4
+    assert reproduce([FAR], runs, out, ThisMachine(), quiet=True) == []
+    assert {path: path.stat().st_mtime_ns for path in runs.glob('*/zero_shot/*.json')} == files
+
+    archive([FAR], runs, tmp_path / 'archive')
+    write_report(FAR, tmp_path / 'archive', tmp_path / 'again')
+    assert (tmp_path / 'again/table.md').read_bytes() == (out / 'far/table.md').read_bytes()
+
+
+def test_values_that_are_missing_are_evaluated_and_runs_without_a_checkpoint_are_left_out(tmp_path):
+    runs = tmp_path / 'runs'
+    few = dataclasses.replace(FAR, over={'horizon': [3]}, seeds=1)
+    assert reproduce([few], runs, tmp_path / 'out', ThisMachine(), quiet=True) == []
+    more = dataclasses.replace(FAR, over={'horizon': [3, 7]}, seeds=1)
+    first, second = (run.name for run in more.runs())
+    shutil.rmtree(runs / first / 'checkpoints')
+    assert reproduce([more], runs, tmp_path / 'out', ThisMachine(), quiet=True) == []
+    assert [len(RunFolder(runs / name).zero_shot()[0]['settings']) for name in (first, second)] == [1, 2]
+    lines = (tmp_path / 'out/far/table.md').read_text().splitlines()
+    assert next(line for line in lines if line.startswith('| DQN')).endswith(' | not run |')
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'over': {'horizn': [3]}}, "unknown option 'horizn' of prisoner. Choose from: "),
+        ({'over': {'horizon': [0]}}, r"setting horizon=0: 'horizon' must be an integer of at least 1 \(got 0\)"),
+        ({'over': {'horizon': 3}}, r"'far': 'over' needs a list of values of 'horizon' \(got 3\)"),
+        ({'over': {}}, "'far': report = 'zero_shot' and 'over' go together"),
+        ({'report': 'table'}, "'far': report = 'zero_shot' and 'over' go together"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_before_training(change, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        reproduce([dataclasses.replace(FAR, **change)], tmp_path / 'runs', tmp_path / 'out', ThisMachine(), quiet=True)
+    assert not (tmp_path / 'runs').exists()
