@@ -111,6 +111,7 @@ def _evaluate_over(
 ) -> int:
     """Evaluates in each setting of the grid; prints the table and writes it into the run folder."""
     from ltos_pyg.experiments.tables import table
+    from ltos_pyg.formatting import markdown
     from ltos_pyg.training import zero_shot
     from ltos_pyg.training.pretrained import is_packaged
     from ltos_pyg.training.run_folder import RunFolder, provenance
@@ -140,5 +141,5 @@ def _evaluate_over(
     elif options.format == 'csv':
         print(zero_shot.as_csv(result, metrics))
     else:
-        print((table if options.format == 'text' else zero_shot.markdown)(*zero_shot.table_cells(result, metrics)))
+        print((table if options.format == 'text' else markdown)(*zero_shot.table_cells(result, metrics)))
     return 0

@@ -20,6 +20,7 @@ from ltos_pyg.experiments.statistics import (
     iqm,
     probability_of_improvement,
 )
+from ltos_pyg.formatting import rounded
 from ltos_pyg.training.run_folder import RunFolder
 
 Cells = list[list[str]]  # rows of a table, the header first
@@ -101,7 +102,7 @@ def sharing_table(results: Sequence[Result]) -> Cells:
     metric = results[0].metric
     rows = [['trained with', 'seeds', metric, 'each', *measures, *(f'play {swap}' for swap in swaps)]]
     for one in results:
-        each = ' '.join(number(v) for v in one.values)
+        each = ' '.join(rounded(*one.values))
         shares = [_mean(one, 'policy', name) for name in measures.values()]
         swapped = [_mean(one, mode, metric) for mode in swaps]
         rows.append([one.method.label, seeds_of(one), with_interval(one.values), each, *shares, *swapped])
@@ -130,31 +131,20 @@ def improvement_table(results: Sequence[Result]) -> Cells:
 def _mean(one: Result, mode: str, metric: str) -> str:
     ends = [end['eval'][mode] for end in one.ends if mode in end['eval']]
     values = [end[metric]['mean'] for end in ends if metric in end]
-    return number(float(np.mean(values))) if values else ''
+    return rounded(float(np.mean(values)))[0] if values else ''
 
 
 def with_interval(values: Array) -> str:
     """IQM with its 95 % bootstrap interval; of one value just that."""
     if len(values) < 2:
-        return number(float(values[0])) if len(values) else 'not run'
-    low, high = bootstrap_interval(values)
-    return f'{number(iqm(values))} [{number(low)}, {number(high)}]'
+        return rounded(*values)[0] if len(values) else 'not run'
+    middle, low, high = rounded(iqm(values), *bootstrap_interval(values))
+    return f'{middle} [{low}, {high}]'
 
 
 def seeds_of(one: Result) -> str:
     """Number of seeds; if some are missing, out of how many."""
     return str(len(one.ends)) if len(one.ends) == one.planned else f'{len(one.ends)} of {one.planned}'
-
-
-def number(value: float) -> str:
-    """Three decimals, or one from 10 on."""
-    return f'{value:.1f}' if abs(value) >= 10 else f'{value:.3f}'
-
-
-def markdown(cells: Cells) -> str:
-    """A Markdown table."""
-    lines = [cells[0], ['---'] * len(cells[0]), *cells[1:]]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n'
 
 
 def latex(cells: Cells) -> str:

@@ -14,13 +14,13 @@ from ltos_pyg.experiments.report import (
     csv_of,
     improvement_table,
     latex,
-    markdown,
     marl_eval,
     results_of,
     table_of,
 )
 from ltos_pyg.experiments.runner import Backend, Failure, Planned, one_driver, plan, train_missing
 from ltos_pyg.experiments.zero_shot import check_over, evaluate_missing, zero_shot_csv, zero_shot_table
+from ltos_pyg.formatting import markdown
 from ltos_pyg.training.checkpoint import write_text
 from ltos_pyg.training.run_folder import RunFolder, provenance, write_json
 
@@ -86,10 +86,13 @@ def write_report(experiment: Experiment, runs: Path, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     zero_shot = experiment.report == 'zero_shot'
     cells = zero_shot_table(experiment, done, runs) if zero_shot else table_of(experiment, results)
-    parts = [f'# {experiment.title}', experiment.text, markdown(cells), _how_to_read(results)]
+    parts = [f'# {experiment.title}', experiment.text, markdown(cells[0], cells[1:]), _how_to_read(results)]
     improvements = improvement_table(results) if len(experiment.methods) > 1 else [[]]
     if len(improvements) > 1 and all(len(one.ends) > 1 for one in done):
-        parts += ['Probability that a run is better, with its 95 % bootstrap interval:', markdown(improvements)]
+        parts += [
+            'Probability that a run is better, with its 95 % bootstrap interval:',
+            markdown(improvements[0], improvements[1:]),
+        ]
     texts = {
         'table.md': '\n\n'.join(part.strip() for part in parts if part) + '\n',
         'table.tex': latex(cells),

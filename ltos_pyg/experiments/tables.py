@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ltos_pyg.experiments.statistics import Array, bootstrap_interval, iqm
+from ltos_pyg.formatting import markdown, rounded
 from ltos_pyg.training.evaluate import MEASURES, SWITCHED
 from ltos_pyg.training.run_folder import RunFolder, run_label
 
@@ -87,7 +88,7 @@ def final_table(folders: Sequence[Path], metrics: Sequence[str], measures: bool 
         return _csv([(name, metric, values) for name, metric, values in lines if values is not None])
     head = ['mean, IQM [95 % interval] (each seed)', 'seeds', *metrics]
     cells = [[name, str(len(ends[name])), *map(_cell_of, row)] for name, row in rows.items()]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in [head, ['---'] * len(head), *cells])
+    return markdown(head, cells)
 
 
 def _ends(folders: Sequence[Path], metrics: Sequence[str]) -> dict[str, dict[int, End]]:
@@ -126,11 +127,9 @@ def _of_seeds(seeds: Mapping[int, End], metric: str) -> Array | None:
 def _cell_of(values: Array | None) -> str:
     if values is None:
         return ''
-    digits = 1 if np.abs(values).max() >= 10 else 3
-    each = [f'{value:.{digits}f}' for value in values]
     if len(values) == 1:
-        return each[0]
-    mean, middle, low, high = (f'{x:.{digits}f}' for x in (values.mean(), iqm(values), *bootstrap_interval(values)))
+        return rounded(*values)[0]
+    *each, mean, middle, low, high = rounded(*values, values.mean(), iqm(values), *bootstrap_interval(values))
     return f'{mean}, {middle} [{low}, {high}] ({", ".join(each)})'
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ltos_pyg import registry
+from ltos_pyg.formatting import markdown
 from ltos_pyg.training.checkpoint import atomic_write, save_file
 from ltos_pyg.training.config import RECORDING, RunConfig
 from ltos_pyg.training.pretrained import find_run, is_packaged
 from ltos_pyg.training.run import load_algorithm
 from ltos_pyg.training.run_folder import RunFolder, write_json
-from ltos_pyg.training.zero_shot import interval, markdown, metrics_of, table_cells
+from ltos_pyg.training.zero_shot import interval, metrics_of, table_cells
 
 PICTURES = {'episode.gif': 'one greedy episode', 'curve.png': 'the learning curve'}
 NOT_RESULTS = {*RECORDING} - {'final_episodes'}  # options that do not change a number of the card

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ltos_pyg.algos import Algorithm
+from ltos_pyg.formatting import rounded
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.training.config import RunConfig
 from ltos_pyg.training.evaluate import MEASURES, Stat, act_once, check_same_sizes, evaluate, playing_in
@@ -209,11 +210,6 @@ def table_cells(result: Mapping[str, Any], metrics: Sequence[str]) -> tuple[list
     return ['setting', *metrics], rows
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    return '\n'.join(f'| {" | ".join(line)} |' for line in [header, ['---'] * len(header), *rows])
-
-
 def as_csv(result: Mapping[str, Any], metrics: Sequence[str]) -> str:
     """A line for each setting and metric, with all digits."""
     out = io.StringIO()
@@ -236,8 +232,7 @@ def interval(stat: Mapping[str, Any] | None) -> str:
     if stat is None:
         return ''
     of = Stat(**stat)
-    digits = 1 if abs(of.mean) >= 10 else 3
-    return f'{of.mean:.{digits}f}' + (f' ± {of.ci95:.{digits}f}' if of.count > 1 else '')
+    return ' ± '.join(rounded(*([of.mean, of.ci95] if of.count > 1 else [of.mean])))
 
 
 def _text(value: Any) -> str:

@@ -12,10 +12,11 @@ import torch
 import ltos_pyg
 from ltos_pyg.cli import main
 from ltos_pyg.envs import JungleEnv
+from ltos_pyg.formatting import markdown
 from ltos_pyg.graph_env import Symmetries
 from ltos_pyg.training.evaluate import playing_in
 from ltos_pyg.training.run_folder import RunFolder
-from ltos_pyg.training.zero_shot import as_csv, markdown, metrics_of, table_cells
+from ltos_pyg.training.zero_shot import as_csv, metrics_of, table_cells
 
 LOOP: dict[str, Any] = {
     'num_envs': 8,
