@@ -178,6 +178,7 @@ _ALL = (
     _dilemma('groups', 'Game A: hunt, work, tempt', 0.1, graph='groups', total_steps=24_000),
     _dilemma('double_star', 'Games A + B: the double star', 0.05, graph='double_star'),
     _dilemma('star', 'Game C: offers on a star of 20', 0.05, graph='offers', topology='star'),
+    _dilemma('tree', 'Game C: offers on random trees, 20 agents', 0.25, graph='offers', topology='tree'),
     _dilemma('ba', 'Game C: offers on preferential attachment, 20 agents', 0.18, **OFFERS_BA),
     Experiment(
         name='sharing-prisoner', title='Prisoner: critics and weights', report='sharing',
