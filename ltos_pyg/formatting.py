@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 def rounded(*values: float) -> list[str]:
     """The values with three decimals, or all with one if the size of one is at least 10."""
-    digits = 1 if max(map(abs, values)) >= 10 else 3
+    digits = 1 if max(map(abs, values), default=0.0) >= 10 else 3
     return [f'{value:.{digits}f}' for value in values]
 
 

@@ -53,7 +53,8 @@ def evaluate_missing(experiments: Sequence[Experiment], runs: Path, quiet: bool 
         for (name, option), values in bar:
             bar.set_postfix_str(f'{name} over {option}')
             run = api.Run(runs / name)
-            settings = run.evaluate_over(EPISODES, **{option: list(values)})
+            over: dict[str, Any] = {option: list(values)}
+            settings = run.evaluate_over(EPISODES, **over)
             result = as_result(run.config, settings, {}, EPISODES, api.SEED) | provenance()
             RunFolder(runs / name).write_zero_shot(result_name([option], []), result)
 

@@ -87,6 +87,8 @@ def test_a_report_says_what_is_missing(finished, tmp_path):
     assert '| none & all | not run | 0 of 3 |' in table
     assert 'Probability' not in table
     assert r'none \& all' in (tmp_path / 'table.tex').read_text()
+    write_report(dataclasses.replace(more, report='sharing'), finished / 'runs', tmp_path / 'sharing')
+    assert '| none & all | 0 of 3 | not run |' in (tmp_path / 'sharing' / 'table.md').read_text()
     nothing = tiny(Method(label='x', algo='qmix'))
     assert write_report(nothing, finished / 'runs', tmp_path / 'none') == []
     assert not (tmp_path / 'none').exists()
