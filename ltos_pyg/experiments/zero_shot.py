@@ -17,7 +17,7 @@ from ltos_pyg.experiments.report import Cells, Result, seeds_of, with_interval
 from ltos_pyg.experiments.runner import config_of
 from ltos_pyg.training import api
 from ltos_pyg.training.run_folder import RunFolder, provenance
-from ltos_pyg.training.zero_shot import as_result, result_name, settings_of
+from ltos_pyg.training.zero_shot import as_result, option_text, result_name, settings_of
 
 EPISODES = 20  # in each setting
 
@@ -62,7 +62,14 @@ def evaluate_missing(experiments: Sequence[Experiment], runs: Path, quiet: bool 
 def zero_shot_table(experiment: Experiment, results: Sequence[Result], runs: Path) -> Cells:
     """A row a method: the IQM over seeds with its 95 % bootstrap interval, as trained and with each other value."""
     columns = list(_columns(experiment))
-    rows = [['trained by', 'seeds', f'{results[0].metric}, as trained', *(f'{name} = {v}' for name, v in columns)]]
+    rows = [
+        [
+            'trained by',
+            'seeds',
+            f'{results[0].metric}, as trained',
+            *(f'{name} = {option_text(v)}' for name, v in columns),
+        ]
+    ]
     for one in results:
         label = one.method.label if len(experiment.settings) == 1 else f'{one.method.label}, {one.setting.label}'
         values = [[_mean_of(one.metric, runs, run, *column) for run in one.runs] for column in columns]
@@ -82,7 +89,7 @@ def zero_shot_csv(experiment: Experiment, results: Sequence[Result], runs: Path)
             for name, value, mean in [('', '', trained), *values]:
                 if mean is not None:
                     where = [one.setting.label, one.method.label, run.seed]
-                    writer.writerow([*where, name, value, one.metric, mean, run.name])
+                    writer.writerow([*where, name, option_text(value), one.metric, mean, run.name])
     return out.getvalue()
 
 
@@ -93,7 +100,7 @@ def _columns(experiment: Experiment) -> Iterator[tuple[str, Any]]:
 def _mean_of(metric: str, runs: Path, run: Run, option: str, value: Any) -> float | None:
     """The stored mean of a metric with the option set to this value."""
     stored = _stored(runs, run, option, [value])
-    return None if stored is None else float(stored[str(value)][metric]['mean'])
+    return None if stored is None else float(stored[option_text(value)][metric]['mean'])
 
 
 def _stored(runs: Path, run: Run, option: str, values: Sequence[Any]) -> dict[str, Any] | None:
@@ -101,7 +108,8 @@ def _stored(runs: Path, run: Run, option: str, values: Sequence[Any]) -> dict[st
     for result in RunFolder(runs / run.name).zero_shot():
         if result['env'] or 'temperature' in result:
             continue
-        by_value = {str(s['options'][option]): s['eval'] for s in result['settings'] if [*s['options']] == [option]}
-        if all(str(value) in by_value for value in values):
+        settings = [s for s in result['settings'] if [*s['options']] == [option]]
+        by_value = {option_text(s['options'][option]): s['eval'] for s in settings}
+        if all(option_text(value) in by_value for value in values):
             return by_value
     return None

@@ -34,7 +34,7 @@ class Setting:
     stats: dict[str, Stat] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
-        return ', '.join(f'{name}={_text(value)}' for name, value in self.options.items())
+        return ', '.join(f'{name}={option_text(value)}' for name, value in self.options.items())
 
 
 def settings_of(
@@ -204,7 +204,7 @@ def table_cells(result: Mapping[str, Any], metrics: Sequence[str]) -> tuple[list
     """Header and rows of a table: a row for each setting, mean and 95 % interval of each metric."""
     rows = []
     for setting in result['settings']:
-        label = ', '.join(f'{name}={_text(value)}' for name, value in setting['options'].items())
+        label = ', '.join(f'{name}={option_text(value)}' for name, value in setting['options'].items())
         of = [interval(setting['eval'].get(metric)) for metric in metrics]
         rows.append([label + (' (as trained)' if setting['trained'] else ''), *of])
     return ['setting', *metrics], rows
@@ -217,7 +217,7 @@ def as_csv(result: Mapping[str, Any], metrics: Sequence[str]) -> str:
     names = list(result['settings'][0]['options'])
     writer.writerow([*names, 'trained', 'metric', 'mean', 'low', 'high', 'std', 'episodes'])
     for setting in result['settings']:
-        values = [_text(value) for value in setting['options'].values()]
+        values = [option_text(value) for value in setting['options'].values()]
         for metric in metrics:
             if metric in setting['eval']:
                 stat = Stat(**setting['eval'][metric])
@@ -235,5 +235,6 @@ def interval(stat: Mapping[str, Any] | None) -> str:
     return ' ± '.join(rounded(*([of.mean, of.ci95] if of.count > 1 else [of.mean])))
 
 
-def _text(value: Any) -> str:
+def option_text(value: Any) -> str:
+    """The value of an option as it is shown, the same before and after it was stored as JSON."""
     return ' '.join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -60,6 +60,15 @@ def test_values_that_are_missing_are_evaluated_and_runs_without_a_checkpoint_are
     assert next(line for line in lines if line.startswith('| DQN')).endswith(' | not run |')
 
 
+def test_a_value_that_is_a_list_is_found_again(tmp_path):
+    traffic = Setting(label='grid', scenario='traffic', options={**OPTIONS, 'net': ('2x2',), 'horizon': 4})
+    grids = dataclasses.replace(FAR, settings=(traffic,), over={'net': (('1x2',), ('2x3',))}, seeds=1)
+    assert reproduce([grids], tmp_path / 'runs', tmp_path / 'out', ThisMachine(), quiet=True) == []
+    lines = (tmp_path / 'out/far/table.md').read_text().splitlines()
+    assert lines[2].endswith('| net = 1x2 | net = 2x3 |')
+    assert not any('not run' in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [

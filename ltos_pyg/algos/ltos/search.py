@@ -201,7 +201,8 @@ class JointSearch:
     :math:`T_i`, the agreement of the critics, and back to the best constant with weight :math:`1 - T_i`.
 
     **Aim.** Which single agent should act otherwise, and which weights would make it do so? With
-    :math:`\mathbf{a} = \mathbf{a}(L)` and :math:`b_i` another action of i, taken from a random candidate:
+    :math:`\mathbf{a} = \mathbf{a}(L)` and :math:`b_i` another action of i, taken from a random candidate (:math:`a_i` if
+    no candidate has another):
 
     .. math::
         D_{ci} &= \sum_{j \in C(i)} \big[G_{cj}(o, b_i, \mathbf{a}_{-i}) - G_{cj}(o, \mathbf{a})\big], \qquad
@@ -376,9 +377,10 @@ class JointSearch:
         return Logits(*(part.detach() for part in logits))
 
     def _gains(self, batch: HighLevelBatch, action: Tensor, other: Tensor, near: Near) -> Tensor:
-        """What the neighbourhood of each node gains if it alone takes its other action, by both critics, (2, N).
+        """What the neighbourhood of each node gains if it takes its other action, by both critics, (2, N).
 
-        The agents of a graph are divided into ``DEVIATIONS`` parts at random, and those of a part deviate at once.
+        The agents of a graph are divided into ``DEVIATIONS`` parts at random, and those of a part deviate at once. So
+        up to that many agents each deviates alone; in larger graphs the effects of those of a part may overlap.
         """
         node, partner = near
         part = random_parts(batch.graph_of_node, batch.num_graphs, DEVIATIONS, self.rng)

@@ -356,6 +356,8 @@ def test_aiming_moves_the_weights_that_make_an_agent_act_better_if_both_critics_
     for new, old, moved in zip(got, plain, change, strict=True):
         assert_close(new, old - moved / 3 if moves else old)
     assert metrics['phi/aimed'] == float(moves)
+    search._aim = lambda *args: Logits(torch.tensor([0.0, 0.0, 4.0, 0.0]), torch.zeros(3))  # 1 takes action 1
+    assert search.step_loss(batch, Listener())[1]['phi/aimed'] == float(moves)
 
 
 def test_the_response_to_a_candidate_is_the_joint_greedy_legal_action():
