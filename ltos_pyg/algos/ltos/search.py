@@ -201,8 +201,8 @@ class JointSearch:
     :math:`T_i`, the agreement of the critics, and back to the best constant with weight :math:`1 - T_i`.
 
     **Aim.** Which single agent should act otherwise, and which weights would make it do so? With
-    :math:`\mathbf{a} = \mathbf{a}(L)` and :math:`b_i` another action of i, taken from a random candidate (:math:`a_i` if
-    no candidate has another):
+    :math:`\mathbf{a} = \mathbf{a}(L)` and :math:`b_i` another action of i, taken from a random candidate
+    (:math:`a_i` if no candidate has another):
 
     .. math::
         D_{ci} &= \sum_{j \in C(i)} \big[G_{cj}(o, b_i, \mathbf{a}_{-i}) - G_{cj}(o, \mathbf{a})\big], \qquad
