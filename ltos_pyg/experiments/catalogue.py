@@ -98,7 +98,7 @@ def factorial(best_constant: float, learned: int) -> tuple[Method, ...]:
 
 
 OFFERS_BA = {'graph': 'offers', 'topology': 'ba'}
-EDGE_ROWS = (_fixed('edge', 'uniform'), _learned('edge'), DGN)
+DENSE_ROWS = (*(_fixed('edge', kept) for kept in (1.0, 'uniform', 0.4)), _learned('edge'), DGN)
 
 
 def _dilemma(name: str, title: str, best_constant: float, **options: Any) -> Experiment:
@@ -185,6 +185,16 @@ _ALL = (
         settings=(Setting(label='prisoner', scenario='prisoner'),), methods=factorial(0.4, learned=5),
     ),
     Experiment(
+        name='sharing-noise', title='Double star: how weights are explored', report='sharing', seeds=3,
+        settings=(Setting(label='double_star', scenario='dilemmas', options={'graph': 'double_star'}),),
+        methods=(
+            Method(label='noise of the graph and of each agent (default)', algo='ltos'),
+            Method(label='noise of the graph only', algo='ltos', options={'noise_own': 0.0, 'noise_received': 0.0}),
+            Method(label='noise of each agent only', algo='ltos', options={'noise_joint': 0.0, 'noise_own': 4.0}),
+            Method(label='held for 10 steps', algo='ltos', options={'hold_steps': 10}),
+        ),
+    ),
+    Experiment(
         name='sharing-jungle', title='Jungle, 20 agents, k = 3: critics and weights', report='sharing',
         settings=(JUNGLE,),
         methods=(
@@ -194,15 +204,15 @@ _ALL = (
     ),
     Experiment(
         name='sharing-jungle-radius', title='Jungle, neighbours within 9 cells', report='sharing', seeds=3,
-        settings=(jungle('radius', graph='radius'),), methods=EDGE_ROWS,
+        settings=(jungle('radius', graph='radius'),), methods=DENSE_ROWS,
     ),
     Experiment(
         name='sharing-jungle-gains', title='Jungle, half of the agents gain 6 from an attack', report='sharing',
-        seeds=3, settings=(jungle('gains', graph='radius', attack_gain_high=6.0),), methods=EDGE_ROWS,
+        seeds=3, settings=(jungle('gains', graph='radius', attack_gain_high=6.0),), methods=DENSE_ROWS,
     ),
     Experiment(
         name='sharing-traffic', title='Generated grid of signals', report='sharing', seeds=1,
-        settings=(Setting(label='grid', scenario='traffic'),), methods=EDGE_ROWS[1:],
+        settings=(Setting(label='grid', scenario='traffic'),), methods=(_learned('edge'), DGN),
     ),
 )  # fmt: skip
 

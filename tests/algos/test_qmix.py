@@ -147,6 +147,7 @@ def test_a_plain_sum_of_values_fails_at_the_two_step_game(monkeypatch):
     assert playing(algo, TwoStep) == 7
 
 
+@pytest.mark.slow
 def test_what_is_not_monotone_cannot_be_fitted():
     """No monotone mix has a mean square error below 32 here; a learner of joint actions has none."""
     mse = {}

@@ -162,6 +162,7 @@ def test_a_second_driver_is_refused_by_name(tmp_path):
         reproduce([tiny()], tmp_path, tmp_path / 'out', ThisMachine(), quiet=True)
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_trains_is_waited_for(tmp_path):
     one = tiny(Method(label='DQN', algo='dqn'), seeds=1)
     folder = plan(one.runs(), tmp_path)[0].folder

@@ -74,6 +74,7 @@ def test_wrong_sweeps_are_refused(tmp_path):
     assert not (tmp_path / 'none').exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_resumes_and_trains_with_its_best(tmp_path, capsys):
     out = tmp_path / 'sweep'
     grid = sweep(space=(Dimension('hidden_channels', (8, 16)), Dimension('lr', (1e-3, 1e-2))), sampler='grid')

@@ -24,7 +24,8 @@ FAR = Experiment(
 
 def test_a_zero_shot_table_evaluates_each_run_once_and_can_be_made_from_an_archive(tmp_path):
     runs, out = tmp_path / 'runs', tmp_path / 'out'
-    assert reproduce([FAR], runs, out, ThisMachine(2), quiet=True) == []
+    far = dataclasses.replace(FAR, methods=FAR.methods[:1])
+    assert reproduce([far], runs, out, ThisMachine(2), quiet=True) == []
     rows = list(csv.DictReader((out / 'far/table.csv').read_text().splitlines()))
     assert [(r['method'], r['seed'], r['option'], r['set_to']) for r in rows[:4]] == [
         ('DQN', '10', '', ''), ('DQN', '10', 'horizon', '3'), ('DQN', '10', 'horizon', '5'), ('DQN', '11', '', '')
@@ -38,15 +39,16 @@ def test_a_zero_shot_table_evaluates_each_run_once_and_can_be_made_from_an_archi
     assert 'not run' not in table
 
     files = {path: path.stat().st_mtime_ns for path in runs.glob('*/zero_shot/*.json')}
-    assert len(files) == 4
-    assert reproduce([FAR], runs, out, ThisMachine(), quiet=True) == []
+    assert len(files) == 2
+    assert reproduce([far], runs, out, ThisMachine(), quiet=True) == []
     assert {path: path.stat().st_mtime_ns for path in runs.glob('*/zero_shot/*.json')} == files
 
-    archive([FAR], runs, tmp_path / 'archive')
-    write_report(FAR, tmp_path / 'archive', tmp_path / 'again')
+    archive([far], runs, tmp_path / 'archive')
+    write_report(far, tmp_path / 'archive', tmp_path / 'again')
     assert (tmp_path / 'again/table.md').read_bytes() == (out / 'far/table.md').read_bytes()
 
 
+@pytest.mark.slow
 def test_values_that_are_missing_are_evaluated_and_runs_without_a_checkpoint_are_left_out(tmp_path):
     runs = tmp_path / 'runs'
     few = dataclasses.replace(FAR, over={'horizon': [3]}, seeds=1)
@@ -60,6 +62,7 @@ def test_values_that_are_missing_are_evaluated_and_runs_without_a_checkpoint_are
     assert next(line for line in lines if line.startswith('| DQN')).endswith(' | not run |')
 
 
+@pytest.mark.slow
 def test_a_value_that_is_a_list_is_found_again(tmp_path):
     traffic = Setting(label='grid', scenario='traffic', options={**OPTIONS, 'net': ('2x2',), 'horizon': 4})
     grids = dataclasses.replace(FAR, settings=(traffic,), over={'net': (('1x2',), ('2x3',))}, seeds=1)

@@ -360,6 +360,7 @@ def torchrun(*args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_torchrun_starts_it(whole, tmp_path):
     """``--standalone`` takes a free port."""
     done = torchrun(*FLAGS, '--out', str(tmp_path / 'run'))
