@@ -85,6 +85,13 @@ def _learned(critic: str, seeds: int | None = None) -> Method:
     return Method(label=f'{critic}, learned', algo={'node': 'ltos', 'edge': 'ltos_edge'}[critic], seeds=seeds)
 
 
+# the usual sums of rewards, which are not on the simplex
+SUMS = tuple(
+    Method(label=f'DGN, {reward} reward', algo='dgn', options={'reward': reward})
+    for reward in ('neighbourhood', 'team')
+)
+
+
 def factorial(best_constant: float, learned: int) -> tuple[Method, ...]:
     """{node, edge} x {keep all, uniform, best constant, random, frozen, learned}, and the usual sums of rewards."""
     rows: list[Method] = []
@@ -92,13 +99,11 @@ def factorial(best_constant: float, learned: int) -> tuple[Method, ...]:
         rows += [_fixed(critic, kept) for kept in (1.0, 'uniform', best_constant, 'random')]
         rows.append(Method(label=f'{critic}, frozen', algo=algo, options={'phi_starts': 1.0}))
         rows.append(_learned(critic, learned))
-    for reward in ('neighbourhood', 'team'):
-        rows.append(Method(label=f'DGN, {reward} reward', algo='dgn', options={'reward': reward}))
-    return tuple(rows)
+    return (*rows, *SUMS)
 
 
 OFFERS_BA = {'graph': 'offers', 'topology': 'ba'}
-DENSE_ROWS = (*(_fixed('edge', kept) for kept in (1.0, 'uniform', 0.4)), _learned('edge'), DGN)
+DENSE_ROWS = (*(_fixed('edge', kept) for kept in (1.0, 'uniform', 0.4)), _learned('edge'), DGN, *SUMS)
 
 
 def _dilemma(name: str, title: str, best_constant: float, **options: Any) -> Experiment:
