@@ -103,7 +103,7 @@ def factorial(best_constant: float, learned: int) -> tuple[Method, ...]:
 
 
 OFFERS_BA = {'graph': 'offers', 'topology': 'ba'}
-DENSE_ROWS = (*(_fixed('edge', kept) for kept in (1.0, 'uniform', 0.4)), _learned('edge'), DGN, *SUMS)
+DENSE_ROWS = (*(_fixed('edge', kept) for kept in (1.0, 'uniform', 0.2)), _learned('edge'), DGN, *SUMS)
 
 
 def _dilemma(name: str, title: str, best_constant: float, **options: Any) -> Experiment:

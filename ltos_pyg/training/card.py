@@ -220,7 +220,8 @@ def _zero_shot(run: RunFolder, primary: str) -> Iterator[str]:
             yield '## In other settings'
             yield 'Without further training:'
         differ = ', '.join(f'{name}={value}' for name, value in result['env'].items())
-        yield f'{result["episodes"]} episodes each' + (f', with {differ}:' if differ else ':')
+        count = 'One episode' if result['episodes'] == 1 else f'{result["episodes"]} episodes'
+        yield f'{count} each' + (f', with {differ}:' if differ else ':')
         yield markdown(*table_cells(result, metrics_of(result, primary)))
 
 
