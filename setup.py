@@ -66,7 +66,6 @@ setup(
         'console_scripts': ['ltos = ltos_pyg.cli:main'],
     },
     classifiers=[
-        'License :: OSI Approved :: MIT License',
         'Programming Language :: Python :: 3',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
