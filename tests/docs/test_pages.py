@@ -62,3 +62,13 @@ def test_the_commands_of_the_pages_name_algorithms_and_scenarios_that_exist():
     text = ''.join(path.read_text(encoding='utf-8') for path in pages)
     assert set(re.findall(r'--algo ([a-z_]+)\b(?!:)', text)) - set(ALGORITHMS) == set()
     assert set(re.findall(r'ltos train ([a-z]+)\b(?![.:])', text)) == {'jungle', 'prisoner', 'dilemmas', 'traffic'}
+
+
+def test_the_tables_of_the_results_are_those_of_the_kept_runs():
+    """A table under ``ltos reproduce NAME`` has the rows of ``docs/results/tables/NAME/table.md`` that were run."""
+    tables = re.findall(r'^`ltos reproduce (sharing-\S+)`.*\n\n((?:\|.*\n)+)', page('results.md'), re.MULTILINE)
+    assert len(tables) >= 8
+    for name, shown in tables:
+        report = page(f'results/tables/{name}/table.md')
+        kept = [line for line in report.splitlines() if line.startswith('|') and ' not run ' not in line]
+        assert shown.splitlines() == kept, f'docs/results.md: copy the rows of {name}'
