@@ -126,6 +126,7 @@ def test_a_run_of_other_options_is_refused(finished):
         config.write_text(text)
 
 
+@pytest.mark.slow
 def test_a_failed_run_does_not_stop_the_others(tmp_path):
     plugin = tmp_path / 'broken_env.py'
     plugin.write_text(
