@@ -62,14 +62,8 @@ def evaluate_missing(experiments: Sequence[Experiment], runs: Path, quiet: bool 
 def zero_shot_table(experiment: Experiment, results: Sequence[Result], runs: Path) -> Cells:
     """A row a method: the IQM over seeds with its 95 % bootstrap interval, as trained and with each other value."""
     columns = list(_columns(experiment))
-    rows = [
-        [
-            'trained by',
-            'seeds',
-            f'{results[0].metric}, as trained',
-            *(f'{name} = {option_text(v)}' for name, v in columns),
-        ]
-    ]
+    header = ['trained by', 'seeds', f'{results[0].metric}, as trained']
+    rows = [[*header, *(f'{name} = {option_text(value)}' for name, value in columns)]]
     for one in results:
         label = one.method.label if len(experiment.settings) == 1 else f'{one.method.label}, {one.setting.label}'
         values = [[_mean_of(one.metric, runs, run, *column) for run in one.runs] for column in columns]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import ltos_pyg
+from ltos_pyg.training.card import card_text
 from ltos_pyg.training.pretrained import FOLDER, pretrained_names
 from ltos_pyg.training.run_folder import RunFolder
 
@@ -34,6 +35,7 @@ def test_each_has_a_card_a_licence_and_no_paths(name):
     card = (FOLDER / name / 'README.md').read_text(encoding='utf-8')
     assert 'license: "mit"' in card
     assert f"load_policy('{name}')" in card
+    assert card == card_text(RunFolder(FOLDER / name), name, name, license='mit')  # as it would be written today
     for file in ('README.md', 'config.json', 'final.json'):
         assert not re.search(r'/(tmp|home|root|work)\b', (FOLDER / name / file).read_text(encoding='utf-8'))
     config = RunFolder(FOLDER / name).config()
