@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +16,7 @@ from tqdm import tqdm
 
 from ltos_pyg import registry
 from ltos_pyg.experiments.experiment import Run
+from ltos_pyg.experiments.processes import start_run
 from ltos_pyg.experiments.speeds import expected_seconds
 from ltos_pyg.training.api import with_options
 from ltos_pyg.training.config import RunConfig
@@ -25,7 +24,6 @@ from ltos_pyg.training.run_folder import RunFolder, hold_lock
 
 LOG = 'log.txt'  # what a run printed, in its folder
 POLL = 0.5  # seconds between looks at the progress of running runs
-ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMBA_NUM_THREADS'), '1')
 
 
 @dataclass(frozen=True)
@@ -198,20 +196,15 @@ def train_here(run: Run, folder: Path, stop: threading.Event | None = None) -> s
         return None
     folder.mkdir(parents=True, exist_ok=True)
     arguments = run.arguments(folder) + (['--resume'] if here.holds_run else [])
-    with (folder / LOG).open('ab') as log:
-        process = subprocess.Popen(
-            [sys.executable, '-m', 'ltos_pyg.cli', *arguments],
-            stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=os.environ | ONE_THREAD,
-            start_new_session=True,  # Ctrl-C reaches the driver alone, which stops its runs once
-        )  # fmt: skip
-        while (code := process.poll()) is None:
-            if stop.wait(POLL):
-                process.terminate()
-                code = process.wait()
-                break
-    if code == 0 and here.is_finished:
+    process = start_run(arguments, folder / LOG)
+    while process.is_alive() and not stop.is_set():
+        process.join(POLL)
+    if process.is_alive():
+        process.terminate()
+        process.join()
+    if process.exitcode == 0 and here.is_finished:
         return None
-    return last_line(folder / LOG) or f'exit code {code}'
+    return last_line(folder / LOG) or f'exit code {process.exitcode}'
 
 
 def last_line(log: Path) -> str:

@@ -17,7 +17,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ltos_pyg.experiments.runner import LOG, ONE_THREAD, POLL, last_line, one_driver
+from ltos_pyg.experiments.processes import ONE_THREAD
+from ltos_pyg.experiments.runner import LOG, POLL, last_line, one_driver
 from ltos_pyg.experiments.search_space import Sweep, check, read_sweep
 from ltos_pyg.experiments.sweep_worker import counted, import_optuna, open_study, work
 from ltos_pyg.training.checkpoint import write_text

@@ -70,6 +70,10 @@ def cluster():
     ray.shutdown()
 
 
+def parent(process: int) -> int:
+    return int(Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[1])
+
+
 @pytest.mark.slow
 def test_a_killed_ray_worker_is_replaced_and_the_run_resumed(cluster, tmp_path):
     one = tiny(total_steps=20_000, checkpoint_every=200)
@@ -80,7 +84,7 @@ def test_a_killed_ray_worker_is_replaced_and_the_run_resumed(cluster, tmp_path):
         while not RunFolder(folder).holds_run:
             time.sleep(0.1)
         trainer = int((folder / 'run.lock').read_text().split()[1])
-        worker = int(Path(f'/proc/{trainer}/stat').read_text().rpartition(')')[2].split()[1])
+        worker = parent(parent(trainer))  # the process between them is the one that runs are forked from
         os.kill(worker, signal.SIGKILL)  # first, or it would report the death of the training
         os.kill(trainer, signal.SIGKILL)
         killed.append(max(RunFolder(folder).store().steps()))

@@ -1,0 +1,30 @@
+"""Processes that train runs are forks of one that has loaded everything."""
+
+import os
+import sys
+
+import pytest
+
+from ltos_pyg.experiments.processes import start_run
+
+pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='Windows has no fork')
+
+
+def test_a_run_has_a_session_and_a_log_of_its_own_and_ends_with_its_exit_code(tmp_path):
+    log = tmp_path / 'log.txt'
+    log.write_text('what was there\n')
+    ended = start_run(['train', 'no_such_game'], log)
+    ended.join()
+    assert ended.exitcode == 1
+    assert log.read_text().startswith('what was there\nltos: ')
+    assert 'no_such_game' in log.read_text()
+    one = start_run(['train', 'prisoner', '--algo', 'dqn', '--total-steps', '1000000', '--out', str(tmp_path)], log)
+    try:
+        while 'training' not in log.read_text():
+            assert one.is_alive(), log.read_text()
+            one.join(0.05)
+        assert os.getsid(one.pid) == one.pid != os.getsid(0)
+    finally:
+        one.terminate()
+        one.join()
+    assert one.exitcode == 130, log.read_text()[-300:]
