@@ -32,6 +32,12 @@ TABLE = [
         r'LToS reaches -?\d\.\d\d .*\nits agents keep 0\.\d\d to 0\.\d\d .*\n'
         r"weights learned by the layers +squared error .* \d\.\d+\nweights the trained policy's +squared error",
     ),
+    (
+        '07_jungle_incentives.py',
+        ['--episodes', '1'],
+        r'k = 3 +3-\d+ +\d{4} +uniform +0\.\d\d% +9\d\.\d\d%\n(.*\n){2}k = 3 .* 0\.4 +[56]\d\.\d\d% +100\.00%\n'
+        r'k = 3 .* 1 +100\.00% +100\.00%',
+    ),
 ]
 
 
