@@ -11,11 +11,6 @@ from pathlib import Path
 from typing import Any
 
 ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMBA_NUM_THREADS'), '1')
-LOADED = (  # before the fork, in this order
-    'ltos_pyg.experiments.one_thread',
-    'ltos_pyg.training.run', 'ltos_pyg.cli.train', 'ltos_pyg.cli.options', 'ltos_pyg.algos', 'ltos_pyg.envs',
-    'numba.np.arraymath', 'scipy.linalg',  # what Numba loads with its first kernel
-)  # fmt: skip
 
 
 def start_run(arguments: Sequence[str], log: Path) -> BaseProcess:
@@ -30,7 +25,7 @@ def _context() -> Any:
     if 'forkserver' not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context('spawn')
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(list(LOADED))
+    context.set_forkserver_preload(['ltos_pyg.experiments.preloaded'])
     return context
 
 
