@@ -11,7 +11,7 @@ from ltos_pyg.nn.validation import check_edge_index, check_rows
 
 
 def add_edges(pair: Tensor, lin_edge: Linear | None, edge_attr: Tensor | None) -> Tensor:
-    """Adds ``lin_edge`` of the edge features to the values of pairs (E, C).
+    """Adds ``lin_edge`` of the edge features to the values of pairs (E, C), in place.
 
     Raises:
         ValueError: If there are features but no layer for them, a layer but no features, or they do not fit.
@@ -26,7 +26,8 @@ def add_edges(pair: Tensor, lin_edge: Linear | None, edge_attr: Tensor | None) -
     if edge_attr.dim() != 2 or edge_attr.size(1) != edge_dim:
         raise ValueError(f"'edge_attr' must have shape (E, edge_dim={edge_dim}) (got {tuple(edge_attr.shape)})")
     check_rows('edge_attr', edge_attr, pair.size(0), 'edge')
-    return pair + lin_edge(edge_attr.to(pair.dtype))
+    pair += lin_edge(edge_attr.to(pair.dtype))
+    return pair
 
 
 class EdgePolicyHead(nn.Module):
@@ -95,7 +96,8 @@ class EdgePolicyHead(nn.Module):
     def forward(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns (edge logits, self logits)."""
         check_edge_index(edge_index, h.size(0))
-        pair = self.lin_sender(h).index_select(0, edge_index[0]) + self.lin_receiver(h).index_select(0, edge_index[1])
+        pair = self.lin_sender(h).index_select(0, edge_index[0])
+        pair += self.lin_receiver(h).index_select(0, edge_index[1])
         pair = add_edges(pair, self.lin_edge, edge_attr)
         edge_logit = at_least_float32(self.edge_logit(leaky_relu(pair, 0.2)))
         self_logit = at_least_float32(self.self_logit(leaky_relu(self.lin_own(h), 0.2)))
@@ -182,8 +184,9 @@ class EdgeQHead(nn.Module):
 
     def forward(self, h: Tensor, pairs: Tensor, edge_attr: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns (own values, pair values)."""
-        hidden = self.lin_owner(h).index_select(0, pairs[0]) + self.lin_actor(h).index_select(0, pairs[1])
-        hidden = add_edges(hidden, self.lin_edge, edge_attr).relu()
+        hidden = self.lin_owner(h).index_select(0, pairs[0])
+        hidden += self.lin_actor(h).index_select(0, pairs[1])
+        hidden = add_edges(hidden, self.lin_edge, edge_attr).relu_()
         return self.own(h), at_least_float32(self.pair(hidden))
 
     @staticmethod

@@ -144,9 +144,10 @@ class DGNTrunk(nn.Module):
         assert self.lin_sharing is not None
         first, *rest = self.encoder.lins
         h = first(x) if copies == 1 else first(x).repeat(copies, 1)
-        h = (h + self.lin_sharing(of_node.to(self.lin_sharing.weight.dtype))).relu()
+        h += self.lin_sharing(of_node.to(self.lin_sharing.weight.dtype))
+        h.relu_()
         for lin in rest:
-            h = lin(h).relu()
+            h = lin(h).relu_()
         return h
 
 

@@ -119,8 +119,8 @@ class JointActionCritic(nn.Module):
             h = outs[-1]
             sent = message(h).index_select(0, sender)
             if edge_attr is not None:
-                sent = sent + self.edge[layer](edge_attr).unsqueeze(1)
-            received = torch.zeros_like(h).index_add(0, receiver, sent.relu().to(h.dtype))
+                sent += self.edge[layer](edge_attr).unsqueeze(1)
+            received = torch.zeros_like(h).index_add_(0, receiver, sent.relu_().to(h.dtype))
             outs.append(update(torch.cat([h, received], dim=-1)).relu())
         value = self.out(torch.cat(outs, dim=-1)).squeeze(-1).float()
         return value.t() if many else value.squeeze(1)

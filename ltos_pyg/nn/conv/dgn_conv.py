@@ -89,7 +89,7 @@ class DGNConv(MessagePassing):
         edge_attr, edge_key, edge_value = self._edge_terms(qkv, edge_index, edge_attr)
         attend = neighbour_attention if can_use_kernel(qkv, edge_index) and not self._is_watched() else self._attend
         out = attend(qkv, edge_attr, edge_key, edge_value, edge_index)
-        return self.lin_out(out.reshape(-1, self.out_channels).to(self.lin_out.weight.dtype)).relu()
+        return self.lin_out(out.reshape(-1, self.out_channels).to(self.lin_out.weight.dtype)).relu_()
 
     def _edge_terms(self, qkv: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Edge features (E, D) and their maps to keys and to values (D, H, C); D = 0 if the layer has none."""
