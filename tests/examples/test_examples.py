@@ -41,7 +41,13 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(('file', 'args', 'expected'), TABLE, ids=[row[0] for row in TABLE])
+SLOW = ('02_train_jungle.py', '06_trained_weights_in_your_gnn.py')  # training is what the README's command does
+
+
+@pytest.mark.parametrize(
+    ('file', 'args', 'expected'),
+    [pytest.param(*row, id=row[0], marks=[pytest.mark.slow] if row[0] in SLOW else []) for row in TABLE],
+)
 def test_example_runs_and_shows_what_it_promises(file, args, expected, tmp_path):
     command = [sys.executable, str(EXAMPLES / file), *args]
     env = {**os.environ, 'OMP_NUM_THREADS': '1'}
