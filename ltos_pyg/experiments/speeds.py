@@ -18,7 +18,7 @@ from ltos_pyg.training.config import RunConfig
 from ltos_pyg.training.run_folder import RunFolder, write_json
 
 FILE = Path(__file__).with_name('speeds.json')
-START = 8.0  # seconds until the first step: imports, and loading compiled kernels
+START = 2.0  # seconds until the first step
 UNKNOWN = 3.0  # seconds per 1,000 env steps of a scenario or an algorithm that was never measured
 
 
