@@ -14,15 +14,18 @@ ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMBA_NUM_THR
 
 
 def start_run(arguments: Sequence[str], log: Path) -> BaseProcess:
-    """Starts ``ltos ARGUMENTS`` in a process of its own, on one thread; what it prints goes to the end of ``log``."""
+    """Starts ``ltos ARGUMENTS`` in a process of its own, on one thread; what it prints goes to the end of ``log``.
+
+    As with every process of :mod:`multiprocessing`, a script that calls this needs ``if __name__ == '__main__':``.
+    """
     process: Any = _context().Process(target=_run, args=(list(arguments), str(log)))
     process.start()
     return process
 
 
 def _context() -> Any:
-    """How processes start. Windows has no fork: there, each loads everything anew."""
-    if 'forkserver' not in multiprocessing.get_all_start_methods():
+    """How processes start. Windows has no fork, and on macOS it is unsafe: there, each loads everything anew."""
+    if sys.platform != 'linux':
         return multiprocessing.get_context('spawn')
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['ltos_pyg.experiments.preloaded'])

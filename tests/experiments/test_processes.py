@@ -7,7 +7,7 @@ import pytest
 
 from ltos_pyg.experiments.processes import start_run
 
-pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='Windows has no fork')
+pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='sessions are those of POSIX')
 
 
 def test_a_run_has_a_session_and_a_log_of_its_own_and_ends_with_its_exit_code(tmp_path):
