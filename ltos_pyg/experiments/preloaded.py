@@ -11,7 +11,7 @@ def load() -> None:
     os.environ.update(ONE_THREAD)
     for module in ('training.run', 'cli.train', 'cli.options', 'algos', 'envs'):
         importlib.import_module(f'ltos_pyg.{module}')
-    importlib.import_module('ltos_pyg.data.ring_kernels').table_size(1)  # with its first kernel, Numba loads its own modules
+    importlib.import_module('ltos_pyg.data.ring_kernels').table_size(1)  # the first kernel loads Numba's own modules
 
 
 load()

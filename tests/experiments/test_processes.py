@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,10 @@ def test_a_run_has_a_session_and_a_log_of_its_own_and_ends_with_its_exit_code(tm
             assert one.is_alive(), log.read_text()
             one.join(0.05)
         assert os.getsid(one.pid) == one.pid != os.getsid(0)
+        if sys.platform == 'linux':
+            parent = Path(f'/proc/{one.pid}/stat').read_text().rpartition(')')[2].split()[1]
+            assert parent != str(os.getpid())
+            assert 'libtorch' in Path(f'/proc/{parent}/maps').read_text()
     finally:
         one.terminate()
         one.join()
