@@ -109,7 +109,7 @@ DENSE_ROWS = (*(_fixed('edge', kept) for kept in (1.0, 'uniform', 0.2)), _learne
 def _dilemma(name: str, title: str, best_constant: float, **options: Any) -> Experiment:
     return Experiment(
         name=f'sharing-{name}', title=title, report='sharing', methods=factorial(best_constant, learned=10),
-        settings=(Setting(label=name, scenario='dilemmas', options=options),),
+        settings=(Setting(label=name, scenario='dilemmas', options=options),), compared='node, learned',
     )  # fmt: skip
 
 
@@ -188,6 +188,7 @@ _ALL = (
     Experiment(
         name='sharing-prisoner', title='Prisoner: critics and weights', report='sharing',
         settings=(Setting(label='prisoner', scenario='prisoner'),), methods=factorial(0.4, learned=5),
+        compared='node, learned',
     ),
     Experiment(
         name='sharing-noise', title='Double star: how weights are explored', report='sharing', seeds=3,
@@ -201,7 +202,7 @@ _ALL = (
     ),
     Experiment(
         name='sharing-jungle', title='Jungle, 20 agents, k = 3: critics and weights', report='sharing',
-        settings=(JUNGLE,),
+        settings=(JUNGLE,), compared='node, learned',
         methods=(
             _fixed('node', 'uniform'), _learned('node'), _fixed('edge', 'uniform'), _learned('edge'),
             Method(label='DGN', algo='dgn', seeds=10),
@@ -209,11 +210,12 @@ _ALL = (
     ),
     Experiment(
         name='sharing-jungle-radius', title='Jungle, neighbours within 9 cells', report='sharing', seeds=3,
-        settings=(jungle('radius', graph='radius'),), methods=DENSE_ROWS,
+        settings=(jungle('radius', graph='radius'),), methods=DENSE_ROWS, compared='edge, learned',
     ),
     Experiment(
         name='sharing-jungle-gains', title='Jungle, half of the agents gain 6 from an attack', report='sharing',
         seeds=3, settings=(jungle('gains', graph='radius', attack_gain_high=6.0),), methods=DENSE_ROWS,
+        compared='edge, learned',
     ),
     Experiment(
         name='sharing-traffic', title='Generated grid of signals', report='sharing', seeds=1,

@@ -117,6 +117,7 @@ class Experiment:
         first_seed: The first one.
         metric: The metric; ``None``: that of the setting, or the primary metric of its scenario.
         over: For ``'zero_shot'``, the values of each option of the environment, one option at a time.
+        compared: The method, by its label, that a report compares with each other one; ``None``: the first.
         paper: Numbers of the paper, by method label and setting label.
         text: What to know before reading it.
         files: Whether the road networks must be given by ``--data``.
@@ -132,10 +133,16 @@ class Experiment:
     first_seed: int = FIRST_SEED
     metric: str | None = None
     over: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    compared: str | None = None
     paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     text: str = ''
     files: bool = False
     imports: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        labels = [method.label for method in self.methods]
+        if self.compared is not None and self.compared not in labels:
+            raise ValueError(f"'compared' must be the label of a method: {', '.join(labels)} (got {self.compared!r})")
 
     def seeds_of(self, method: Method) -> range:
         """The seeds of a method."""
@@ -179,7 +186,8 @@ class Experiment:
             shorter = {'total_steps': steps}
             settings = tuple(dataclasses.replace(s, options={**s.options, **shorter}) for s in settings)
             methods = [dataclasses.replace(m, options={**m.options, **shorter}) for m in methods]
-        return dataclasses.replace(self, methods=tuple(methods), settings=settings)
+        compared = self.compared if self.compared in [method.label for method in methods] else None
+        return dataclasses.replace(self, methods=tuple(methods), settings=settings, compared=compared)
 
 
 def _options(options: Mapping[str, Any]) -> Options:
@@ -280,13 +288,16 @@ def _build(cls: Any, plain: Mapping[str, Any], path: Path, text: str, where: str
     missing = [key for key in _REQUIRED[cls] if key not in plain]
     if missing:
         raise ValueError(f"'{path}', line {_line(text, None, where, number)}: {where} needs {', '.join(missing)}")
-    return cls(**plain)
+    try:
+        return cls(**plain)
+    except ValueError as error:
+        raise ValueError(f"'{path}': {error}") from error
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
     'name': (str,), 'title': (str,), 'seeds': (int,), 'first_seed': (int,), 'metric': (str,), 'label': (str,),
     'algo': (str,), 'preset': (str,), 'scenario': (str,), 'options': (dict,), 'paper': (dict,), 'x': (int, float),
-    'text': (str,), 'imports': (tuple,), 'files': (bool,), 'over': (dict,),
+    'text': (str,), 'compared': (str,), 'imports': (tuple,), 'files': (bool,), 'over': (dict,),
 }  # fmt: skip
 _CHOICES = {'report': ('table', 'curves', 'line', 'sharing', 'zero_shot')}
 _REQUIRED: dict[Any, tuple[str, ...]] = {Experiment: (), Setting: ('scenario',), Method: ('algo',)}

@@ -109,14 +109,15 @@ def sharing_table(results: Sequence[Result]) -> Cells:
     return rows
 
 
-def improvement_table(results: Sequence[Result]) -> Cells:
-    """The probability that a run of the first method is better than one of each other, over all settings."""
+def improvement_table(results: Sequence[Result], compared: str | None = None) -> Cells:
+    """The probability that a run of one method (the first) is better than one of each other, over all settings."""
     by_method: dict[str, list[Result]] = {}
     for one in results:
         by_method.setdefault(one.method.label, []).append(one)
-    (first, mine), *others = by_method.items()
-    rows = [['other method', f'P({first} is better)']]
-    for label, theirs in others:
+    label = compared or next(iter(by_method))
+    mine = by_method.pop(label)
+    rows = [['other method', f'P({label} is better)']]
+    for other, theirs in by_method.items():
         pairs = [(a, b) for a, b in zip(mine, theirs, strict=True) if a.ends and b.ends]
         if pairs:
             x, y = [
@@ -124,7 +125,7 @@ def improvement_table(results: Sequence[Result]) -> Cells:
                 for side in zip(*pairs, strict=True)
             ]
             low, high = improvement_interval(x, y)
-            rows.append([label, f'{probability_of_improvement(x, y):.2f} [{low:.2f}, {high:.2f}]'])
+            rows.append([other, f'{probability_of_improvement(x, y):.2f} [{low:.2f}, {high:.2f}]'])
     return rows
 
 

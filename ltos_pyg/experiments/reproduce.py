@@ -87,7 +87,7 @@ def write_report(experiment: Experiment, runs: Path, out: Path) -> list[Path]:
     zero_shot = experiment.report == 'zero_shot'
     cells = zero_shot_table(experiment, done, runs) if zero_shot else table_of(experiment, results)
     parts = [f'# {experiment.title}', experiment.text, markdown(cells[0], cells[1:]), _how_to_read(results)]
-    improvements = improvement_table(results) if len(experiment.methods) > 1 else [[]]
+    improvements = improvement_table(results, experiment.compared) if len(experiment.methods) > 1 else [[]]
     if len(improvements) > 1 and all(len(one.ends) > 1 for one in done):
         parts += [
             'Probability that a run is better, with its 95 % bootstrap interval:',

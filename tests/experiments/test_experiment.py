@@ -63,6 +63,7 @@ def test_a_toml_file_gives_the_runs(tmp_path):
             'report = "pie"',
             r"line 3: 'report' must be one of table, curves, line, sharing, zero_shot \(got 'pie'\)",
         ),
+        ('seeds = 2', 'compared = "LToS"', r"'compared' must be the label of a method: .* \(got 'LToS'\)"),
         ('algo = "dqn"', '', r'line 15: \[\[methods\]\] needs algo'),
         ('[[settings]]', '[[places]]', r'line 1: expected one or more tables \[\[settings\]\] \(got None\)'),
         ('seeds = 2', 'seeds = = 2', r'is not valid TOML: .*line 3'),

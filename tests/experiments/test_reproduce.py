@@ -79,6 +79,14 @@ def test_every_kind_of_report(finished, tmp_path, report, expected):
     assert written - {'about.json', 'marl_eval.json', 'table.csv', 'table.md', 'table.tex'} == expected
 
 
+def test_a_report_compares_the_method_it_is_told_to(finished, tmp_path):
+    for compared, other in (('DGN', 'DQN'), ('DQN', 'DGN'), (None, 'DGN')):
+        write_report(tiny(compared=compared), finished / 'runs', tmp_path)
+        table = (tmp_path / 'table.md').read_text()
+        assert f'| other method | P({compared or "DQN"} is better) |\n| --- | --- |\n| {other} |' in table
+    assert tiny(compared='DGN').limited(only='DQN').compared is None
+
+
 def test_a_report_says_what_is_missing(finished, tmp_path):
     more = tiny(Method(label='DQN', algo='dqn'), Method(label='none & all', algo='qmix'), seeds=3)
     write_report(more, finished / 'runs', tmp_path)
