@@ -43,4 +43,4 @@ def _run(arguments: list[str], log: str) -> None:
     from ltos_pyg.cli import main
 
     sys.argv = ['ltos', *arguments]
-    sys.exit(main(arguments))
+    sys.exit(main())

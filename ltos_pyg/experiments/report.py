@@ -110,7 +110,7 @@ def sharing_table(results: Sequence[Result]) -> Cells:
 
 
 def improvement_table(results: Sequence[Result], compared: str | None = None) -> Cells:
-    """The probability that a run of one method (the first) is better than one of each other, over all settings."""
+    """The probability that a run of one method, by default the first, is better than one of each other."""
     by_method: dict[str, list[Result]] = {}
     for one in results:
         by_method.setdefault(one.method.label, []).append(one)
