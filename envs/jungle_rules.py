@@ -32,12 +32,12 @@ Graph = Literal['knn', 'radius']
 class JungleConfig:
     """The options of :class:`JungleEnv`. Cells are (y, x), y down and x right, and the outer ring is wall."""
 
-    num_agents: int = 20
-    num_foods: int = 12
+    num_agents: int = 20  # agents on a board
+    num_foods: int = 12  # foods on a board
     size: int = 30  # cells on a side, wall included
     graph: Graph = 'knn'  # neighbours are the k nearest, or with 'radius' all agents within `radius`
     neighbours: int = 3  # k of the k-nearest graph; all others where there are fewer than k; unused with 'radius'
-    radius: float = 9.0  # of the graph 'radius', in cells (Euclidean): 20 agents then have about 5 neighbours each
+    radius: float = 9.0  # of the graph 'radius', in cells (Euclidean): 4.6 neighbours each at random positions
     view: int = 5  # radius of the window, in cells (Euclidean)
     horizon: int = 120  # steps of an episode
     symmetric: bool = True  # neighbours both ways if either is among the other's k nearest; unused with 'radius'

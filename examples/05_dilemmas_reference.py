@@ -6,7 +6,7 @@ share, an even split, keeping all, and learning from the plain sum over the neig
 the extra ``test``).
 
     python examples/05_dilemmas_reference.py --graphs 10
-    python examples/05_dilemmas_reference.py --plot dilemmas.png    # reward over own share, with the other schemes
+    python examples/05_dilemmas_reference.py --plot dilemmas.png    # reward over the share kept, with the other schemes
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GAMES = {
 }
 COLUMNS = ('optimum', 'oracle', 'best_constant', 'best_own_share', 'uniform', 'keep_all', 'neighbourhood_sum')
 LINES = {
-    'optimum': ('optimum = weights that know the state', '#000000', (0, ())),
+    'optimum': ('optimum = state-dependent weights', '#000000', (0, ())),
     'neighbourhood_sum': ('sum over neighbours (no shares)', '#777777', (0, (6, 3))),
     'best_constant': ('best constant weights', '#0072B2', (0, (3, 6))),
     'uniform': ('uniform', '#009E73', (4, (2, 7))),
@@ -62,10 +62,10 @@ def plot(path: str, graphs: int) -> None:
     for ax, name in zip(axes, ('groups', 'double star', 'offers, ba'), strict=True):
         many, found = games(GAMES[name], graphs), references(GAMES[name], graphs)
         values = [np.mean([equilibrium_value(g, own_share(g.neighbours, s)) for g in many]) for s in shares]
-        ax.plot(shares, values, color='#D55E00', label='one own share for all')
+        ax.plot(shares, values, color='#D55E00', label='one kept share for all')
         for scheme, (label, colour, dashes) in LINES.items():
             ax.axhline(found[scheme], color=colour, linewidth=1.6, linestyle=dashes, label=label)
-        ax.set(title=name, xlabel='own share', xlim=(0, 1))
+        ax.set(title=name, xlabel='share kept', xlim=(0, 1))
     axes[0].set_ylabel('reward per agent and step')
     fig.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=5, frameon=False, fontsize=9)
     fig.savefig(path, dpi=110)

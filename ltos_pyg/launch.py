@@ -1,4 +1,4 @@
-"""What torchrun tells the processes that it starts, without loading PyTorch."""
+"""The variables that torchrun sets for each process, read without loading PyTorch."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def said(capsys: pytest.CaptureFixture[str], args: list[str]) -> tuple[int, str]
         (['train', 'prisoner', '--algo', 'dqn', '--phi-lr', '1'], 2, 'Unrecognized options: --phi-lr'),
         (['train', 'prisoner', '--length', '8'], 2, "'length' must be odd, for the corridor has a middle (got 8)"),
         (['train', 'prisoner', '--device', 'gpu'], 1, "'device' must be 'cpu', 'cuda' or 'cuda:N' (got 'gpu')"),
-        (['train', 'prisoner', '--algo', 'dqn', '--help'], 0, '--epsilon-end FLOAT (default: 0.05)'),
+        (['train', 'prisoner', '--algo', 'dqn', '--help'], 0, 'its value at the end (default: 0.05)'),
         (['train', 'prisoner', '--label', ''], 1, "'label' must not be empty (got '')"),
         (['train', 'prisoner', '--label', ' '], 1, "'label' must not be empty (got ' ')"),
         (['train'], 2, '[--label TEXT]'),
@@ -247,9 +247,9 @@ def test_how_runs_ended_is_a_markdown_table(capsys, runs):
     assert main(['table', str(runs / 'prisoner'), str(runs / 'prisoner-dqn')]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == '| mean, IQM [95 % interval] (each seed) | seeds | return |'
-    swaps = [f'| prisoner: ltos, {what} at play' for what in ('constant weights', 'uniform weights', 'all kept')]
+    swaps = [f'| prisoner: ltos, played with {what}' for what in ('constant weights', 'uniform weights', 'all kept')]
     assert [line.split(' | ')[0] for line in lines[2:]] == [
-        '| prisoner: ltos', *swaps, '| prisoner: ltos, random weights at play', '| prisoner: dqn'
+        '| prisoner: ltos', *swaps, '| prisoner: ltos, played with random weights', '| prisoner: dqn'
     ]  # fmt: skip
     shown = json.loads((runs / 'prisoner-dqn' / 'final.json').read_text())['eval']['policy']['reward']['mean']
     assert main(['table', str(runs / 'prisoner-dqn'), '--metric', 'length', 'reward']) == 0

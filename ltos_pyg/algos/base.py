@@ -159,7 +159,7 @@ def new_weights(seed: int) -> Iterator[None]:
         count += 0 if parameter is None or isinstance(parameter, UninitializedParameter) else parameter.numel()
         if BYTES_PER_PARAMETER * count > free:
             raise ValueError(
-                f'the networks are too large: training {count:,} parameters, and there are more, takes '
+                f'the networks are too large: training the first {count:,} parameters alone takes '
                 f'{BYTES_PER_PARAMETER * count / 2**30:,.1f} GiB; the machine has {free / 2**30:,.1f} GiB free. Lower '
                 f"'hidden_channels', 'encoder_channels' and the like."
             )

@@ -29,11 +29,11 @@ class DQNConfig(OffPolicyConfig):
     action_gap: float = 0.0  # advantage learning: fraction of the action gap subtracted from targets
     huber: float | None = 1.0  # error from which the loss is linear; None: mean square
     epsilon_start: float = 1.0  # chance of a random action at the start
-    epsilon_end: float = 0.02
+    epsilon_end: float = 0.02  # its value at the end
     epsilon_fraction: float = 0.3  # part of training over which it falls
     greedy_fraction: float = 0.5  # fraction of episodes in which it decays to 0: near-greedy data
     num_layers: int = 2  # message-passing layers (DQN has none: no communication)
-    heads: int = 8
+    heads: int = 8  # attention heads of a layer
     conv: str = 'DGNConv'  # message-passing layer: a name in ltos_pyg.nn or torch_geometric.nn, or package.module:Name
 
     def __post_init__(self) -> None:

@@ -58,12 +58,12 @@ class IntentionPolicy(nn.Module):
 class NeighbourCritic(nn.Module):
     r"""Values (N, O) of each node from its one-hop neighbourhood: :math:`f(h_i, \sum_{j \to i} g(h_j, a_j, e_{ji}))`.
 
-    With ``hears_actions`` neighbours' actions are an input, (N, A) of any numbers on the simplex.
+    With ``actions_as_input`` neighbours' actions are an input, (N, A) of any numbers on the simplex.
     """
 
-    def __init__(self, spec: GraphEnvSpec, c: IPConfig, out_channels: int, hears_actions: bool) -> None:
+    def __init__(self, spec: GraphEnvSpec, c: IPConfig, out_channels: int, actions_as_input: bool) -> None:
         super().__init__()
-        H, extra = c.hidden_channels, (spec.num_actions if hears_actions else 0) + (spec.edge_dim or 0)
+        H, extra = c.hidden_channels, (spec.num_actions if actions_as_input else 0) + (spec.edge_dim or 0)
         self.aggr = 'sum' if c.aggr == 'add' else c.aggr
         self.encoder = MLP([spec.num_features, *c.encoder_channels, H], norm=None, plain_last=False)
         self.lin_message = Linear(H + extra, H)
@@ -85,8 +85,8 @@ class IPNetwork(nn.Module):
     def __init__(self, spec: GraphEnvSpec, config: IPConfig) -> None:
         super().__init__()
         self.policy = IntentionPolicy(spec, config)
-        self.q = NeighbourCritic(spec, config, spec.num_actions, hears_actions=True)
-        self.v = NeighbourCritic(spec, config, 1, hears_actions=False)
+        self.q = NeighbourCritic(spec, config, spec.num_actions, actions_as_input=True)
+        self.v = NeighbourCritic(spec, config, 1, actions_as_input=False)
 
 
 class IP(OffPolicy):

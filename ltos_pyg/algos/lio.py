@@ -34,11 +34,11 @@ class LIOConfig(OnPolicyConfig):
     pay_cost: float = 0.0  # weight of the payments in the payer's objective
     entropy: float = 0.01  # weight of the policies' entropy
     epsilon_start: float = 0.5  # part of the policy that is uniform, at the start
-    epsilon_end: float = 0.05
+    epsilon_end: float = 0.05  # its value at the end
     epsilon_fraction: float = 0.3  # part of training over which it falls
     max_grad_norm: float = 10.0  # of the incentive networks and the values together
-    policy_channels: tuple[int, ...] = (64, 32)
-    incentive_channels: tuple[int, ...] = (64, 16)
+    policy_channels: tuple[int, ...] = (64, 32)  # widths of a policy's hidden layers
+    incentive_channels: tuple[int, ...] = (64, 16)  # widths of an incentive network's hidden layers
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -194,7 +194,7 @@ class LIO(OnPolicy):
     1. play; every policy takes a plain gradient step on its own reward plus received payments,
        :math:`\hat\theta_j = \theta_j + \lambda \sum_t \nabla \log \pi_j(a_t) (G^j_t - b_j)`, b a baseline (and
        entropy);
-    2. play with :math:`\hat\theta`; every incentive network climbs its agent's return *without* pay,
+    2. play with :math:`\hat\theta`; every incentive network ascends its agent's return *without* pay,
        :math:`\sum_{j \ne i} \sum_t \log \pi_{\hat\theta_j}(\hat a_t) \hat G^i_t - c \sum_t \gamma^t |m_i|`, through
        what the pay did to :math:`\hat\theta_j` (:func:`incentive_gradient`). Then :math:`\theta` is :math:`\hat\theta`.
 

@@ -32,15 +32,13 @@ class OffPolicyConfig:
     lr: float = 5e-4  # Adam, at the start
     lr_final_fraction: float = 0.03  # its last value, as a part of the first
     tau: float = 0.01  # soft target update per gradient step
-    ema_decay: float = (
-        0.999  # greedy actions come from a running average of the weights; 0: from the weights themselves
-    )
+    ema_decay: float = 0.999  # of the averaged network, which acts greedily; 0: the network itself
     max_grad_norm: float = 10.0
     replay_size: int = 50_000  # graphs kept
     learning_starts: int = 1_000  # env steps before the first gradient step
     train_freq: float = 32.0  # env steps per gradient step
-    hidden_channels: int = 128
-    encoder_channels: tuple[int, ...] = (512,)
+    hidden_channels: int = 128  # width of the hidden layers
+    encoder_channels: tuple[int, ...] = (512,)  # widths of the encoder's hidden layers
     augment: bool = True  # train on random views, where the env declares symmetries
     average_views: bool = False  # act greedily on the mean over all views (as many times the work)
     eval_temperature: float = 0.0  # without exploration: draw from softmax(values / this); 0: the best action

@@ -33,14 +33,14 @@ class Options:
     device: str | None = None
     """device of the network, e.g. cuda (default: as in training)"""
     temperature: float | None = None
-    """draw actions from softmax(Q / temperature) (default: as in training, greedy)"""
+    """draw actions from softmax(values / temperature); 0: greedy (default: the run's eval_temperature)"""
     env: Changes = ()
-    """options of the environment to change"""
+    """options of the environment to change, e.g. --env num_agents=40"""
     over: Grid = ()
     """evaluate with each of these values of an option of the environment, e.g. num_agents=10,20,50; of several options,
     with each combination. Prints one table, and writes RUN/zero_shot/NAME.json"""
     metric: tuple[str, ...] = ()
-    """columns of the table of --over (default: all but the length and measures of sharing weights)"""
+    """columns of the table of --over (default: all but the length and, of the measures of sharing, all but kept)"""
     format: Literal['text', 'md', 'csv'] = 'text'
     """of the table of --over: plain text, Markdown, or CSV"""
     imports: ImportArg = ()

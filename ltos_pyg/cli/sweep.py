@@ -18,8 +18,11 @@ class Options:
     """Search for good options: each trial is one or more runs."""
 
     scenario: Annotated[str, tyro.conf.Positional]
+    """what to train on"""
     algo: str = 'ltos'
+    """the algorithm, or package.module:Name"""
     preset: str = 'default'
+    """the options to start from"""
     vary: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """an option to vary, as NAME=A,B,C or NAME=LOW..HIGH or NAME=LOW..HIGH:log; can be repeated"""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()

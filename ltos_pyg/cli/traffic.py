@@ -46,7 +46,7 @@ class Simulate:
     flow: str | None = None
     """a CityFlow flow file (default: generated demand)"""
     controller: str = 'max-pressure'
-    """its name, or all"""
+    """fixed, random, longest-queue, greedy-count, max-pressure, max-pressure-queues; or all of them"""
     phases: int = 4
     """most phases that a signal chooses from; 0: all"""
     yellow: int = 5

@@ -163,19 +163,22 @@ def parse_options(config: Any, args: Sequence[str]) -> tuple[Any, Any]:
 
     from ltos_pyg.cli.options import ImportArg, whole_numbers
 
+    def told(help: str) -> Any:
+        return tyro.conf.arg(help=help)
+
     parts = ('train', 'algorithm', 'env')
     names = {part: {f.name for f in dataclasses.fields(getattr(config, part))} for part in parts}
     clash = names['env'] & (
         names['train'] | names['algorithm'] | {'scenario', 'algo', 'preset', 'label', 'out', 'config'}
     )
     fields: list[Any] = [
-        ('scenario', Annotated[str, tyro.conf.Positional], config.scenario),
-        ('algo', str, config.algo),
-        ('preset', str, config.preset),
-        ('label', str | None, None),
-        ('out', str | None, None),
-        ('config', str | None, None),
-        ('resume', Annotated[bool, tyro.conf.FlagCreatePairsOff], False),
+        ('scenario', Annotated[str, tyro.conf.Positional, told('what to train on')], config.scenario),
+        ('algo', Annotated[str, told('the algorithm, or package.module:Name')], config.algo),
+        ('preset', Annotated[str, told('the options to start from')], config.preset),
+        ('label', Annotated[str | None, told('name of the run in tables and plots')], None),
+        ('out', Annotated[str | None, told('the run folder (default: runs/SCENARIO-ALGO-seedN)')], None),
+        ('config', Annotated[str | None, told('a TOML file of options, as ltos sweep writes it')], None),
+        ('resume', Annotated[bool, tyro.conf.FlagCreatePairsOff, told('continue the run in its folder')], False),
         ('imports', ImportArg, dataclasses.field(default=())),
     ]
     for part in parts:

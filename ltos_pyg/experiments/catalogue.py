@@ -29,11 +29,11 @@ MANY = OFF_POLICY + ON_POLICY  # methods for many agents
 JUNGLE = Setting(label='jungle', scenario='jungle', options={'final_episodes': 100})
 GRID_FILES = {'net': ('roadnet_6_6.json',), 'flow': ('anon_6_6_small_2570_bi.json',)}
 SHENZHEN_FILES = {'net': ('roadnet_1_33.json',), 'flow': ('anon_1_33_fuhua_0.4x24hto1h.json',)}
-TRAFFIC_6X6 = Setting(label='6x6', scenario='traffic', options=GRID_FILES, metric='red_lights')
-TRAFFIC_SHENZHEN = Setting(label='Shenzhen', scenario='traffic', options=SHENZHEN_FILES, metric='red_lights')
+TRAFFIC_6X6 = Setting(label='6x6', scenario='traffic', options=GRID_FILES, metric='red_lights_delay')
+TRAFFIC_SHENZHEN = Setting(label='Shenzhen', scenario='traffic', options=SHENZHEN_FILES, metric='red_lights_delay')
 TRAFFIC_NOTE = (
-    "The paper's unit, red lights per vehicle and intersection, is not defined there. Ours is the time in queues over "
-    '10 s, per vehicle and intersection; compare methods within one column of ours, not with the paper.'
+    "The paper does not define its unit, red lights per vehicle and intersection. Ours is a vehicle's delay over 10 s, "
+    'per intersection (definition A of docs/traffic.md): compare methods within one column of ours, not with the paper.'
 )
 
 
@@ -180,11 +180,11 @@ _ALL = (
         settings=(Setting(label='grid', scenario='traffic'),), methods=(LTOS, LTOS_EDGE, DGN), seeds=1,
         over={'net': (('3x3',), ('10x10',)), 'demand_seed': (1, 2), 'turn': (0.2,)},
     ),
-    _dilemma('groups', 'Game A: hunt, work, tempt', 0.1, graph='groups', total_steps=24_000),
-    _dilemma('double_star', 'Games A + B: the double star', 0.05, graph='double_star'),
-    _dilemma('star', 'Game C: offers on a star of 20', 0.05, graph='offers', topology='star'),
-    _dilemma('tree', 'Game C: offers on random trees, 20 agents', 0.25, graph='offers', topology='tree'),
-    _dilemma('ba', 'Game C: offers on preferential attachment, 20 agents', 0.18, **OFFERS_BA),
+    _dilemma('groups', 'Groups: hunt, work or tempt', 0.1, graph='groups', total_steps=24_000),
+    _dilemma('double_star', 'Double star: hunts and offers', 0.05, graph='double_star'),
+    _dilemma('star', 'Offers on a star, 20 agents', 0.05, graph='offers', topology='star'),
+    _dilemma('tree', 'Offers on random trees, 20 agents', 0.25, graph='offers', topology='tree'),
+    _dilemma('ba', 'Offers on preferential attachment, 20 agents', 0.18, **OFFERS_BA),
     Experiment(
         name='sharing-prisoner', title='Prisoner: critics and weights', report='sharing',
         settings=(Setting(label='prisoner', scenario='prisoner'),), methods=factorial(0.4, learned=5),

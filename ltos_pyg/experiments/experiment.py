@@ -15,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FIRST_SEED = 10  # those below, and 100 to 104, were used to choose the settings of this library
+FIRST_SEED = 10  # settings were chosen on 100 to 104; 0 to 9 were used while bugs were fixed, some settings on them
 NOT_TRAINING = ('final_episodes', 'eval_episodes', 'eval_every', 'media', 'threads', 'device', 'checkpoint_every',
                 'log_every')  # fmt: skip
 """Options that change what is measured or saved, but not what is trained: not in the name of a run folder."""
@@ -109,8 +109,8 @@ class Experiment:
         title: One line.
         report: ``'table'`` of final results; ``'curves'``, learning curves, a panel a setting; ``'line'``, the final
             result over :attr:`Setting.x`; ``'sharing'``, a table with the measures of the weights; ``'zero_shot'``, a
-            table of the trained policies under other options of the environment; ``'behaviour'``, a picture a method;
-            ``'selfishness'``, the share kept over an episode.
+            table of the trained policies under other options of the environment; ``'behaviour'``, a GIF a method
+            and a panel; ``'selfishness'``, the share kept over an episode.
         settings: Scenarios with their options.
         methods: Algorithms with their options.
         seeds: Seeds a method, counted from ``first_seed``.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from ltos_pyg.viz.curves import (
     group,
     load_series,
 )
+
+PANEL_COLUMNS = 5  # most pictures side by side
 
 
 def curves(results: Sequence[Result], folder: Path) -> Any:
@@ -88,4 +91,25 @@ def profiles(results: Sequence[Result]) -> Any:
         axes.set_xlabel(f'{results[0].metric}, threshold')
         axes.set_ylabel('fraction of runs that are better')
         axes.legend(loc='best', fontsize=7.5)
+    return figure
+
+
+def panel(episodes: Mapping[str, Path]) -> Any:
+    """The last picture of each method's episode, side by side, from GIFs by the method's label."""
+    from PIL import Image
+
+    columns = min(PANEL_COLUMNS, len(episodes))
+    rows = math.ceil(len(episodes) / columns)
+    with figure_style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(3.2 * columns, 3.4 * rows), layout='constrained')
+        places = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes in places:
+            axes.axis('off')
+        for axes, (label, path) in zip(places, episodes.items(), strict=False):
+            with Image.open(path) as gif:
+                gif.seek(getattr(gif, 'n_frames', 1) - 1)
+                axes.imshow(np.asarray(gif.convert('RGB')))
+            axes.set_title(label)
     return figure

@@ -69,7 +69,7 @@ def results_of(experiment: Experiment, folder: Path) -> list[Result]:
     return found
 
 
-LOWER = ('red_lights', 'duration', 'attacks')  # metrics of which less is better
+LOWER = ('red_lights_delay', 'red_lights_queue', 'duration', 'attacks')  # metrics of which less is better
 
 
 # tables --------------------------------------------------------------------------------------------------------------
@@ -96,11 +96,11 @@ def main_table(experiment: Experiment, results: Sequence[Result]) -> Cells:
 
 
 def sharing_table(results: Sequence[Result]) -> Cells:
-    """A row a method: the result, the share kept and its spread, and the result under other weights at play."""
+    """A row a method: the result, the share kept and its spread, and the result when evaluated with other weights."""
     swaps = ('constant', 'uniform', 'keep', 'random')
     measures = {'kept': 'kept', 'sd states': 'kept_std_states', 'sd nodes': 'kept_std_nodes'}
     metric = results[0].metric
-    rows = [['trained with', 'seeds', metric, 'each', *measures, *(f'play {swap}' for swap in swaps)]]
+    rows = [['trained with', 'seeds', metric, 'each', *measures, *(f'played with {swap}' for swap in swaps)]]
     for one in results:
         each = ' '.join(rounded(*one.values))
         shares = [_mean(one, 'policy', name) for name in measures.values()]

@@ -143,10 +143,12 @@ def _figures(experiment: Experiment, done: Sequence[Result], runs: Path, out: Pa
 
 
 def _behaviour(done: Sequence[Result], runs: Path, out: Path) -> list[Path]:
-    """A GIF of a greedy episode of the first seed of each method."""
+    """A GIF of a greedy episode of the first seed of each method, and a panel of their last pictures."""
+    from ltos_pyg.viz.curves import save_figure
     from ltos_pyg.viz.watch import watch_run
 
-    return [watch_run(runs / one.runs[0].name, out / f'{one.runs[0].label}.gif') for one in done]
+    gifs = {one.method.label: watch_run(runs / one.runs[0].name, out / f'{one.runs[0].label}.gif') for one in done}
+    return [*gifs.values(), save_figure(figures.panel(gifs), out / 'panel.png')]
 
 
 def _selfishness(done: Sequence[Result], runs: Path, out: Path) -> list[Path]:

@@ -87,7 +87,7 @@ def _next_trial(study: Any, sweep: Sweep, folder: Path) -> Any:
 
 
 def _run_trial(study: Any, trial: Any, sweep: Sweep, folder: Path) -> None:
-    """Trains the runs of a trial, and tells the study the mean of their final results."""
+    """Trains the runs of a trial, and reports the mean of their final results to the study."""
     import optuna
 
     state = optuna.trial.TrialState

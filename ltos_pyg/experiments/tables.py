@@ -61,7 +61,7 @@ def final_table(folders: Sequence[Path], metrics: Sequence[str], measures: bool 
     """Final results over seeds, per algorithm (and, for LToS, per sharing mode of the evaluation) and metric.
 
     These are the mean, the interquartile mean with its 95 % bootstrap interval
-    (:func:`~ltos_pyg.experiments.statistics. bootstrap_interval`), the number of seeds, and each seed's value by rising
+    (:func:`~ltos_pyg.experiments.statistics.bootstrap_interval`), the number of seeds, and each seed's value by rising
     seed; of one seed just the value. All are from ``final.json``, the final evaluation. A row without the metric has no
     entry.
 
@@ -101,7 +101,7 @@ def _ends(folders: Sequence[Path], metrics: Sequence[str]) -> dict[str, dict[int
             unknown = [name for name in metrics if name not in end]
             if unknown and mode == 'policy':
                 raise ValueError(f"'{folder}' has no metric {unknown}. Choose from: {', '.join(end)}")
-            seeds = ends.setdefault(f'{config["scenario"]}: {run_label(config)}{_at_play(mode)}', {})
+            seeds = ends.setdefault(f'{config["scenario"]}: {run_label(config)}{_played_with(mode)}', {})
             if config['seed'] in seeds:
                 raise ValueError(
                     f"'{folder}' is a second run of {run_label(config)} with seed {config['seed']}. Leave one out, or "
@@ -111,11 +111,11 @@ def _ends(folders: Sequence[Path], metrics: Sequence[str]) -> dict[str, dict[int
     return ends
 
 
-def _at_play(mode: str) -> str:
+def _played_with(mode: str) -> str:
     """Suffix of a row's name for the weights used instead of the policy's."""
     if mode == 'policy':
         return ''
-    return ', all kept at play' if mode == 'keep' else f', {mode} weights at play'
+    return ', played with all kept' if mode == 'keep' else f', played with {mode} weights'
 
 
 def _of_seeds(seeds: Mapping[int, End], metric: str) -> Array | None:

@@ -94,30 +94,30 @@ def own_share_logit(edge_index: Tensor, num_nodes: int, own: float | None) -> Te
     return math.log(own / (1 - own)) + out_degree(edge_index, num_nodes).clamp(min=1).log()
 
 
-def constant_sharing(edge_index: Tensor, num_nodes: int, own: Tensor | float | None = None) -> Sharing:
-    r"""Constant weights: each node keeps ``own`` and splits the rest evenly over its out-edges.
+def constant_sharing(edge_index: Tensor, num_nodes: int, kept: Tensor | float | None = None) -> Sharing:
+    r"""Constant weights: each node keeps ``kept`` and splits the rest evenly over its out-edges.
 
     Args:
-        own: The share kept, in [0, 1]: one number, or one per node :math:`(N,)`. ``None`` is uniform sharing,
+        kept: The share kept, in [0, 1]: one number, or one per node :math:`(N,)`. ``None`` is uniform sharing,
             :math:`w_{jj} = w_{ji} = 1 / (1 + \text{out-degree}_j)`.
 
     A node without out-edges keeps all.
 
     Raises:
-        ValueError: If ``own`` lies outside [0, 1] or has another length than ``num_nodes``, or ``edge_index`` does not
+        ValueError: If ``kept`` lies outside [0, 1] or has another length than ``num_nodes``, or ``edge_index`` does not
             fit it.
     """
     check_edge_index(edge_index, num_nodes)
     sender = edge_index[0]
     degree = out_degree(edge_index, num_nodes)
-    if own is None:
+    if kept is None:
         kept = 1 / (1 + degree)
     else:
-        own = torch.as_tensor(own, dtype=degree.dtype, device=degree.device)
-        if own.dim() > 0:
-            check_rows('own', own, num_nodes, 'node')
-        check_unit_interval('own', own)
-        kept = torch.where(degree > 0, own, 1.0)
+        kept = torch.as_tensor(kept, dtype=degree.dtype, device=degree.device)
+        if kept.dim() > 0:
+            check_rows('kept', kept, num_nodes, 'node')
+        check_unit_interval('kept', kept)
+        kept = torch.where(degree > 0, kept, 1.0)
     return Sharing(((1 - kept) / degree.clamp(min=1)).index_select(0, sender), kept)
 
 

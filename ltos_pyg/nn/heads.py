@@ -141,8 +141,8 @@ class EdgeQHead(nn.Module):
         U_{ji}(a) = \big(\mathbf{W}_U\,\mathrm{ReLU}(\mathbf{W}_s \mathbf{h}_j + \mathbf{W}_r \mathbf{h}_i +
         \mathbf{W}_e \mathbf{e}_{ji} + \mathbf{b})\big)_a, \qquad U_{ii}(a) = (\mathbf{W} \mathbf{h}_i + \mathbf{b})_a
 
-    :math:`U_{ji}(a)` is the value of action :math:`a` of :math:`i` for :math:`j`, in :math:`j`'s own discounted reward.
-    Since the shaped reward is linear in the weights, so is
+    :math:`U_{ji}(a)` estimates what action :math:`a` of :math:`i` adds to :math:`j`'s own discounted return (how it is
+    learned: :class:`~ltos_pyg.algos.ltos.EdgeCritic`). Since the shaped reward is linear in the weights, so is
     :math:`Q_i(a) = w_{ii} U_{ii}(a) + \sum_{j \to i} w_{ji} U_{ji}(a)` (:meth:`combine`), and the gradient through the
     weights is exact.
 
@@ -191,6 +191,13 @@ class EdgeQHead(nn.Module):
 
     @staticmethod
     def combine(own: Tensor, pair: Tensor, pairs: Tensor, sharing: Sharing) -> Tensor:
-        """Action values under the given weights, :math:`(N, A)`."""
+        r"""Values under given weights, :math:`Q_i(a) = w_{ii} U_{ii}(a) + \sum_{j \to i} w_{ji} U_{ji}(a)`, (N, A).
+
+        Args:
+            own: Own values, (N, A).
+            pair: Pair values, (P, A).
+            pairs: The pairs, (2, P).
+            sharing: Weights: ``given`` (P,), ``kept`` (N,).
+        """
         sent = sharing.given.unsqueeze(-1) * pair
         return (sharing.kept.unsqueeze(-1) * own).index_add(0, pairs[1], sent)

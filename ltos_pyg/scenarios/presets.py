@@ -19,8 +19,8 @@ PAPER_DGN: dict[str, Any] = {
     'greedy_fraction': 0.0,
     'encoder_channels': (512,),
 }
-# The high level as the paper and the code of its authors have it: phi climbs the low level's own critic, starts from an
-# own share of 0.8, and takes one step in 70 of Q's (250 of 17,500 there), with small noise on its logits that is held
+# The high level as the paper and the code of its authors have it: phi ascends the low level's own critic, starts from a
+# kept share of 0.8, and takes one step in 70 of Q's (250 of 17,500 there), with small noise on its logits that is held
 # for 15 steps. Every fourth env step brings a gradient step, or Q is far from convergence when phi moves.
 PAPER_LTOS: dict[str, Any] = {
     'objective': 'gradient',

@@ -59,7 +59,7 @@ PRISONER = Scenario(
         ('ltos_edge', 'default'): {'total_steps': 12_000},
         ('ltos', 'paper'): PAPER_LTOS,
         ('qmix', 'default'): {'train_freq': 4.0},  # with fewer, a mixing weight often dies, see deviations.md
-        ('fixed_ltos', 'default'): {'kept': 0.4},  # at one half, cooperating and defecting have equal value
+        ('fixed_ltos', 'default'): {'kept': 0.4},  # at one half both actions are worth the same against a defector
         ('neurcomm', 'default'): {'rollout_steps': 10, 'alpha': 1.0},  # the sum of both rewards
         ('consenet', 'default'): {'rollout_steps': 5, 'entropy': 0.03, 'critic_lr': 4.0},
         ('consenet', 'reference'): {'rollout_steps': 5} | REFERENCE_CONSENET,

@@ -1,4 +1,4 @@
-"""Public test helpers: laws that any graph layer, and any environment, should satisfy.
+"""Public test helpers: properties that any graph layer, and any environment, should satisfy.
 
 .. code-block:: python
 

@@ -116,7 +116,7 @@ def card_text(run: RunFolder, name: str, load_as: str, license: str | None = Non
         f'action, sharing = policy(graph)  # a graph, or a batch of graphs, of the environment\n```',
         f'`ltos evaluate {load_as}` plays new episodes, `ltos watch {load_as}` draws one.',
         '## Numbers',
-        f'Greedy episodes on seeds never used in training: mean, its 95 % interval over episodes, standard deviation. '
+        f'{_episodes(final)}: mean, its 95 % interval over episodes, standard deviation. '
         f'`{primary}` is the metric to compare by; {"lower" if scenario.lower_is_better else "higher"} is better.',
         _numbers(final, primary),
         *_other_weights(final, primary),
@@ -189,6 +189,13 @@ def _front_matter(
             '      verified: false',
         ]
     return '\n'.join([*lines, '---'])
+
+
+def _episodes(final: Mapping[str, Any]) -> str:
+    """Which episodes the numbers are of."""
+    if all(stat['count'] == 1 for stat in final['eval']['policy'].values()):
+        return 'One greedy episode. Where nothing is random, as on traffic, it has the demand of training'
+    return 'Greedy episodes on seeds never used in training'
 
 
 def _numbers(final: Mapping[str, Any], primary: str) -> str:

@@ -38,15 +38,15 @@ MAX_THREADS = 1024  # several thousand crash the process
 class TrainConfig:
     """Options of the training loop: steps, evaluations, checkpoints, logs. Steps are env steps: one graph, one step."""
 
-    seed: int = 0
+    seed: int = 0  # of all random numbers of the run
     num_envs: int = 32  # parallel episodes
     device: str = 'cpu'  # or 'cuda'
     threads: int = 1  # PyTorch threads; more than one rarely helps at these sizes
     log_every: int = 2_000  # steps between rows of metrics.jsonl
     eval_every: int = 25_000  # steps between greedy evaluations
-    eval_episodes: int | None = 100  # episodes of each; None: sized to the run, see evaluation_sizes
+    eval_episodes: int | None = 100  # episodes of each; None: 4 to 100, sized to the run
     eval_seed: int = 1_000_000  # seed of the evaluation episodes, never used in training
-    final_episodes: int | None = 400  # episodes of the evaluation at the end; None: sized to the run
+    final_episodes: int | None = 400  # episodes of the evaluation at the end; None: 4 to 400, sized to the run
     checkpoint_every: int = 50_000  # steps between checkpoints (one more at the end and on Ctrl-C)
     tensorboard: bool = False  # write TensorBoard files too (extra 'tensorboard')
     wandb: bool = False  # report to Weights & Biases too (extra 'wandb')

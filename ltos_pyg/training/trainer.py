@@ -249,7 +249,7 @@ class Trainer:
             except Exception as error:
                 raise CallbackError(
                     f'{type(callback).__name__}.{hook} raised {type(error).__name__}: {error}. The run was saved at '
-                    f'step {self.algorithm.env_steps:,}: mend the callback, and resume it.'
+                    f'step {self.algorithm.env_steps:,}: fix the callback, then resume the run.'
                 ) from error
 
     def _progress(self) -> Any:

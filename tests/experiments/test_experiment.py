@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from ltos_pyg.envs.traffic.metrics import DESCRIPTIONS
 from ltos_pyg.experiments.catalogue import EXPERIMENTS, experiment
 from ltos_pyg.experiments.experiment import Experiment, Method, Run, Setting, read_experiment
+from ltos_pyg.experiments.report import LOWER
 
 TOML = """
 title = "My table"
@@ -125,3 +127,14 @@ def test_every_paper_number_belongs_to_a_cell():
         for method, numbers in one.paper.items():
             assert method in labels[0], (one.name, method)
             assert set(numbers) <= labels[1], (one.name, method)
+
+
+def test_the_metric_of_each_setting_is_one_that_its_environment_reports():
+    settings = [setting for known in EXPERIMENTS.values() for setting in known.settings if setting.metric is not None]
+    assert settings
+    assert {setting.metric for setting in settings if setting.scenario == 'traffic'} <= set(DESCRIPTIONS)
+    assert all(setting.scenario == 'traffic' for setting in settings)  # only there is it not the primary metric
+
+
+def test_less_is_better_in_the_metrics_of_traffic_that_tables_compare():
+    assert {'red_lights_delay', 'red_lights_queue', 'duration'} <= set(LOWER) <= {*DESCRIPTIONS, 'attacks'}

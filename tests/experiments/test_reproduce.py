@@ -68,7 +68,7 @@ def test_the_report_has_what_the_runs_have(finished):
         ('line', {'figure.png', 'figure.svg'}),
         ('sharing', set()),
         ('curves', {'figure.png', 'figure.svg'}),
-        ('behaviour', {'dqn.gif', 'dgn.gif'}),
+        ('behaviour', {'dqn.gif', 'dgn.gif', 'panel.png'}),
     ],
 )
 def test_every_kind_of_report(finished, tmp_path, report, expected):

@@ -30,7 +30,7 @@ def test_seeds_stand_in_order_with_their_means_and_interval(tmp_path):
         '| mean, IQM [95 % interval] (each seed) | seeds | reward | queue |',
         '| --- | --- | --- | --- |',
         '| jungle: ltos | 2 | 0.850, 0.850 [0.800, 0.900] (0.800, 0.900) | 25.0, 25.0 [20.0, 30.0] (20.0, 30.0) |',
-        '| jungle: ltos, all kept at play | 2 | 0.300, 0.300 [0.200, 0.400] (0.400, 0.200) '
+        '| jungle: ltos, played with all kept | 2 | 0.300, 0.300 [0.200, 0.400] (0.400, 0.200) '
         '| 8.000, 8.000 [7.000, 9.000] (9.000, 7.000) |',
         '| jungle: dqn | 1 | -0.250 | 3.500 |',
     ]
@@ -67,8 +67,8 @@ def test_measures_stand_beside_the_metrics_where_a_run_has_them(tmp_path):
         'jungle: ltos,kept_std_nodes,1,0.1,,,,0.1',
         'jungle: ltos,uneven,1,0.3,,,,0.3',
         'jungle: ltos,switched_uniform,1,0.04,,,,0.04',
-        '"jungle: ltos, uniform weights at play",reward,1,0.7,,,,0.7',
-        '"jungle: ltos, uniform weights at play",kept,1,0.25,,,,0.25',
+        '"jungle: ltos, played with uniform weights",reward,1,0.7,,,,0.7',
+        '"jungle: ltos, played with uniform weights",kept,1,0.25,,,,0.25',
         'jungle: dqn,reward,1,0.2,,,,0.2',
     ]
 

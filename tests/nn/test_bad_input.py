@@ -116,14 +116,14 @@ CALLS = {
         lambda: sender_softmax(torch.zeros(3, 2), torch.zeros(4), EDGES),
         r"'edge_logit' and 'self_logit' must agree in the number of heads \(got \(3, 2\) and \(4,\)\)",
     ),
-    'own share above 1': (lambda: constant_sharing(EDGES, 4, 1.2), r"'own' must lie in \[0, 1\] \(got 1\.2\.\.1\.2\)"),
-    'own share nan': (
+    'kept above 1': (lambda: constant_sharing(EDGES, 4, 1.2), r"'kept' must lie in \[0, 1\] \(got 1\.2\.\.1\.2\)"),
+    'kept nan': (
         lambda: constant_sharing(EDGES, 4, torch.full((4,), NAN)),
-        r"'own' must lie in \[0, 1\] \(got nan",
+        r"'kept' must lie in \[0, 1\] \(got nan",
     ),
-    'own shares of another graph': (
+    'kept shares of another graph': (
         lambda: constant_sharing(EDGES, 4, torch.ones(3)),
-        r"'own' needs one row per node: expected 4 rows, got shape \(3,\)",
+        r"'kept' needs one row per node: expected 4 rows, got shape \(3,\)",
     ),
     'a number where a row per node is due': (
         lambda: check_sharing(Sharing(UNIFORM.given, torch.tensor(1.0)), EDGES, 4),

@@ -26,26 +26,26 @@ class LToSConfig(SharingQConfig):
     """Options of LToS and LToS-edge."""
 
     objective: Literal['search', 'gradient'] = 'search'  # of the high level; 'gradient' is the paper's
-    initial_kept: float | None = None  # share that phi keeps at the start; None: uniform
+    initial_kept: float | None = None  # objective 'gradient': share that phi keeps at first; None: uniform
     phi_lr: float = 1e-2  # Adam
     phi_starts: float = 0.35  # fraction of training before phi's first step, so that the low level converges first
     phi_every: int = 4  # gradient steps of the low level per one of phi
     phi_graphs: int = 8  # graphs of the low level's batch used in a step of phi
     phi_tau: float = 0.05  # soft update of the target phi', per step of phi
-    phi_channels: int = 64
-    search_channels: int = 64  # of the search's critics
-    candidates: int = 12  # joint weights compared in a step of the search, half of them wide
-    sharpness: float = 2.0  # of the search: beta
+    phi_channels: int = 64  # width of the high level
+    search_channels: int = 64  # width of the search's critics
+    candidates: int = 12  # joint weights that a search step compares: half around a kept share of 0.4, half around phi
+    sharpness: float = 2.0  # inverse temperature (beta) with which the search weighs the candidates
     aim_steps: int = 3  # gradient steps from phi's weights to those that would make single agents act better; 0: none
     aim_size: float = 0.25  # largest change of a logit in one of them
     hops: int = 2  # candidates are scored by the returns of nodes within this many hops
-    noise_joint: float = 4.0  # of exploration, on logits: the part that all agents of a graph share
-    noise_own: float = 0.5  # the part of each agent's own share
-    noise_received: float = 1.0  # the part of each agent's incoming weights
+    noise_joint: float = 4.0  # exploration: half-width of the uniform noise on logits that all agents of a graph share
+    noise_own: float = 0.5  # standard deviation of the noise on each agent's self logit
+    noise_received: float = 1.0  # standard deviation of the noise on the logits of the edges into an agent
     noise_local: float = 0.25  # scale of the noise around phi; wide exploration has scale 1
     hold_steps: int | None = None  # steps that exploration weights are held; None: n_step
     wide_start: float = 1.0  # fraction of episodes with wide exploration, at the start
-    wide_end: float = 0.1
+    wide_end: float = 0.1  # the same, at the end
     wide_fraction: float = 0.5  # part of training over which it falls
 
     def __post_init__(self) -> None:
@@ -63,3 +63,8 @@ class LToSConfig(SharingQConfig):
         check_range(self, 'aim_steps', 'aim_size', least=0)
         if self.initial_kept is not None and not 0 < self.initial_kept < 1:
             raise ValueError(f"'initial_kept' must lie strictly between 0 and 1, or be None (got {self.initial_kept})")
+        if self.initial_kept is not None and self.objective == 'search':
+            raise ValueError(
+                f"'initial_kept' is an option of --objective gradient (got {self.initial_kept} with 'search', which "
+                f'starts from a kept share of 0.4). Leave it out, or choose that objective.'
+            )

@@ -37,9 +37,10 @@ class LToS(SharingQ):
 
     1. the low level: one step of Q on :math:`r^w`, with the weights of the time when the data was collected and
        the target policy's at the successor, :math:`w' = \phi'(o')`;
-    2. the high level, in turns: from ``phi_starts`` of training on, one step of :math:`\phi` every ``phi_every``
+    2. one step of the objective's own critics, if it has any;
+    3. the high level, in turns: from ``phi_starts`` of training on, one step of :math:`\phi` every ``phi_every``
        steps of Q. ``objective='search'`` (ours) is :class:`~ltos_pyg.algos.ltos.JointSearch`; ``'gradient'`` (the
-       paper's) climbs :math:`\sum_i \max_a Q_i(o, a; \phi(o))` with Q frozen.
+       paper's) maximises :math:`\sum_i \max_a Q_i(o, a; \phi(o))` over :math:`\phi` with Q frozen.
 
     The logits of the weights are those of a constant share plus what :math:`\phi` adds to them, which is zero at the
     start. With the search, :math:`\phi` is pulled towards the best constant found so far where the critics disagree.
@@ -143,7 +144,7 @@ class LToS(SharingQ):
 
     @property
     def constant_kept(self) -> float | None:
-        """The best constant own share so far, ``None`` for uniform; with the paper's objective the first one."""
+        """The best constant share kept so far, ``None`` for uniform; with the paper's objective the first one."""
         return self.objective.constant_kept
 
     def logits(self, phi: Any, seen: Seen) -> Logits:
@@ -219,7 +220,10 @@ class LToS(SharingQ):
 
 
 class LToSEdge(LToS):
-    """LToS with pair values, :class:`~ltos_pyg.algos.ltos.EdgeCritic`: ours, not the paper's."""
+    r"""LToS with one value per pair, :math:`Q_i = w_{ii} U_{ii} + \sum_{j \to i} w_{ji} U_{ji}`: ours, not the paper's.
+
+    See :class:`~ltos_pyg.algos.ltos.EdgeCritic` for what the pair values learn, :class:`LToS` for all else.
+    """
 
     critic = 'edge'
 

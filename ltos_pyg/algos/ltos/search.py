@@ -41,7 +41,8 @@ class HighLevelBatch(NamedTuple):
 
 
 class ShapedGradient:
-    r"""The paper's objective: climb :math:`\sum_i \max_a Q_i(o, a; \phi(o))` with Q frozen.
+    r"""The paper's objective: maximise :math:`\sum_i \max_a Q_i(o, a; \phi(o))` over :math:`\phi`, with Q
+    frozen.
 
     Args:
         spec: What the environment promises.
@@ -127,7 +128,7 @@ class JointActionCritic(nn.Module):
 
 
 class BestConstant(nn.Module):
-    r"""The best constant own share so far, by two critics of joint actions.
+    r"""The best constant share kept so far, by two critics of joint actions.
 
     Each visit compares the share :math:`r` with uniform sharing on a batch:
 
@@ -232,11 +233,11 @@ class JointSearch:
         self.optimizer = torch.optim.Adam(self.critics.parameters(), lr=config.lr, fused=True)
         self.noise = JointNoise(config.noise_joint, config.noise_own, config.noise_received)
 
-    first_kept: float | None = FIRST_SHARE  # the own share that phi starts from
+    first_kept: float | None = FIRST_SHARE  # the share kept that phi starts from
 
     @property
     def constant_kept(self) -> float | None:
-        """The best constant own share so far, ``None`` for uniform."""
+        """The best constant share kept so far, ``None`` for uniform."""
         return self.constant.own
 
     def modules(self) -> dict[str, nn.Module]:

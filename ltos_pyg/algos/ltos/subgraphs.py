@@ -1,4 +1,4 @@
-"""Parts and copies of batches of graphs, and who is near whom in them."""
+"""Parts and copies of batches of graphs, and which of their nodes are near each other."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Noise(NamedTuple):
 
 @dataclass(frozen=True)
 class JointNoise:
-    r"""Noise that moves the selfishness of a whole graph at once, and of single agents around it.
+    r"""Noise that moves the shares kept in a whole graph at once, and those of single agents around it.
 
     .. math::
         z_i = c + u\,\sigma_s\,\varepsilon_i, \qquad v_i = u\,\sigma_r\,\varepsilon'_i, \qquad

@@ -75,8 +75,8 @@ def make_conv(conv: Conv, channels: int, heads: int, edge_dim: int | None) -> nn
     known = inspect.signature(make).parameters
     if edge_dim is not None and 'edge_dim' not in known:
         raise ValueError(
-            f"'conv' must take edge features, for here edges have {edge_dim}, sharing weights among them: expected a "
-            f"layer with 'edge_dim', such as GATv2Conv or TransformerConv (got {name})"
+            f"'conv' must take edge features: edges here have {edge_dim}, sharing weights included. Use a layer with "
+            f"an argument 'edge_dim', such as GATv2Conv or TransformerConv (got {name})."
         )
     options = {'heads': heads} if 'heads' in known else {}
     if edge_dim is not None:
