@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 LARGEST_WIDTH = 65_536  # channels of a hidden layer
@@ -30,7 +31,7 @@ def check_range(
         if value is None and none is not None:
             continue
         each = isinstance(value, tuple)
-        if all(_is_in_range(entry, least, above, most) for entry in (value if each else (value,))):
+        if all(_is_in_range(name, entry, least, above, most) for entry in (value if each else (value,))):
             continue
         if least is not None and most is not None:
             wanted = f'lie in [{least}, {most}]'
@@ -41,7 +42,9 @@ def check_range(
         raise ValueError(f"'{name}' must {wanted}{' each' if each else ''}{none or ''} (got {value})")
 
 
-def _is_in_range(value: Any, least: float | None, above: float | None, most: float | None) -> bool:
+def _is_in_range(name: str, value: Any, least: float | None, above: float | None, most: float | None) -> bool:
+    if not isinstance(value, Real):
+        raise ValueError(f"'{name}' must be a number (got {value!r})")
     return bool(
         (least is None or value >= least) and (above is None or value > above) and (most is None or value <= most)
     )

@@ -34,7 +34,7 @@ class Decision(NamedTuple):
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss or a gradient is NaN or infinite; names the first bad tensor. Nothing was updated."""
+    """The loss or a gradient is NaN or infinite; names the first bad tensor. That step was not done."""
 
 
 class Algorithm(ABC):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ltos_pyg.cli.options import ImportArg, parse
+from ltos_pyg.ranges import check_range
 
 if TYPE_CHECKING:
     from ltos_pyg.experiments.experiment import Experiment
@@ -61,6 +62,7 @@ class Options:
 def main(args: Sequence[str]) -> int:
     """Trains and reports; 1 if a run failed."""
     options = parse(Options, args, 'ltos reproduce')
+    check_range(options, 'jobs', least=1)
     from ltos_pyg.experiments.catalogue import EXPERIMENTS
 
     if options.list:

@@ -24,7 +24,8 @@ class Options:
     preset: str = 'default'
     """the options to start from"""
     vary: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """an option to vary, as NAME=A,B,C or NAME=LOW..HIGH or NAME=LOW..HIGH:log; can be repeated"""
+    """an option to vary, as NAME=A,B,C or NAME=LOW..HIGH or NAME=LOW..HIGH:log; whole numbers if both bounds are, so
+    gamma=0.0..1.0; can be repeated"""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """an option of every trial, as NAME=VALUE; can be repeated"""
     sampler: Literal['tpe', 'random', 'grid'] = 'tpe'

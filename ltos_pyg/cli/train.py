@@ -67,7 +67,7 @@ def read_config(head: Head) -> dict[str, Any]:
     for name in allowed[:3]:
         if getattr(head, name) is None:
             setattr(head, name, plain.get(name))
-    return options
+    return {name: None if value == 'none' else value for name, value in options.items()}  # TOML has no null
 
 
 def read_head(args: Sequence[str]) -> Head:
@@ -120,7 +120,7 @@ def _train(head: Head, args: Sequence[str], options: dict[str, Any]) -> int:
         parsed, config = parse_options(base, args)
         run = RunFolder(head.out or default_folder(config))
         if run.has_config:  # options of the first call are the defaults
-            base = run.config()
+            base = with_options(run.config(), options, {})
             _check_same(head, base, run.path)
     parsed, config = parse_options(base, args)
     config = dataclasses.replace(

@@ -43,7 +43,7 @@ def as_array(tensor: Tensor) -> Array:
 
 def as_bytes(tensor: Tensor) -> Array:
     """The entries of a contiguous tensor as flat bytes, whatever its dtype; shares memory."""
-    return tensor.view(torch.uint8).view(-1).numpy()
+    return tensor.reshape(-1).view(torch.uint8).numpy()  # flat first: an empty array of NumPy may have strides of 0
 
 
 def raw_field(name: str, value: Tensor | None, rows: int, columns: int | None, dtype: torch.dtype) -> Array:

@@ -141,9 +141,11 @@ _ALL = (
     Experiment(
         name='fig5', title='Figure 5: 10 to 50 agents on the jungle', report='line', seeds=2,
         settings=tuple(
-            jungle(f'N = {n}', n, **({} if n == 20 else {'num_agents': n})) for n in (10, 20, 30, 40, 50)
+            jungle(f'N = {n}', n, **({} if n == 20 else {'num_agents': n, 'num_foods': 3 * n // 5}))
+            for n in (10, 20, 30, 40, 50)
         ),
         methods=(LTOS, LTOS_EDGE, FIXED, DGN), paper=FIGURE5,
+        text='As in the paper, there are 3 foods for 5 agents; the board stays the same.',
     ),
     Experiment(
         name='fig6', title='Figure 6: 1 to 8 neighbours on the jungle', report='line', seeds=2,

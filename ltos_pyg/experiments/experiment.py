@@ -141,6 +141,16 @@ class Experiment:
 
     def __post_init__(self) -> None:
         labels = [method.label for method in self.methods]
+        for what, names in (('methods', labels), ('settings', [setting.label for setting in self.settings])):
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise ValueError(f"two {what} have the label '{twice}': give each a 'label' of its own")
+        if self.report == 'line' and any(setting.x is None for setting in self.settings):
+            raise ValueError("report 'line' draws over 'x': give each of the settings an 'x'")
+        if not all(isinstance(row, Mapping) for row in self.paper.values()) or not all(
+            isinstance(number, int | float) for row in self.paper.values() for number in row.values()
+        ):
+            raise ValueError("'paper' has numbers by method and setting, e.g. { dgn = { 'k = 2' = 0.5 } }")
         if self.compared is not None and self.compared not in labels:
             raise ValueError(f"'compared' must be the label of a method: {', '.join(labels)} (got {self.compared!r})")
 

@@ -84,15 +84,21 @@ def plan(runs: Iterable[Run], folder: Path) -> list[Planned]:
     """Every different run once, checked before any starts.
 
     Raises:
-        ValueError: If an option is wrong, or a run in the folder was trained with other options.
+        ValueError: If an option is wrong, two different runs have the same name, or a run in the folder was trained
+            with other options.
     """
-    planned = []
+    planned: dict[str, Planned] = {}
     for run in dict.fromkeys(runs):
         config = config_of(run)
         path = folder / run.name
+        if run.name in planned:
+            raise ValueError(
+                f"two different runs have the same name, '{run.name}', and would share a folder: {run.options} and "
+                f'{planned[run.name].run.options}. Of a path only the file name counts: rename one of the files.'
+            )
         _check_same(RunFolder(path), config)
-        planned.append(Planned(run, config, path, expected_seconds(run, config)))
-    return planned
+        planned[run.name] = Planned(run, config, path, expected_seconds(run, config))
+    return list(planned.values())
 
 
 def _check_same(run: RunFolder, config: RunConfig) -> None:

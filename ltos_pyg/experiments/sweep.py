@@ -79,10 +79,12 @@ def _write_sweep(sweep: Sweep, out: Path) -> None:
 
 
 def _queue_missing(study: Any, sweep: Sweep) -> None:
-    """Queues the whole grid of a new sweep, and the trials that were interrupted, which keep their run folders."""
-    if not study.trials and sweep.sampler == 'grid':
+    """Queues what a grid lacks, and the trials that were interrupted, which keep their run folders."""
+    if sweep.sampler == 'grid':
+        there = [_point(trial) for trial in study.trials]
         for values in sweep.grid():
-            study.enqueue_trial(values)
+            if values not in there:
+                study.enqueue_trial(values)
     resumed = {trial.user_attrs.get('resumes') for trial in study.trials}
     for trial in study.trials:
         if trial.state.name == 'RUNNING':
@@ -90,7 +92,12 @@ def _queue_missing(study: Any, sweep: Sweep) -> None:
     for trial in study.trials:
         if trial.state.name == 'FAIL' and 'error' not in trial.user_attrs and trial.number not in resumed:
             folder = trial.user_attrs.get('folder', trial.number)
-            study.enqueue_trial(trial.params, user_attrs={'resumes': trial.number, 'folder': folder})
+            study.enqueue_trial(_point(trial), user_attrs={'resumes': trial.number, 'folder': folder})
+
+
+def _point(trial: Any) -> dict[str, Any]:
+    """The values of a trial, also of one that was queued and has not begun."""
+    return dict(trial.params or trial.system_attrs.get('fixed_params', {}))
 
 
 @contextmanager
@@ -160,7 +167,7 @@ def write_best(sweep: Sweep, values: Mapping[str, Any], path: Path) -> None:
     lines = [f'scenario = {json.dumps(sweep.scenario)}', f'algo = {json.dumps(sweep.algo)}']
     lines += [f'preset = {json.dumps(sweep.preset)}', '', '[options]']
     options = {**dict(sweep.options), **values}
-    lines += [f'{name} = {json.dumps(value)}' for name, value in options.items() if value is not None]
+    lines += [f'{name} = {json.dumps("none" if value is None else value)}' for name, value in options.items()]
     write_text(path, '\n'.join(lines) + '\n')
 
 

@@ -98,7 +98,8 @@ def _run_trial(study: Any, trial: Any, sweep: Sweep, folder: Path) -> None:
             run = sweep.run(trial.user_attrs['values'], seed)
             path = folder / f'trial{trial.user_attrs["folder"]:04d}-seed{seed}'
             pruning = PruneTrial(trial, metric) if sweep.prune and seed == FIRST_SEED else None
-            scores.append(_train(run, path, pruning)[metric]['mean'])
+            watched = [CheckMetric(metric), *([] if pruning is None else [pruning])]
+            scores.append(_train(run, path, watched)[metric]['mean'])
             if pruning is not None and pruning.pruned:
                 study.tell(trial, state=state.PRUNED)
                 return
@@ -112,17 +113,29 @@ def _run_trial(study: Any, trial: Any, sweep: Sweep, folder: Path) -> None:
     study.tell(trial, float(np.mean(scores)))
 
 
-def _train(run: Run, folder: Path, pruning: PruneTrial | None) -> Mapping[str, Any]:
+def _train(run: Run, folder: Path, callbacks: Sequence[Callback]) -> Mapping[str, Any]:
     """Trains or resumes one run; returns its final evaluation."""
     here = RunFolder(folder)
     while here.is_locked:  # by a worker that outlived its driver
         time.sleep(POLL)
     trained = train(
         run.scenario, run.algo, seed=run.seed, out=folder, preset=run.preset, label=run.label,
-        resume=here.holds_run, callbacks=[] if pruning is None else [pruning], media=False, **run.options,
+        resume=here.holds_run, callbacks=callbacks, media=False, **run.options,
     )  # fmt: skip
     evaluation: Mapping[str, Any] = trained.result['eval']['policy']
     return evaluation
+
+
+class CheckMetric(Callback):
+    """Raises at the first evaluation if it does not have the metric that the sweep compares."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+
+    def on_evaluation(self, trainer: Trainer, metrics: Metrics) -> None:
+        if f'eval/{self.metric}' not in metrics:
+            known = sorted(name.removeprefix('eval/') for name in metrics if not name.endswith('_std'))
+            raise ValueError(f"'--metric' must be one of {', '.join(known)} (got '{self.metric}')")
 
 
 class PruneTrial(Callback):

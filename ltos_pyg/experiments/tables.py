@@ -32,8 +32,10 @@ def format_stats(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> st
     rows = []
     for mode, stats in results.items():
         for name, s in stats.items():
-            half = 1.96 * s['std'] / s['count'] ** 0.5
-            rows.append([mode, name, f'{s["mean"]:.4f}', f'{half:.4f}', f'{s["std"]:.4f}', str(s['count'])])
+            half, std = f'{1.96 * s["std"] / s["count"] ** 0.5:.4f}', f'{s["std"]:.4f}'
+            if name == 'kept_std_states':  # one number for all episodes
+                half = std = ''
+            rows.append([mode, name, f'{s["mean"]:.4f}', half, std, str(s['count'])])
     return table(['weights', 'metric', 'mean', '± 95 %', 'std', 'episodes'], rows)
 
 

@@ -100,8 +100,12 @@ def _mean_of(metric: str, runs: Path, run: Run, option: str, value: Any) -> floa
 def _stored(runs: Path, run: Run, option: str, values: Sequence[Any]) -> dict[str, Any] | None:
     """What is stored of a run, by value; ``None`` if one of the values is missing."""
     for result in RunFolder(runs / run.name).zero_shot():
-        if result['env'] or 'temperature' in result:
-            continue
+        if (
+            result['env']
+            or 'temperature' in result
+            or (result['episodes'], result['eval_seed']) != (EPISODES, api.SEED)
+        ):
+            continue  # of another question
         settings = [s for s in result['settings'] if [*s['options']] == [option]]
         by_value = {option_text(s['options'][option]): s['eval'] for s in settings}
         if all(option_text(value) in by_value for value in values):

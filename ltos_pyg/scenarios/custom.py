@@ -58,6 +58,11 @@ def _options_of(make: Make, name: str) -> tuple[type, bool]:
     hints = _hints(make)
     config = _dataclass_in(hints.get('config'))
     if config is not None:
+        needed = [f.name for f in dataclasses.fields(config) if f.init and _has_no_default(f)]
+        if needed:
+            raise ValueError(
+                f"environment '{name}' needs a default for each field of its config (got none for {needed})"
+            )
         return config, True
     fields = []
     for parameter in parameters.values():
@@ -72,6 +77,10 @@ def _options_of(make: Make, name: str) -> tuple[type, bool]:
         if _is_simple(kind):
             fields.append((parameter.name, kind, dataclasses.field(default=parameter.default)))
     return dataclasses.make_dataclass('EnvironmentOptions', fields, frozen=True, kw_only=True), False
+
+
+def _has_no_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _hints(make: Make) -> dict[str, Any]:

@@ -253,13 +253,20 @@ def with_options(config: RunConfig, options: Mapping[str, Any], env_options: Map
         part = next((part for part, names in parts.items() if name in names), None)
         if part is None:
             raise ValueError(_unknown(name, set().union(*parts.values()), f'{config.algo} on {config.scenario}'))
-        changes[part][name] = value
+        changes[part][name] = _as_field(getattr(getattr(config, part), name), value)
     for name, value in env_options.items():
         if name not in parts['env']:
             raise ValueError(_unknown(name, parts['env'], f'the environment of {config.scenario}'))
-        changes['env'][name] = value
+        changes['env'][name] = _as_field(getattr(config.env, name), value)
     new = {part: dataclasses.replace(getattr(config, part), **change) for part, change in changes.items() if change}
     return dataclasses.replace(config, **new)
+
+
+def _as_field(before: Any, value: Any) -> Any:
+    """A list as the tuple that options hold, and one entry as a tuple of one where the option is a tuple."""
+    if isinstance(value, list):
+        return tuple(value)
+    return (value,) if isinstance(before, tuple) and isinstance(value, int | float | str) else value
 
 
 def _unknown(name: str, known: set[str], where: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -203,7 +204,8 @@ class WandbSink:
     Args:
         folder: Where wandb keeps its local files.
         project: The project to log to.
-        name: The name of the run, also its id, so that a resumed run continues the same W&B run.
+        name: The name of the run. Its id is the name and a hash of the folder, so that a resumed run continues the same
+            W&B run, and one of the same name elsewhere does not.
         config: The run's config as a plain dict.
         mode: ``'online'``, ``'offline'`` or ``'disabled'``.
     """
@@ -223,9 +225,11 @@ class WandbSink:
                 "the wandb log needs the package 'wandb': install it with pip install 'ltos_pyg[wandb]', or switch "
                 'this log off'
             ) from error
+        place = hashlib.blake2b(str(Path(folder).resolve()).encode(), digest_size=4).hexdigest()
         self._run = wandb.init(
-            dir=str(folder), project=project, name=name, id=name, resume='allow', config=dict(config or {}), mode=mode
-        )
+            dir=str(folder), project=project, name=name, id=f'{name or "run"}-{place}', resume='allow',
+            config=dict(config or {}), mode=mode,
+        )  # fmt: skip
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Logs the metrics at the step."""

@@ -90,9 +90,9 @@ def train_run(
                 stack.enter_context(run.lock())
             if resume and run.holds_run:
                 check_number(run.ranks(), ranks)
-            grows = resume and config.total_steps > run.config().total_steps
+            grows = resume and config.total_steps > run.config(scenario).total_steps
             finished = resume and run.is_finished and not grows
-        saved = _saved_state(run, config, ranks) if resume else None
+        saved = _saved_state(run, config, scenario, ranks) if resume else None
         if finished:
             return run.final()
         with together(ranks):
@@ -105,7 +105,7 @@ def train_run(
             _check_learns(config, env.spec)
             algorithm = make_algorithm(own, env.spec)
             check_support(algorithm, config.algo, ranks)
-            places = _sinks(config, run, saved, sinks) if ranks.first else []
+            places = _sinks(config, run, _resume_step(resume, saved), sinks) if ranks.first else []
         with together(ranks):
             log = stack.enter_context(_start(run, config, ranks, resume, saved, places)) if ranks.first else None
             trainer = Trainer(
@@ -181,17 +181,21 @@ def _check_room(run: RunFolder, resume: bool) -> None:
         )
 
 
-def _saved_state(run: RunFolder, config: RunConfig, ranks: Ranks) -> tuple[int, dict[str, Any]] | None:
+def _saved_state(
+    run: RunFolder, config: RunConfig, scenario: Scenario, ranks: Ranks
+) -> tuple[int, dict[str, Any]] | None:
     """The newest checkpoint, which must be of this configuration, except for ``total_steps``."""
     saved = load_part(run.store(rank=ranks.rank), ranks, config.fingerprint(), MAY_GROW)
     with together(ranks):
-        _check_extends(run, config, saved, ranks)
+        _check_extends(run, config, scenario, saved, ranks)
     return saved
 
 
-def _check_extends(run: RunFolder, config: RunConfig, saved: tuple[int, Any] | None, ranks: Ranks) -> None:
+def _check_extends(
+    run: RunFolder, config: RunConfig, scenario: Scenario, saved: tuple[int, Any] | None, ranks: Ranks
+) -> None:
     """Raises a ``ValueError`` if a resumed run is to be shorter than before; says so if it is to be longer."""
-    before = run.config().total_steps
+    before = run.config(scenario).total_steps
     if config.total_steps < before:
         raise ValueError(
             f"'--total-steps' of a resumed run must be at least {before:,}, what it was asked for (got "
@@ -221,7 +225,7 @@ def _check_learns(config: RunConfig, spec: GraphEnvSpec) -> None:
     n_step, size = (getattr(config.algorithm, name, None) for name in ('n_step', 'replay_size'))
     if n_step is None or size is None:
         return
-    most = max(1, size // spec.num_envs)
+    most = max(1, size // spec.num_envs - 1)  # the newest frame of a stream waits for its successor
     if n_step > most:
         raise ValueError(
             f"'n_step' must be at most {most}, the steps of an episode that the replay keeps ('replay_size' {size:,} / "
@@ -235,10 +239,7 @@ def _resume_step(resume: bool, saved: tuple[int, Any] | None) -> int | None:
     return saved[0] if saved is not None else -1  # no checkpoint yet: all rows are rewritten
 
 
-def _sinks(
-    config: RunConfig, run: RunFolder, saved: tuple[int, Any] | None, more: Iterable[Sink | SinkMaker]
-) -> list[Sink]:
-    step = None if saved is None else saved[0]
+def _sinks(config: RunConfig, run: RunFolder, step: int | None, more: Iterable[Sink | SinkMaker]) -> list[Sink]:
     sinks: list[Sink] = []
     if config.train.tensorboard:
         sinks.append(TensorBoardSink(run.path / 'tensorboard', resume_step=step))

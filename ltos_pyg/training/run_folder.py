@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,13 +91,15 @@ class RunFolder:
     @property
     def is_locked(self) -> bool:
         """Whether a process trains here now."""
-        if fcntl is None or not self.lock_path.is_file():
+        if fcntl is None:
             return False
-        with self.lock_path.open() as file:
-            try:
+        try:
+            with self.lock_path.open() as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
         return False
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -305,9 +307,10 @@ def _acquire(path: Path, doing: str, wait: bool) -> int:
                 raise ValueError(
                     f"'{path.parent}' is in use: {owner} {doing}. Wait for it, stop it, or choose another folder."
                 ) from error
-        if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
-            break
-        os.close(file)  # its owner has just removed it
+        with suppress(FileNotFoundError):  # its owner has just removed it
+            if os.path.samestat(os.fstat(file), path.stat()):
+                break
+        os.close(file)
     os.truncate(file, 0)
     now = time.strftime('%Y-%m-%d %H:%M:%S')
     os.write(file, f'process {os.getpid()} on {socket.gethostname()} (since {now})'.encode())

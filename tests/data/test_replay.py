@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from torch.testing import assert_close
 from torch_geometric.data import Batch
 
 from ltos_pyg.data import GraphReplay, Snapshot, batch_snapshots
+from ltos_pyg.data.replay_input import as_bytes
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
 
 
@@ -215,3 +217,8 @@ def test_one_step_must_fit_the_rings() -> None:
 
 
 # -- the border
+
+
+def test_arrays_of_numpy_without_entries_are_read_whatever_their_strides():
+    empty = torch.from_numpy(np.lib.stride_tricks.as_strided(np.zeros(1, np.int16), (0, 2), (0, 0)))
+    assert as_bytes(empty).shape == (0,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from ltos_pyg.envs.traffic.metrics import DESCRIPTIONS
 from ltos_pyg.experiments.catalogue import EXPERIMENTS, experiment
 from ltos_pyg.experiments.experiment import Experiment, Method, Run, Setting, read_experiment
 from ltos_pyg.experiments.report import LOWER
+from ltos_pyg.experiments.runner import plan
 
 TOML = """
 title = "My table"
@@ -138,3 +140,38 @@ def test_the_metric_of_each_setting_is_one_that_its_environment_reports():
 
 def test_less_is_better_in_the_metrics_of_traffic_that_tables_compare():
     assert {'red_lights_delay', 'red_lights_queue', 'duration'} <= set(LOWER) <= {*DESCRIPTIONS, 'attacks'}
+
+
+def test_figure_5_has_three_foods_for_five_agents_as_the_paper_has():
+    for setting in EXPERIMENTS['fig5'].settings:
+        options = {'num_agents': 20, 'num_foods': 12} | dict(setting.options)
+        assert options['num_agents'] == setting.x
+        assert 5 * options['num_foods'] == 3 * options['num_agents']
+
+
+def two(labels: tuple[str, str] = ('one', 'two'), **fields: Any) -> Experiment:
+    methods = tuple(Method(label=label, algo='dqn') for label in labels)
+    settings = fields.pop('settings', (Setting(label='prisoner', scenario='prisoner'),))
+    return Experiment(name='two', title='Two', settings=settings, methods=methods, **fields)
+
+
+@pytest.mark.parametrize(
+    ('fields', 'message'),
+    [
+        ({'labels': ('dqn', 'dqn')}, "two methods have the label 'dqn'"),
+        ({'settings': (Setting(label='a', scenario='prisoner'),) * 2}, "two settings have the label 'a'"),
+        ({'report': 'line'}, "give each of the settings an 'x'"),
+        ({'paper': {'dqn': 0.5}}, "'paper' has numbers by method and setting"),
+        ({'paper': {'dqn': {'prisoner': '0.5'}}}, "'paper' has numbers by method and setting"),
+    ],
+)
+def test_an_experiment_that_cannot_be_reported_is_refused_before_it_is_trained(fields, message):
+    with pytest.raises(ValueError, match=message):
+        two(**fields)
+
+
+def test_two_runs_that_would_share_a_folder_are_refused(tmp_path):
+    runs = [Run('traffic', (('net', (f'{place}/roadnet.json',)),), 'dqn', 'default', (), 10) for place in ('a', 'b')]
+    assert runs[0].name == runs[1].name
+    with pytest.raises(ValueError, match=r"two different runs have the same name, 'traffic-net=roadnet-dqn-seed10'"):
+        plan(runs, tmp_path)

@@ -13,7 +13,8 @@ import pytest
 
 from ltos_pyg.cli import main
 from ltos_pyg.experiments.search_space import FIRST_SEED, Dimension, Sweep, check, parse_dimension, read_sweep
-from ltos_pyg.experiments.sweep import run_sweep
+from ltos_pyg.experiments.sweep import _queue_missing, run_sweep, write_best
+from ltos_pyg.experiments.sweep_worker import open_study
 from ltos_pyg.training.run_folder import RunFolder
 
 pytest.importorskip('optuna')
@@ -130,7 +131,9 @@ def test_a_wrong_configuration_is_refused(tmp_path, capsys, text, message):
 
 def test_a_failed_trial_counts_and_is_named(tmp_path):
     wrong = sweep(trials=1, metric='rewardd')
-    with pytest.raises(ValueError, match=r"no trial of .* succeeded. The last error: KeyError: 'rewardd'"):
+    with pytest.raises(
+        ValueError, match=r"no trial of .* succeeded.*'--metric' must be one of .*reward.* \(got 'rewardd'\)"
+    ):
         run_sweep(wrong, tmp_path / 'sweep', quiet=True)
 
 
@@ -183,3 +186,39 @@ class Trainer:
 
     def stop(self, reason: str) -> None:
         self.reasons.append(reason)
+
+
+def test_the_best_options_keep_a_none(tmp_path, capsys):
+    path = tmp_path / 'best.toml'
+    space = (Dimension('alpha', (None, 0.9)),)
+    write_best(sweep(algo='neurcomm', options=(), space=space), {'alpha': None}, path)
+    short = ['--total-steps', '64', '--final-episodes', '2', '--eval-episodes', '2', '--no-media']
+    assert main(['train', '--config', str(path), *short, '--out', str(tmp_path / 'run')]) == 0
+    assert RunFolder(tmp_path / 'run').config().algorithm.alpha is None
+
+
+def test_an_interrupted_grid_is_completed(tmp_path):
+    grid = sweep(space=(Dimension('lr', (1e-4, 1e-3, 1e-2)),), sampler='grid')
+    (tmp_path / 'sweep').mkdir()
+    study = open_study(grid, tmp_path / 'sweep')
+    points = list(grid.grid())
+    study.enqueue_trial(points[0])  # then the driver died
+    study.ask()
+    study.enqueue_trial(points[1])
+    _queue_missing(study, grid)
+    _queue_missing(study, grid)
+    queued = [
+        trial.params or trial.system_attrs['fixed_params'] for trial in study.trials if trial.state.name == 'WAITING'
+    ]
+    assert sorted(map(str, queued)) == sorted(map(str, points))  # the first one again, as it was interrupted
+
+
+def test_resuming_with_a_configuration_applies_it(tmp_path):
+    path, out = tmp_path / 'c.toml', str(tmp_path / 'run')
+    short = ['--final-episodes', '2', '--eval-episodes', '2', '--no-media', '--out', out]
+    head = 'scenario = "prisoner"\nalgo = "dqn"\n[options]\nlearning_starts = 50\n'
+    path.write_text(head + 'total_steps = 160\n')
+    assert main(['train', '--config', str(path), *short]) == 0
+    path.write_text(head + 'total_steps = 320\n')
+    assert main(['train', '--config', str(path), '--resume', *short]) == 0
+    assert RunFolder(tmp_path / 'run').final()['env_steps'] == 320

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from ltos_pyg.cli import main
 from ltos_pyg.experiments.experiment import Experiment, Method, Setting
 from ltos_pyg.experiments.reproduce import archive, reproduce, write_report
 from ltos_pyg.experiments.runner import ThisMachine
@@ -86,3 +87,14 @@ def test_values_that_cannot_be_are_refused_before_training(change, message, tmp_
     with pytest.raises(ValueError, match=message):
         reproduce([dataclasses.replace(FAR, **change)], tmp_path / 'runs', tmp_path / 'out', ThisMachine(), quiet=True)
     assert not (tmp_path / 'runs').exists()
+
+
+def test_a_quick_look_does_not_replace_what_the_table_measures(tmp_path):
+    runs, out = tmp_path / 'runs', tmp_path / 'out'
+    far = dataclasses.replace(FAR, methods=FAR.methods[:1], seeds=1, over={'horizon': [3]})
+    assert reproduce([dataclasses.replace(far, report='table', over={})], runs, out, ThisMachine(), quiet=True) == []
+    (run,) = runs.glob('prisoner-*')
+    assert main(['evaluate', str(run), '--over', 'horizon=3', '--episodes', '1', '--seed', '5']) == 0
+    assert reproduce([far], runs, out, ThisMachine(), quiet=True) == []
+    (row,) = [r for r in csv.DictReader((out / 'far/table.csv').read_text().splitlines()) if r['option']]
+    assert float(row['value']) == Run(run).evaluate(episodes=20, horizon=3)['return'].mean

@@ -280,6 +280,12 @@ broken(
 broken('reward', r'step 1: expected shape \(9,\) .*, got list\.', 'list')(
     with_step(lambda s: replace(s, reward=s.reward.tolist()))
 )
+broken(
+    'outcome', r"step 1, outcome\['score'\]: expected a tensor of shape \(3,\): one per graph, got float\. Return one"
+)(with_step(lambda s: replace(s, outcome={'score': 0.5})))
+broken('outcome', r"step 1, outcome\['score'\]: expected .* got \(9,\) of torch\.float32", 'one a node')(
+    with_step(lambda s: replace(s, outcome={'score': s.reward}))
+)
 broken('info', r"step 1, info\['mean'\]: expected a tensor of shape \(3,\) or \(9,\), got float\. Return metrics")(
     with_step(lambda s: replace(s, info={'mean': 0.5}))
 )

@@ -24,6 +24,14 @@ class Wandering:
 
     def __init__(self, shares: bool = True) -> None:
         self.shares, self.generator = shares, torch.Generator().manual_seed(0)
+        self.eval_steps: int | None = None
+
+    def reset_eval_state(self) -> None:
+        self.eval_steps = 0
+
+    def on_eval_step(self, step: Any) -> None:
+        assert self.eval_steps is not None
+        self.eval_steps += 1
 
     def act(self, graph: Any) -> Decision:
         action = torch.randint(4, (graph.num_nodes,), generator=self.generator)
@@ -152,3 +160,10 @@ def test_selfishness_is_recorded_for_each_signal_and_drawn() -> None:
 def test_without_sharing_there_is_no_selfishness() -> None:
     with pytest.raises(ValueError, match='this run has no sharing weights: expected one of ltos or fixed_ltos'):
         selfishness_of(Wandering(shares=False), grid())  # type: ignore[arg-type]
+
+
+def test_a_policy_with_a_memory_starts_each_plan_without_it() -> None:
+    policy = Wandering()
+    for _ in range(2):
+        steps = len(list(traffic_moments(policy, grid())))  # type: ignore[arg-type]
+        assert policy.eval_steps == steps == 30

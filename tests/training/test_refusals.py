@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,15 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ltos_pyg import registry
 from ltos_pyg.algos import DQN, IndependentQConfig
 from ltos_pyg.algos.base import new_weights
+from ltos_pyg.cli import main
 from ltos_pyg.data import Snapshot
 from ltos_pyg.envs import PrisonerEnv
 from ltos_pyg.graph_env import GraphEnv, SingleGraphEnv, VectorGraphEnv, fully_connected
+from ltos_pyg.training.api import train, with_options
 from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.config import TrainConfig
 from ltos_pyg.training.evaluate import evaluate
 from ltos_pyg.training.logging import MetricsLogger
+from ltos_pyg.training.run_folder import RunFolder, hold_lock
 from ltos_pyg.training.trainer import Trainer
 
 
@@ -94,7 +99,7 @@ def test_networks_larger_than_the_memory_are_refused_before_they_are_made(monkey
     monkeypatch.setattr('psutil.virtual_memory', lambda: SimpleNamespace(available=2**30))
     with new_weights(0):
         nn.Linear(1000, 1000)
-    message = r'the networks are too large: training 100,000,000 parameters, .* takes 2\.2 GiB; .* has 1\.0 GiB free'
+    message = r'the networks are too large: training the first 100,000,000 parameters alone takes 2\.2 GiB; .* has 1\.0 GiB free'
     with pytest.raises(ValueError, match=message), new_weights(0):
         nn.Linear(10_000, 10_000, bias=False)
     env = PrisonerEnv(num_envs=2)
@@ -121,3 +126,80 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
     torch.set_rng_state(before)
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'total_steps': '1000'}, r"'total_steps' must be a number \(got '1000'\)"),
+        ({'lr': None}, r"'lr' must be a number \(got None\)"),
+        ({'encoder_channels': ['wide']}, r"'encoder_channels' must be a number \(got 'wide'\)"),
+    ],
+)
+def test_an_option_of_another_type_is_named(tmp_path: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train('prisoner', 'dqn', out=tmp_path / 'run', **options)
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('given', [[8], 8, (8,)])
+def test_widths_may_be_a_list_or_one_number(given: Any) -> None:
+    config = with_options(registry.scenario('prisoner').config('dqn', 'default'), {'encoder_channels': given}, {})
+    assert config.algorithm.encoder_channels == (8,)
+
+
+def test_the_longest_n_step_that_is_allowed_learns(tmp_path: Any) -> None:
+    options = {
+        'num_envs': 4, 'horizon': 50, 'n_step': 3, 'total_steps': 200, 'learning_starts': 40, 'eval_episodes': 1,
+        'final_episodes': 1, 'media': False,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"'n_step' must be at most 2, .* \(got 3\)"):
+        train('prisoner', 'dqn', out=tmp_path / 'none', replay_size=12, **options)
+    run = train('prisoner', 'dqn', out=tmp_path / 'run', replay_size=16, **options)
+    assert run.result['updates'] > 0
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['reproduce', 'fig3a', '--jobs', '0', '--dry-run'], "'jobs' must be at least 1 (got 0)"),
+        (['watch', 'pretrained:prisoner-ltos', '--fps', '0'], "'fps' must be at least 1 (got 0)"),
+        (['watch', 'pretrained:prisoner-ltos', '--steps', '-1'], "'steps' must be at least 1, or be left out (got -1)"),
+        (['train', 'prisoner', '--algo', 'dgn', '--conv', 'functional', '--out', 'x'], "'conv' must name a layer"),
+    ],
+)
+def test_a_number_or_name_that_means_nothing_is_refused(
+    args: list[str], message: str, capsys: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(args) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_many_may_ask_for_a_lock_while_it_comes_and_goes(tmp_path: Any) -> None:
+    run, held, errors = RunFolder(tmp_path), [0], []
+
+    def ask() -> None:
+        try:
+            for _ in range(300):
+                with hold_lock(run.lock_path, 'asks', wait=True):
+                    held[0] += 1
+                    assert held[0] == 1
+                    held[0] -= 1
+        except BaseException as error:
+            errors.append(error)
+
+    def look() -> None:
+        try:
+            for _ in range(2000):
+                assert run.is_locked in (True, False)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [Thread(target=target) for target in (ask, ask, ask, look)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert not run.is_locked

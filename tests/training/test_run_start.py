@@ -88,7 +88,7 @@ def test_a_start_that_fails_leaves_nothing_and_blocks_nothing(tmp_path):
     [
         (['--out', ''], r"'--out' must name a folder \(got ''\)"),
         (['--resume'], r"runs/prisoner-ltos-seed0' holds no run to resume: expected a config\.json in it"),
-        (['--n-step', '10000'], r"'n_step' must be at most 625, .* or nothing is learned \(got 10,000\)"),
+        (['--n-step', '10000'], r"'n_step' must be at most 624, .* or nothing is learned \(got 10,000\)"),
         (['--algo', 'ltosedge'], r"unknown algorithm 'ltosedge'\. .* Did you mean 'ltos_edge'\?"),
     ],
 )

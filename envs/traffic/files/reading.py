@@ -158,13 +158,3 @@ class Element:
                 point.number('x', -FARTHEST, FARTHEST)
                 point.number('y', -FARTHEST, FARTHEST)
         return np.array(flat, dtype=np.float64).reshape(-1, 2)
-
-
-def numbered(elements: Iterator[tuple[str, Element]], kind: str) -> dict[str, int]:
-    """Index by id; raises a ``ValueError`` if an id is not unique."""
-    index: dict[str, int] = {}
-    for name, element in elements:
-        if name in index:
-            raise element.fault(f"field 'id' must be unique among all {kind}s (got {show(name)} twice)")
-        index[name] = len(index)
-    return index

@@ -131,11 +131,13 @@ class LToS(SharingQ):
         mask = graph.action_mask[:nodes] if 'action_mask' in graph else None
         logits = self.logits(self.phi, seen)
         self.network.requires_grad_(False)
-        with self.autocast():
-            batch = HighLevelBatch(seen, graph.batch[:nodes], num_graphs, mask, logits)
-            loss, metrics = self.objective.step_loss(batch, self.network)
-        self.step_optimizer(self.phi_optimizer, loss)
-        self.network.requires_grad_(True)
+        try:
+            with self.autocast():
+                batch = HighLevelBatch(seen, graph.batch[:nodes], num_graphs, mask, logits)
+                loss, metrics = self.objective.step_loss(batch, self.network)
+            self.step_optimizer(self.phi_optimizer, loss)
+        finally:
+            self.network.requires_grad_(True)
         soft_update(self.target_phi, self.phi, self.config.phi_tau)
         kept = softmax_by_sender(*logits, seen[1]).kept.detach()
         return metrics | {'phi/loss': loss.detach(), 'phi/kept': mean(kept), 'phi/kept_std': std(kept)}

@@ -226,7 +226,7 @@ class JointSearch:
     """
 
     def __init__(self, spec: GraphEnvSpec, config: LToSConfig, device: torch.device, rng: torch.Generator) -> None:
-        self.config, self.rng = config, rng
+        self.config, self.rng, self.num_envs = config, rng, spec.num_envs
         self.critics = nn.ModuleList(JointActionCritic(spec, config) for _ in range(2)).to(device)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.constant = BestConstant().to(device)
@@ -253,7 +253,7 @@ class JointSearch:
     def critic_loss(self, batch: LowLevelBatch) -> Tensor:
         r"""Mean loss of :math:`G_c(o, \mathbf{a}) \to R + \gamma^n G^-_c(o', \mathbf{a}')`, c by the frame's number."""
         t = batch.t
-        which = (t.index % 2).to(t.reward.device)  # (B,) the same critic for the same frame in every batch
+        which = half_of(t.index, self.num_envs).to(t.reward.device)  # (B,) the same for the same frame in every batch
         losses = []
         for c, (critic, target) in enumerate(zip(self.critics, self.targets, strict=True)):
             mine = which == c
@@ -389,6 +389,15 @@ class JointSearch:
         value = self._returns(batch, torch.cat([action.unsqueeze(0), joint]))
         effect = value[:, 1 + part[node], partner] - value[:, 0, partner]
         return torch.zeros_like(value[:, 0]).index_add(1, node, effect)
+
+
+def half_of(index: Tensor, num_envs: int) -> Tensor:
+    """Which of two critics learns from each frame, 0 or 1, by the frame's number.
+
+    Odd and even numbers are odd and even streams, or steps. With fewer than four streams those differ in more than
+    chance (one of two may be the near-greedy one, and one-step episodes use every other number), so numbers are hashed.
+    """
+    return (index if num_envs >= 4 else (index * 2654435761) >> 16) % 2
 
 
 def summed(value: Tensor, near: Near) -> Tensor:

@@ -67,12 +67,13 @@ class HeldNoise:
 
     Args:
         noise: What to draw.
-        hold: Steps until new noise is drawn; an episode's start draws too.
+        hold: Steps until new noise is drawn. The start of an episode draws too, and so does a change of the number of
+            nodes, for that graph alone.
     """
 
     def __init__(self, noise: JointNoise, hold: int) -> None:
         self.noise, self.hold = noise, hold
-        self._held: dict[str, Tensor] | None = None  # own (N,), received (N,), wide (B,), age (B,)
+        self._held: dict[str, Tensor] | None = None  # own (N,), received (N,), and (B,): wide, age, size
 
     def current(self, batch: Tensor, num_graphs: int, wide: float, rng: torch.Generator) -> tuple[Noise, Tensor]:
         """The current noise, and which graphs explore widely (B,), each with probability ``wide`` when drawn."""
@@ -82,12 +83,16 @@ class HeldNoise:
             'received': drawn.received,
             'wide': torch.rand(num_graphs, generator=rng, device=batch.device) < wide,
             'age': torch.zeros(num_graphs, dtype=torch.int64, device=batch.device),
+            'size': torch.bincount(batch, minlength=num_graphs),
         }
         held = self._held
-        if held is not None and (len(held['own']), len(held['age'])) == (len(batch), num_graphs):
+        if held is not None and len(held.get('size', ())) == num_graphs and len(held['own']) > 0:
             held = {name: value.to(batch.device) for name, value in held.items()}  # a checkpoint is on the CPU
-            new = held['age'] == 0
-            renew = {'own': new[batch], 'received': new[batch], 'wide': new, 'age': new}
+            new = (held['age'] == 0) | (held['size'] != fresh['size'])
+            moved = (held['size'].cumsum(0) - held['size']) - (fresh['size'].cumsum(0) - fresh['size'])
+            row = torch.where(new[batch], 0, torch.arange(len(batch), device=batch.device) + moved[batch])
+            held |= {name: held[name][row] for name in ('own', 'received')}
+            renew = {'own': new[batch], 'received': new[batch], 'wide': new, 'age': new, 'size': new}
             fresh = {name: torch.where(renew[name], fresh[name], held[name]) for name in fresh}
         self._held = fresh
         return Noise(fresh['own'], fresh['received']), fresh['wide']

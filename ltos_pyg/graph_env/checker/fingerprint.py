@@ -29,7 +29,9 @@ def digest_step(step: GraphStep) -> Digest:
     graphs = digest_graph('graph', step.graph)
     graphs |= digest_graph('successor', step.successor)
     flags = {name: digest(getattr(step, name)) for name in ('reward', 'terminated', 'truncated')}
-    return graphs | flags | {f'info.{name}': digest(value) for name, value in step.info.items()}
+    measured = {f'info.{name}': value for name, value in step.info.items()}
+    measured |= {f'outcome.{name}': value for name, value in step.outcome.items()}
+    return graphs | flags | {name: digest(value) for name, value in measured.items()}
 
 
 def digest_seen(graph: Snapshot | Batch) -> Digest:

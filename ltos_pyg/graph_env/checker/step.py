@@ -23,6 +23,7 @@ fail = declare(
         'one end': 'Terminated forbids the bootstrap, truncated asks for it: an episode that does both is terminated.',
         'reward': 'An agent that left in this step still gets its last reward; one that entered gets none yet.',
         'info': 'Return metrics per graph or per node that acted.',
+        'outcome': 'Return one number per graph; it is read where the episode ended.',
         'horizon': 'Each episode has its own clock, which restarts with it; without a time limit, set horizon=None.',
         'going on': 'Restart only the episodes that ended.',
         'fixed_nodes': 'Keep the nodes, or declare fixed_nodes=False and emit node_id.',
@@ -82,10 +83,17 @@ def _info_fits(spec: GraphEnvSpec, played: Played) -> None:
             )
 
 
+def _outcome_fits(spec: GraphEnvSpec, played: Played) -> None:
+    for name, value in played.step.outcome.items():
+        if not isinstance(value, Tensor) or tuple(value.shape) != (spec.num_envs,):
+            where = f'{played.where}, outcome[{name!r}]'
+            fail('outcome', where, f'a tensor of shape ({spec.num_envs},): one per graph', _describe(value))
+
+
 def _results_are_plain(spec: GraphEnvSpec, played: Played) -> None:
     step = played.step
-    tensors = {'reward': step.reward, 'terminated': step.terminated, 'truncated': step.truncated, **step.info}
-    check_plain(tensors, played.where, step.graph.x.device)
+    tensors = {'reward': step.reward, 'terminated': step.terminated, 'truncated': step.truncated}
+    check_plain(tensors | step.info | step.outcome, played.where, step.graph.x.device)
 
 
 def _horizon_is_kept(spec: GraphEnvSpec, played: Played) -> None:
@@ -140,6 +148,7 @@ STEP_CLAUSES = (
     _graphs_fit,
     _reward_fits,
     _info_fits,
+    _outcome_fits,
     _results_are_plain,
     _horizon_is_kept,
     _others_go_on,

@@ -27,7 +27,7 @@ def find_conv(conv: Conv) -> Callable[..., nn.Module]:
             found = getattr(importlib.import_module(room), name, None)
         except ImportError as error:
             raise ValueError(f"'conv' names a module that cannot be imported (got {conv!r}): {error}") from error
-        if found is not None:
+        if callable(found):
             return found
     raise ValueError(
         f"'conv' must name a layer of ltos_pyg.nn or torch_geometric.nn, such as 'GATv2Conv', or 'package.module:Name' "

@@ -36,6 +36,7 @@ class Moment:
 def traffic_moments(algorithm: Algorithm, env: TrafficEnv, seed: int = 0) -> Iterator[Moment]:
     """The decisions of one greedy episode, of the first graph of the environment."""
     graph = env.reset(seed)
+    algorithm.reset_eval_state()
     engine = env.engines[0]
     for k in range(env.horizon):
         decision = algorithm.act(graph)
@@ -51,7 +52,9 @@ def traffic_moments(algorithm: Algorithm, env: TrafficEnv, seed: int = 0) -> Ite
             edge_index=graph.edge_index[:, edges].cpu().numpy(),
             given=None if sharing is None else sharing.given[edges].double().cpu().numpy(),
         )
-        graph = env.step(decision.action).graph
+        step = env.step(decision.action)
+        algorithm.on_eval_step(step)
+        graph = step.graph
 
 
 def load_traffic_run(folder: Path, device: str | None = None) -> tuple[Algorithm, TrafficEnv]:

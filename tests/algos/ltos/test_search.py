@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torch_geometric.data import Batch
 
+from ltos_pyg.algos import NonFiniteLossError
 from ltos_pyg.algos.losses import td_loss
 from ltos_pyg.algos.ltos.search import (
     FIRST_SHARE,
     SHARES,
     HighLevelBatch,
     JointActionCritic,
+    half_of,
 )
 from ltos_pyg.algos.ltos.subgraphs import first_graphs, part_of, random_parts, repeated_edges, within_hops
 from ltos_pyg.algos.ltos.weights import Logits, constant_logits
@@ -465,3 +467,29 @@ def test_the_best_constant_is_found_in_time():
     algo = hunters('ltos search')
     play(algo, 30)
     assert algo.constant_kept is None or algo.constant_kept < 2 / 3  # one under which they hunt
+
+
+@pytest.mark.parametrize(
+    ('num_envs', 'numbers'), [(1, range(0, 4000, 2)), (1, range(2000)), (2, range(2000)), (16, range(2000))]
+)
+def test_each_critic_learns_from_half_of_the_frames(num_envs, numbers):
+    index = torch.tensor(numbers)
+    half = half_of(index, num_envs)
+    assert 0.45 < half.double().mean() < 0.55
+    assert torch.equal(half, half_of(index, num_envs))
+
+
+def test_with_two_streams_both_critics_see_both():
+    index = torch.arange(2000)
+    for stream in (0, 1):
+        assert 0.4 < half_of(index[index % 2 == stream], 2).double().mean() < 0.6
+
+
+def test_a_loss_that_is_not_finite_leaves_the_low_level_trainable():
+    algo = trained('ltos', 30)
+    with torch.no_grad():
+        next(algo.phi.parameters()).fill_(float('nan'))
+    updates = (algo.update() for _ in range(8))
+    with pytest.raises(NonFiniteLossError):
+        list(updates)
+    assert all(p.requires_grad for p in algo.network.parameters())

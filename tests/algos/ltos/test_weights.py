@@ -205,3 +205,34 @@ def test_training_stores_the_weights_that_it_explored():
     check_sharing(t.sharing, t.graph.edge_index, t.graph.num_nodes)
     uniform = constant_sharing(t.graph.edge_index, t.graph.num_nodes)
     assert (t.sharing.kept - uniform.kept).abs().mean() > 0.02
+
+
+# --- graphs whose nodes change ---------------------------------------------------------------------------------------
+
+
+def test_noise_stays_with_its_graph_when_nodes_of_others_come_and_go():
+    held, generator = HeldNoise(JointNoise(4.0, 0.5, 1.0), hold=10), rng()
+    sizes = ([3, 2, 4], [3, 1, 4], [3, 2, 4])
+    rows = []
+    for size in sizes:
+        batch = torch.arange(3).repeat_interleave(torch.tensor(size))
+        noise, wide = held.current(batch, 3, 0.5, generator)
+        rows.append((noise.own.split(size), noise.received.split(size), wide))
+        held.step(torch.zeros(3, dtype=torch.bool))
+    for later in rows[1:]:
+        for part in (0, 1):
+            assert torch.equal(later[part][0], rows[0][part][0])
+            assert torch.equal(later[part][2], rows[0][part][2])
+        assert torch.equal(later[2][[0, 2]], rows[0][2][[0, 2]])
+    own = [row[0][1] for row in rows]
+    assert not torch.equal(own[0], own[2])  # drawn anew with each change of its own size
+    assert own[1].numel() == 1
+
+
+def test_a_node_never_has_the_joint_noise_of_another_graph():
+    held, generator = HeldNoise(JointNoise(4.0, 0.0, 0.0), hold=10), rng()
+    for size in ([3, 2], [2, 3], [0, 5], [4, 1]):
+        noise, _ = held.current(torch.arange(2).repeat_interleave(torch.tensor(size)), 2, 0.5, generator)
+        for own in noise.own.split(size):
+            assert (own == own[:1]).all()
+        held.step(torch.zeros(2, dtype=torch.bool))
