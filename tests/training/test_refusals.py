@@ -99,7 +99,7 @@ def test_networks_larger_than_the_memory_are_refused_before_they_are_made(monkey
     monkeypatch.setattr('psutil.virtual_memory', lambda: SimpleNamespace(available=2**30))
     with new_weights(0):
         nn.Linear(1000, 1000)
-    message = r'the networks are too large: training the first 100,000,000 parameters alone takes 2\.2 GiB; .* has 1\.0 GiB free'
+    message = r'too large: training the first 100,000,000 parameters alone takes 2\.2 GiB; .* has 1\.0 GiB free'
     with pytest.raises(ValueError, match=message), new_weights(0):
         nn.Linear(10_000, 10_000, bias=False)
     env = PrisonerEnv(num_envs=2)

@@ -16,7 +16,10 @@ from ltos_pyg.scenarios.traffic.painter import TrafficPainter, traffic_text
 from ltos_pyg.viz.drawing import Frame
 
 STRIDE = 3  # decisions per picture: half a minute
-ON_POLICY = {'num_envs': 4, 'max_neighbours': 4, 'reward_norm': 2.0, 'lr': 2e-3}
+# Own rewards (alpha 0): under the sum over the graph, or over hops, NeurComm learns several times more slowly.
+ON_POLICY = {
+    'num_envs': 4, 'max_neighbours': 4, 'rollout_steps': 8, 'alpha': 0.0, 'reward_norm': 2.0, 'lr': 2e-3
+}  # fmt: skip
 
 
 class TrafficPictures:
@@ -73,9 +76,9 @@ TRAFFIC = Scenario(
     },
     presets={
         ('ltos', 'paper'): PAPER_LTOS | {'env': {'edge_features': False}},
-        # own rewards: under the sum over the graph, or over hops (alpha 0.5), it learns several times more slowly
-        ('neurcomm', 'default'): ON_POLICY | {'alpha': 0.0, 'rollout_steps': 8},
-        ('consenet', 'default'): ON_POLICY,
+        ('neurcomm', 'default'): ON_POLICY,
+        # the critic of all observations and actions does not learn here
+        ('consenet', 'default'): ON_POLICY | {'critic': 'recurrent', 'consensus': 'uniform'},
         ('consenet', 'reference'): {'num_envs': 4, 'max_neighbours': 4, 'reward_norm': 5.0} | REFERENCE_CONSENET,
         ('lio', 'default'): {'num_envs': 4, 'rollout_steps': 24, 'max_neighbours': 4, 'pay_cost': 1e-4},
     },
