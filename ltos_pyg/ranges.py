@@ -45,6 +45,7 @@ def check_range(
 def _is_in_range(name: str, value: Any, least: float | None, above: float | None, most: float | None) -> bool:
     if not isinstance(value, Real):
         raise ValueError(f"'{name}' must be a number (got {value!r})")
+    number: Any = value
     return bool(
-        (least is None or value >= least) and (above is None or value > above) and (most is None or value <= most)
+        (least is None or number >= least) and (above is None or number > above) and (most is None or number <= most)
     )
