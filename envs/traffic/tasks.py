@@ -51,7 +51,8 @@ def load_tasks(
         one_road: As for :func:`~ltos_pyg.envs.traffic.load_flow`.
 
     Raises:
-        ValueError: If the numbers of networks and flows do not match, or a file is not valid.
+        ValueError: If the numbers of networks and flows do not match, a file is not valid, or an option of generated
+            demand is given with a flow.
     """
     check_count('demand_seed', demand_seed, 0)
     check_count('demands', demands, 1)
@@ -60,6 +61,11 @@ def load_tasks(
     if flow and len(net) not in (1, len(flow)):
         raise ValueError(
             f"'flow' needs one file for each network, or several for a single one: expected {len(net)}, got {len(flow)}"
+        )
+    if flow and (demand_seed, demands, turn) != (0, 1, 0.0):
+        raise ValueError(
+            f"'demand_seed', 'demands' and 'turn' are options of generated demand (got {demand_seed}, {demands}, "
+            f"{turn}, and the flow '{flow[0]}'). Leave them out, or leave 'flow' out."
         )
     if flow:
         nets = list(net) * len(flow) if len(net) == 1 else list(net)

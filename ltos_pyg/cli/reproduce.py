@@ -63,6 +63,7 @@ def main(args: Sequence[str]) -> int:
     """Trains and reports; 1 if a run failed."""
     options = parse(Options, args, 'ltos reproduce')
     check_range(options, 'jobs', least=1)
+    check_range(options, 'seeds', least=1, none=', or be left out')
     from ltos_pyg.experiments.catalogue import EXPERIMENTS
 
     if options.list:
@@ -80,8 +81,11 @@ def main(args: Sequence[str]) -> int:
         return 0
     if options.report:
         failures = []
-        for one in experiments:
-            write_report(one, options.runs, options.out / one.name)
+        empty = [one.name for one in experiments if not write_report(one, options.runs, options.out / one.name)]
+        if empty:
+            raise ValueError(
+                f"no run of {', '.join(empty)} is finished in '{options.runs}' (--runs): there is nothing to report"
+            )
     else:
         with stopped_by_signals():
             failures = reproduce(experiments, options.runs, options.out, _backend(options))

@@ -116,7 +116,7 @@ class Trainer:
                     self._call('on_end')
         self.save()
         if not over:
-            raise Interrupted
+            raise Interrupted(f'stopped and saved at step {algo.env_steps:,}; continue it with resume=True')
 
     @contextmanager
     def _agree(self, caught: list[int]) -> Iterator[None]:

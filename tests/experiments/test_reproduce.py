@@ -72,8 +72,8 @@ def test_the_report_has_what_the_runs_have(finished):
     ],
 )
 def test_every_kind_of_report(finished, tmp_path, report, expected):
-    one = tiny(report=report)
-    one = dataclasses.replace(one, settings=(dataclasses.replace(one.settings[0], x=2.0),))
+    one = tiny()
+    one = dataclasses.replace(one, report=report, settings=(dataclasses.replace(one.settings[0], x=2.0),))
     written = {path.name for path in write_report(one, finished / 'runs', tmp_path)}
     assert written == {path.name for path in tmp_path.iterdir()}
     assert written - {'about.json', 'marl_eval.json', 'table.csv', 'table.md', 'table.tex'} == expected

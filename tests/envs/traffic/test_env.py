@@ -324,3 +324,11 @@ def test_a_network_without_vehicles_has_zero_metrics() -> None:
     last = play(TrafficEnv((network, late), horizon=5), 5)[-1]
     assert last.reward.tolist() == [0.0]
     assert {name: value.item() for name, value in last.outcome.items()} == dict.fromkeys(DESCRIPTIONS, 0.0)
+
+
+@pytest.mark.parametrize('option', [{'demand_seed': 1}, {'demands': 2}, {'turn': 0.5}])
+def test_options_of_generated_demand_are_refused_beside_a_flow(option):
+    with pytest.raises(
+        ValueError, match=r"'demand_seed', 'demands' and 'turn' are options of generated demand .*'flow.json'"
+    ):
+        load_tasks(('6x6',), ('flow.json',), **option)
