@@ -16,7 +16,7 @@ def check_range(
     most: float | None = None,
     none: str | None = None,
 ) -> None:
-    """Raises a ``ValueError`` for the first of the named options that is out of range, or NaN.
+    """Raises a ``ValueError`` for the first of the named options that is out of range, NaN, or no number.
 
     Args:
         options: The dataclass whose attributes they are. Each entry of a tuple must be in range.
@@ -31,7 +31,11 @@ def check_range(
         if value is None and none is not None:
             continue
         each = isinstance(value, tuple)
-        if all(_is_in_range(name, entry, least, above, most) for entry in (value if each else (value,))):
+        entries = value if each else (value,)
+        wrong = [entry for entry in entries if not isinstance(entry, Real)]
+        if wrong:
+            raise ValueError(f"'{name}' must be a number (got {wrong[0]!r})")
+        if all(_is_in_range(entry, least, above, most) for entry in entries):
             continue
         if least is not None and most is not None:
             wanted = f'lie in [{least}, {most}]'
@@ -42,10 +46,7 @@ def check_range(
         raise ValueError(f"'{name}' must {wanted}{' each' if each else ''}{none or ''} (got {value})")
 
 
-def _is_in_range(name: str, value: Any, least: float | None, above: float | None, most: float | None) -> bool:
-    if not isinstance(value, Real):
-        raise ValueError(f"'{name}' must be a number (got {value!r})")
-    number: Any = value
+def _is_in_range(value: Any, least: float | None, above: float | None, most: float | None) -> bool:
     return bool(
-        (least is None or number >= least) and (above is None or number > above) and (most is None or number <= most)
+        (least is None or value >= least) and (above is None or value > above) and (most is None or value <= most)
     )

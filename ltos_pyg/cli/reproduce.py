@@ -79,24 +79,24 @@ def main(args: Sequence[str]) -> int:
     if options.dry_run:
         _print_plan(plan_all(experiments, options.runs), options.jobs)
         return 0
+    empty: list[Experiment] = []
     if options.report:
         failures = []
-        empty = [one.name for one in experiments if not write_report(one, options.runs, options.out / one.name)]
-        if empty:
-            raise ValueError(
-                f"no run of {', '.join(empty)} is finished in '{options.runs}' (--runs): there is nothing to report"
-            )
+        empty = [one for one in experiments if not write_report(one, options.runs, options.out / one.name)]
     else:
         with stopped_by_signals():
             failures = reproduce(experiments, options.runs, options.out, _backend(options))
     for one in experiments:
-        _print_report(options.out / one.name)
+        if one not in empty:
+            _print_report(options.out / one.name)
     if options.archive:
         count = archive(experiments, options.runs, options.archive)
         print(f'copied the results of {count} runs to {options.archive}')
     for failure in failures:
         print(f'ltos: {failure.name} failed: {failure.reason} (see {failure.log})', file=sys.stderr)
-    return 1 if failures else 0
+    for one in empty:
+        print(f"ltos: no run of {one.name} is finished in '{options.runs}' (--runs): no report", file=sys.stderr)
+    return 1 if failures or empty else 0
 
 
 def _experiment(name: str, options: Options) -> Experiment:

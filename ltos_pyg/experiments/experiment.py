@@ -76,6 +76,11 @@ class Run:
         return dict(self.setting + self.method)
 
     @property
+    def training_options(self) -> dict[str, Any]:
+        """Those that training depends on."""
+        return {name: value for name, value in self.options.items() if name not in NOT_TRAINING}
+
+    @property
     def name(self) -> str:
         """The name of its folder, from everything that training depends on."""
         scenario = [self.scenario.rpartition(':')[2], *_shown(self.setting)]

@@ -81,21 +81,24 @@ def config_of(run: Run) -> RunConfig:
 
 
 def plan(runs: Iterable[Run], folder: Path) -> list[Planned]:
-    """Every different run once, checked before any starts.
+    """Every different run once, checked before any starts. Of runs that are only measured differently, the first.
 
     Raises:
-        ValueError: If an option is wrong, two different runs have the same name, or a run in the folder was trained
-            with other options.
+        ValueError: If an option is wrong, two runs that are trained differently have the same name, or a run in the
+            folder was trained with other options.
     """
     planned: dict[str, Planned] = {}
     for run in dict.fromkeys(runs):
         config = config_of(run)
         path = folder / run.name
         if run.name in planned:
-            raise ValueError(
-                f"two different runs have the same name, '{run.name}', and would share a folder: {run.options} and "
-                f'{planned[run.name].run.options}. Of a path only the file name counts: rename one of the files.'
-            )
+            other = planned[run.name].run
+            if run.training_options != other.training_options:
+                raise ValueError(
+                    f"two different runs have the same name, '{run.name}', and would share a folder: {run.options} and "
+                    f'{other.options}. Of a path only the file name counts: rename one of the files.'
+                )
+            continue
         _check_same(RunFolder(path), config)
         planned[run.name] = Planned(run, config, path, expected_seconds(run, config))
     return list(planned.values())

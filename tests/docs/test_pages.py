@@ -1,5 +1,6 @@
 """The site keeps up with the code: a page per algorithm, and each metric of an environment on its page."""
 
+import json
 import re
 from pathlib import Path
 
@@ -73,3 +74,62 @@ def test_the_tables_of_the_results_are_those_of_the_kept_runs():
         first = report[report.index('\n|') :].strip().split('\n\n')[0]
         kept = [line for line in first.splitlines() if ' not run ' not in line]
         assert shown.splitlines() == kept, f'docs/results.md: copy the rows of {name}'
+
+
+def ends(pattern: str) -> dict[str, dict]:
+    """The final evaluations of the kept runs, by name."""
+    return {
+        path.parent.name: json.loads(path.read_text(encoding='utf-8'))['eval']
+        for path in sorted((DOCS / 'results/runs').glob(f'{pattern}/final.json'))
+    }
+
+
+def test_no_constant_beats_the_learned_weights_of_its_run_as_the_results_say():
+    learned = {
+        name: end
+        for pattern in ('*-ltos-seed*', '*-ltos_edge-seed*')
+        for name, end in ends(pattern).items()
+        if 'constant' in end
+    }
+    assert f'({len(learned)} learned runs in' in page('results.md')
+    for name, end in learned.items():
+        phi, constant = end['policy']['return'], end['constant']['return']
+        error = sum(stat['std'] ** 2 / stat['count'] for stat in (phi, constant)) ** 0.5
+        assert constant['mean'] - phi['mean'] <= 1.5 * error, name
+
+
+METHODS = {
+    'LToS': 'ltos', 'LToS-edge (ours)': 'ltos_edge', 'fixed LToS (uniform)': 'fixed_ltos', 'QMIX': 'qmix', 'IP': 'ip',
+    'DQN': 'dqn', 'DGN': 'dgn', 'NeurComm': 'neurcomm', 'ConseNet': 'consenet', 'LIO': 'lio',
+}  # fmt: skip
+
+
+def test_the_table_of_all_methods_on_the_jungle_is_that_of_the_kept_runs():
+    text = page('results.md').partition('### All methods')[2].partition('\n- ')[0]
+    rows = [
+        [cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines() if line.startswith('| ')
+    ]
+    shown = {row[0]: row[1:] for row in rows[1:]}
+    assert set(shown) == set(METHODS)
+    for label, (reward, _, attacks, food) in shown.items():
+        (end,) = ends(f'jungle-{METHODS[label]}-seed10').values()
+        for name, number in (('reward', reward), ('attacks', attacks), ('food', food)):
+            digits = len(number.partition('.')[2])
+            assert float(number) == pytest.approx(end['policy'][name]['mean'], abs=0.51 * 10**-digits), (label, name)
+
+
+def test_the_means_of_the_offers_are_those_of_the_kept_runs():
+    text = page('results.md').partition('| node, edge critic | learned |')[2].partition('\n\n')[0]
+    for label, topology, best in (('star', 'star', 0.05), ('preferential attachment', 'ba', 0.18)):
+        line = next(line for line in text.splitlines() if line.startswith(f'| {label} |'))
+        cells = [cell.strip().split(', ') for cell in line.split('|')[2:-1]]
+        start = f'dilemmas-graph=offers-topology={topology}'
+        fixed = [f'{start}-fixed_ltos-critic={{}}-kept={kept}-seed*' for kept in (best, 'uniform', 'random', 1.0)]
+        frozen = [f'{start}-{algo}-phi_starts=1.0-seed*' for algo in ('ltos', 'ltos_edge')]
+        patterns = [[f'{start}-{algo}-seed*' for algo in ('ltos', 'ltos_edge')]]
+        patterns += [[one.format(critic) for critic in ('node', 'edge')] for one in fixed]
+        patterns.insert(4, frozen)
+        for column, pair in zip(cells, patterns, strict=True):
+            for number, pattern in zip(column, pair, strict=True):
+                values = [end['policy']['optimality']['mean'] for end in ends(pattern).values()]
+                assert float(number) == pytest.approx(sum(values) / len(values), abs=0.0051), pattern

@@ -170,6 +170,12 @@ def test_an_experiment_that_cannot_be_reported_is_refused_before_it_is_trained(f
         two(**fields)
 
 
+def test_runs_that_are_only_measured_differently_are_one(tmp_path):
+    runs = [Run('prisoner', (('final_episodes', n),), 'dqn', 'default', (), 10) for n in (4, 8)]
+    (one,) = plan(runs, tmp_path)
+    assert one.run == runs[0]
+
+
 def test_two_runs_that_would_share_a_folder_are_refused(tmp_path):
     runs = [Run('traffic', (('net', (f'{place}/roadnet.json',)),), 'dqn', 'default', (), 10) for place in ('a', 'b')]
     assert runs[0].name == runs[1].name

@@ -164,7 +164,10 @@ def test_the_longest_n_step_that_is_allowed_learns(tmp_path: Any) -> None:
     [
         (['reproduce', 'fig3a', '--jobs', '0', '--dry-run'], "'jobs' must be at least 1 (got 0)"),
         (['reproduce', 'fig3a', '--seeds', '0', '--dry-run'], "'seeds' must be at least 1, or be left out (got 0)"),
-        (['reproduce', 'fig3a', '--report', '--runs', 'none'], "no run of fig3a is finished in 'none' (--runs)"),
+        (
+            ['reproduce', 'fig3a', '--report', '--runs', 'none'],
+            "no run of fig3a is finished in 'none' (--runs): no report",
+        ),
         (['watch', 'pretrained:prisoner-ltos', '--fps', '0'], "'fps' must be at least 1 (got 0)"),
         (['watch', 'pretrained:prisoner-ltos', '--steps', '-1'], "'steps' must be at least 1, or be left out (got -1)"),
         (['train', 'prisoner', '--algo', 'dgn', '--conv', 'functional', '--out', 'x'], "'conv' must name a layer"),
