@@ -97,4 +97,5 @@ def test_a_quick_look_does_not_replace_what_the_table_measures(tmp_path):
     assert main(['evaluate', str(run), '--over', 'horizon=3', '--episodes', '1', '--seed', '5']) == 0
     assert reproduce([far], runs, out, ThisMachine(), quiet=True) == []
     (row,) = [r for r in csv.DictReader((out / 'far/table.csv').read_text().splitlines()) if r['option']]
+    assert 20 in {result['episodes'] for result in RunFolder(run).zero_shot()}  # measured anew, not taken from the look
     assert float(row['value']) == Run(run).evaluate(episodes=20, horizon=3)['return'].mean
