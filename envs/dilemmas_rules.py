@@ -60,6 +60,16 @@ class DilemmasConfig:
                 raise ValueError(f"'{name}' must be one of {', '.join(known)} (got {value!r})")
         check_count('attach', self.attach, 1)
         check_count('horizon', self.horizon, 1)
+        if self.graph != 'offers' and (self.topology, self.attach) != ('ba', 2):
+            raise ValueError(
+                f"'topology' and 'attach' are options of --graph offers (got {self.topology!r} and {self.attach}, with "
+                f'{self.graph!r}). Leave them out, or choose that graph.'
+            )
+        if self.topology != 'ba' and self.attach != 2:
+            raise ValueError(
+                f"'attach' is an option of --topology ba (got {self.attach}, with {self.topology!r}). Leave it out, or "
+                f'choose that topology.'
+            )
         if self.num_agents is not None:
             check_count('num_agents', self.num_agents, 2)
         if self.graph == 'groups' and self.agents % 4:

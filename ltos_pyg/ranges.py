@@ -1,8 +1,10 @@
-"""Ranges of options: one check, one form of message."""
+"""Ranges and types of options: one check, one form of message."""
 
 from __future__ import annotations
 
-from numbers import Real
+import types
+import typing
+from numbers import Integral, Real
 from typing import Any
 
 LARGEST_WIDTH = 65_536  # channels of a hidden layer
@@ -50,3 +52,54 @@ def _is_in_range(value: Any, least: float | None, above: float | None, most: flo
     return bool(
         (least is None or value >= least) and (above is None or value > above) and (most is None or value <= most)
     )
+
+
+def as_option(cls: type, name: str, value: Any) -> Any:
+    """A value as the field of a dataclass of options holds it: a list as a tuple, one entry as a tuple of one where the
+    field is a tuple, and 1e4 as 10000 where it is a whole number.
+
+    Raises:
+        ValueError: If it is not of the field's type.
+    """
+    try:
+        kind = typing.get_type_hints(cls)[name]
+    except (KeyError, NameError, TypeError):  # made without annotations, or with some that cannot be resolved here
+        kind = Any
+    value = tuple(value) if isinstance(value, list) else value
+    if typing.get_origin(kind) is tuple and isinstance(value, int | float | str):
+        value = (value,)
+    if isinstance(value, float) and value.is_integer() and not _is_of(value, kind) and _is_of(int(value), kind):
+        value = int(value)
+    if not _is_of(value, kind):
+        raise ValueError(f"'{name}' must be {_described(kind)} (got {value!r})")
+    return value
+
+
+_NUMBERS: dict[Any, type] = {int: Integral, float: Real}
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of an annotated type; of types that options do not have, any value is."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return value in parts
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_of(value, part) for part in parts)
+    if origin is tuple:
+        each = parts[:1] * len(value) if isinstance(value, tuple) and parts[1:] == (...,) else parts
+        return isinstance(value, tuple) and len(each) == len(value) and all(map(_is_of, value, each))
+    if kind in _NUMBERS:
+        return isinstance(value, _NUMBERS[kind]) and not isinstance(value, bool)
+    return kind is Any or not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _described(kind: Any) -> str:
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return ' or '.join(map(repr, parts))
+    if origin in (typing.Union, types.UnionType):
+        return ' or '.join(map(_described, parts))
+    if origin is tuple:
+        return 'a list, each ' + _described(parts[0])
+    names = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'text', types.NoneType: 'None'}
+    return names.get(kind, getattr(kind, '__name__', str(kind)))

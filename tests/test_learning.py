@@ -102,7 +102,8 @@ def learn(algo: str, game: type[SingleGraphEnv], steps: int, **options: Any) -> 
     env = VectorGraphEnv(game, 16)
     maker, config = ALGORITHMS[algo]
     high = HIGH if algo.startswith('ltos') else {}
-    return train(maker(env.spec, config(**{**OPTIONS, **high, 'total_steps': steps, **options})), env, steps)
+    known = {name: value for name, value in {**OPTIONS, **high}.items() if name in config.__dataclass_fields__}
+    return train(maker(env.spec, config(**{**known, 'total_steps': steps, **options})), env, steps)
 
 
 def train(learner: Any, env: GraphEnv, steps: int) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.run_folder import RunFolder
 
 QUICK = [
-    *('--total-steps', '160', '--learning-starts', '40', '--num-envs', '4', '--eval-every', '80', '--heads', '2'),
+    *('--total-steps', '160', '--learning-starts', '40', '--num-envs', '4', '--eval-every', '80'),
     *('--eval-episodes', '2', '--final-episodes', '2', '--hidden-channels', '8', '--encoder-channels', '8'),
 ]
 
@@ -380,3 +382,27 @@ def test_a_batched_environment_takes_its_options_as_one_dataclass_or_one_by_one(
         JungleEnv(num_agent=5)
     with pytest.raises(ValueError, match=r"'config' must be a JungleConfig \(got dict\)"):
         JungleEnv(1, {'num_agents': 5})
+
+
+def test_an_error_in_a_users_environment_names_its_line(modules, capsys):
+    broken = WALK.replace('    def look(self):', "    def look(self):\n        int('two')")
+    line = broken.splitlines().index("        int('two')") + 1
+    modules(walk_env=broken)
+    assert main(['train', 'walk_env:Walk', *QUICK, '--out', 'x']) == 1
+    *_, message, place = capsys.readouterr().err.splitlines()
+    assert message == "ltos: invalid literal for int() with base 10: 'two'"
+    assert re.fullmatch(rf'  raised in .*walk_env\.py, line {line}, in look', place)
+    assert main(['train', 'walk_env:Run', *QUICK, '--out', 'x']) == 1  # no code of the user's took part
+    assert 'raised in' not in capsys.readouterr().err
+
+
+def test_a_run_of_a_script_is_compared_by_its_own_metric(modules, tmp_path, capsys):
+    (tmp_path / 'script.py').write_text(
+        WALK + 'import sys, ltos_pyg\n'
+        "env = ltos_pyg.register_scenario('walk', Walk, primary_metric='length')\n"
+        "ltos_pyg.train('walk', 'dqn', 160, out='run', learning_starts=40, num_envs=4, eval_episodes=2)\n"
+    )
+    subprocess.run([sys.executable, 'script.py'], check=True, capture_output=True)
+    capsys.readouterr()
+    assert main(['table', 'run']) == 0
+    assert '| walk: dqn | 1 | 6.000 |' in capsys.readouterr().out

@@ -26,3 +26,13 @@ class TrafficConfig:
     edge_features: bool = True  # where neighbours lie
     backend: Backend = 'native'  # or 'cityflow', where that module is installed
     engine_threads: int = 1  # that the native engine splits the episodes over
+
+    def check_evaluation(self, trained: TrafficConfig) -> None:
+        """Raises a ``ValueError`` if a policy is to be evaluated on other networks with the flows of training, whose
+        routes are paths on the networks of training."""
+        if self.flow and self.flow == trained.flow and self.net != trained.net:
+            raise ValueError(
+                f"'net' was changed to {', '.join(self.net)}, but 'flow' is still that of training "
+                f"('{self.flow[0]}'), with routes on another network. Change 'flow' too; without any file "
+                f'(--env flow=, or flow=()) demand is generated.'
+            )

@@ -7,7 +7,7 @@ from ltos_pyg.algos.actor_critic import ActorCritic, ActorCriticConfig
 from ltos_pyg.algos.base import Algorithm, Decision, NonFiniteLossError
 from ltos_pyg.algos.coco_q import CocoQ, CocoQConfig
 from ltos_pyg.algos.consenet import ConseNet, ConseNetConfig
-from ltos_pyg.algos.dgn import DGN
+from ltos_pyg.algos.dgn import DGN, DGNConfig
 from ltos_pyg.algos.dqn import DQN, DQNConfig, IndependentQConfig
 from ltos_pyg.algos.ip import IP, IPConfig
 from ltos_pyg.algos.joint_dqn import JointDQN, JointDQNConfig
@@ -19,7 +19,7 @@ from ltos_pyg.algos.qmix import QMIX, QMIXConfig
 
 ALGORITHMS: dict[str, tuple[Callable[..., Algorithm], type[Any]]] = {
     'dqn': (DQN, IndependentQConfig),
-    'dgn': (DGN, IndependentQConfig),
+    'dgn': (DGN, DGNConfig),
     'fixed_ltos': (FixedLToS, FixedLToSConfig),
     'ltos': (LToS, LToSConfig),
     'ltos_edge': (LToSEdge, LToSConfig),
@@ -46,6 +46,7 @@ __all__ = [
     'CocoQConfig',
     'ConseNet',
     'ConseNetConfig',
+    'DGNConfig',
     'DQNConfig',
     'Decision',
     'FixedLToS',

@@ -17,7 +17,6 @@ from ltos_pyg.algos.team import REWARDS, reward_of
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphStep
 from ltos_pyg.nn import DGN, Sharing
-from ltos_pyg.nn.conv.by_name import Conv
 from ltos_pyg.ranges import check_range
 
 
@@ -32,7 +31,19 @@ class DQNConfig(OffPolicyConfig):
     epsilon_end: float = 0.02  # its value at the end
     epsilon_fraction: float = 0.3  # part of training over which it falls
     greedy_fraction: float = 0.5  # fraction of episodes in which it decays to 0: near-greedy data
-    num_layers: int = 2  # message-passing layers (DQN has none: no communication)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        chances = ('epsilon_start', 'epsilon_end', 'epsilon_fraction', 'greedy_fraction')
+        check_range(self, 'action_gap', *chances, least=0, most=1)
+        check_range(self, 'huber', above=0, none=', or be None for the mean square')
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessageQConfig(DQNConfig):
+    """Options of the methods of that family whose nodes exchange messages."""
+
+    num_layers: int = 2  # message-passing layers
     heads: int = 8  # attention heads of a layer
     conv: str = 'DGNConv'  # message-passing layer: a name in ltos_pyg.nn or torch_geometric.nn, or package.module:Name
 
@@ -40,15 +51,15 @@ class DQNConfig(OffPolicyConfig):
         super().__post_init__()
         check_range(self, 'heads', least=1)
         check_range(self, 'num_layers', least=0)
-        chances = ('epsilon_start', 'epsilon_end', 'epsilon_fraction', 'greedy_fraction')
-        check_range(self, 'action_gap', *chances, least=0, most=1)
-        if self.huber is not None and not self.huber > 0:
-            raise ValueError(f"'huber' must be above 0, or None for the mean square (got {self.huber})")
+        if self.conv == 'DGNConv' and self.num_layers > 0 and self.hidden_channels % self.heads:
+            raise ValueError(
+                f"'heads' must divide 'hidden_channels' (got {self.heads} heads, {self.hidden_channels} channels)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndependentQConfig(DQNConfig):
-    """Options of DQN and DGN."""
+    """Options of DQN."""
 
     reward: Literal['own', 'neighbourhood', 'team'] = 'own'  # the reward of a node; see DQN
 
@@ -73,15 +84,11 @@ class DQN(OffPolicy):
 
     config: DQNConfig
     messages = False  # whether nodes exchange messages
-    conv: Conv | None = None  # message-passing layer, if other than the configuration's
 
     def build_network(self) -> nn.Module:
         c, spec = self.config, self.spec
-        sizes = {'hidden_channels': c.hidden_channels, 'encoder_channels': c.encoder_channels, 'heads': c.heads}
-        if not self.messages:
-            return DGN(spec.num_features, spec.num_actions, num_layers=0, **sizes)
-        layers = {'num_layers': c.num_layers, 'edge_dim': spec.edge_dim, 'conv': self.conv or c.conv}
-        return DGN(spec.num_features, spec.num_actions, **sizes, **layers)
+        sizes = {'hidden_channels': c.hidden_channels, 'encoder_channels': c.encoder_channels}
+        return DGN(spec.num_features, spec.num_actions, num_layers=0, **sizes)
 
     def q_values(self, network: nn.Module, graph: Batch, sharing: Sharing | None = None) -> Tensor:
         """Action values of every node, (N, A)."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ltos_pyg import __version__
+from ltos_pyg.cli.errors import Stderr, users_line
 from ltos_pyg.launch import launched_rank
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as in shells
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             if argv is None:
-                warnings.showwarning = _show_warning
+                warnings.showwarning, sys.stderr = _show_warning, Stderr(sys.stderr)  # type: ignore[assignment]
             code = _run(args)
         sys.stdout.flush()
         return code
@@ -71,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         rank = launched_rank()
         print(f'ltos: {error}' if rank == 0 else f'ltos, rank {rank}: {error}', file=sys.stderr)
+        place = users_line(error)
+        if place is not None:
+            print(f'  raised in {place}', file=sys.stderr)
         return 1
 
 

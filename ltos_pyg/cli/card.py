@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltos_pyg.cli.options import ImportArg, PolicyArg, parse
+from ltos_pyg.cli.options import ImportArg, PolicyArg, parse, say_loading
 
 
 @dataclass
@@ -25,6 +25,7 @@ class Options:
 def main(args: Sequence[str]) -> int:
     """Writes the card, or the folder."""
     options = parse(Options, args, 'ltos card')
+    say_loading()
     from ltos_pyg import registry
     from ltos_pyg.training.card import export_policy, write_card
 

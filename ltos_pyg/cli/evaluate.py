@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ltos_pyg.cli.options import ImportArg, PolicyArg, env_flags, other_options, parse
+from ltos_pyg.cli.options import ImportArg, PolicyArg, env_flags, other_options, parse, say_loading
 
 Changes = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar='NAME=VALUE …')]
 Grid = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar='NAME=VALUE,VALUE …')]
@@ -55,6 +55,7 @@ def main(args: Sequence[str]) -> int:
         raise ValueError("'--metric' and '--format' are of the table of --over (got no --over). Leave them out.")
     grid = read_grid([part for group in options.over for part in group])
     fixed = [change for group in options.env for change in group]
+    say_loading()
     from contextlib import closing
 
     from ltos_pyg import registry
@@ -63,6 +64,7 @@ def main(args: Sequence[str]) -> int:
     from ltos_pyg.training.pretrained import find_run
     from ltos_pyg.training.run import as_plain, load_algorithm, on_device
     from ltos_pyg.training.run_folder import RunFolder
+    from ltos_pyg.training.zero_shot import check_evaluation
 
     registry.import_modules(options.imports)
     folder = find_run(options.folder)
@@ -76,7 +78,9 @@ def main(args: Sequence[str]) -> int:
     episodes = options.episodes or min(100, config.train.final_episodes or 100)
     if grid:
         return _evaluate_over(options, folder, (config, scenario, algorithm, spec), grid, fixed, episodes)
-    make_env = scenario.make_env(dataclasses.replace(config, env=other_options(config.env, fixed)))
+    changed = other_options(config.env, fixed)
+    check_evaluation(config.env, changed)
+    make_env = scenario.make_env(dataclasses.replace(config, env=changed))
     with closing(make_env(1)) as env:
         played = env.spec
     with playing_in(algorithm, spec, played):
@@ -125,7 +129,9 @@ def _evaluate_over(
         return other_options(env, [*fixed, *(f'{name}={value}' for name, value in values.items())])
 
     settings = zero_shot.settings_of(config, grid, change)
-    settings = zero_shot.evaluate_over(algorithm, spec, scenario, config, settings, episodes, options.seed, show=True)
+    settings = zero_shot.evaluate_over(
+        algorithm, spec, scenario, config, settings, episodes, options.seed, show=True, metrics=options.metric
+    )
     differ = {env_flags(text)[0]: getattr(settings[0].env, env_flags(text)[0]) for text in fixed}
     result = zero_shot.as_result(config, settings, differ, episodes, options.seed) | provenance()
     special = list(fixed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -69,6 +70,12 @@ def _whole_options(options: Any) -> Mapping[str, None]:
         elif hint is int or (int in get_args(hint) and float not in get_args(hint)):
             flags[f'--{field.name.replace("_", "-")}'] = None
     return flags
+
+
+def say_loading() -> None:
+    """Says in a terminal that PyTorch is being loaded, which takes seconds."""
+    if sys.stderr.isatty():
+        print('ltos: loading PyTorch …', file=sys.stderr, flush=True)
 
 
 def check_runs(folders: Sequence[Path]) -> None:

@@ -103,9 +103,29 @@ def _experiment(name: str, options: Options) -> Experiment:
     from ltos_pyg.experiments.catalogue import experiment
     from ltos_pyg.experiments.experiment import read_experiment
 
-    found = read_experiment(Path(name)) if name.endswith('.toml') else experiment(name, options.data)
+    ours = not name.endswith('.toml')
+    found = experiment(name, options.data) if ours else read_experiment(Path(name))
     found = dataclasses.replace(found, imports=tuple(dict.fromkeys([*found.imports, *options.imports])))
+    if not ours:
+        _check_options(found, Path(name))
     return found.limited(options.seeds, options.only, options.total_steps)
+
+
+def _check_options(experiment: Experiment, path: Path) -> None:
+    """Raises a ``ValueError`` with the line of the first option in the file that is unknown."""
+    from ltos_pyg.experiments.experiment import line_of_option
+    from ltos_pyg.experiments.runner import config_of
+    from ltos_pyg.training.api import UnknownOptionError
+
+    for setting in experiment.settings:
+        for method in experiment.methods:
+            try:
+                config_of(experiment.run(setting, method, experiment.first_seed))
+            except ValueError as error:
+                if not isinstance(error.__cause__, UnknownOptionError):
+                    raise
+                where = line_of_option(path, experiment, setting, method, error.__cause__.option)
+                raise ValueError(f"'{path}', line {where}: {error.__cause__}") from error
 
 
 def _backend(options: Options) -> Backend:

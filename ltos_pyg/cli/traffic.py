@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +143,7 @@ def _simulate(args: Simulate) -> int:
     from ltos_pyg.training.run import as_plain
 
     names = CONTROLLERS if args.controller == ALL else (args.controller,)
+    print('ltos: simulating; the first run here compiles kernels, which takes up to a minute', file=sys.stderr)
     results = {name: as_plain(stats) for name, stats in simulate(args, names).items()}
     if args.json:
         print(json.dumps(results, indent=2))
@@ -157,6 +159,7 @@ def simulate(args: Simulate, names: tuple[str, ...]) -> dict[str, dict[str, Any]
     """Statistics over the demands and episodes of every metric, for each controller."""
     import numpy as np
     import torch
+    from tqdm import tqdm
 
     from ltos_pyg.envs.checks import check_count
     from ltos_pyg.envs.traffic.controllers import drive, make_controller
@@ -175,7 +178,7 @@ def simulate(args: Simulate, names: tuple[str, ...]) -> dict[str, dict[str, Any]
         engine = make_engine(network, flow, args.episodes, args.backend)
         measure = TrafficMetrics(engine)
         try:
-            for name in names:
+            for name in tqdm(names, desc=f'demand {k + 1} of {len(tasks)}', unit='', leave=False, delay=1):
                 controller = make_controller(name, network, choices, args.fixed_seconds, args.seed + k)
                 drive(engine, controller, choices, args.horizon, yellow=args.yellow)
                 for metric, value in measure().items():

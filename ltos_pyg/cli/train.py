@@ -109,18 +109,17 @@ def usage() -> str:
 
 
 def _train(head: Head, args: Sequence[str], options: dict[str, Any]) -> int:
-    from ltos_pyg.training.api import with_options
     from ltos_pyg.training.run import train_run
     from ltos_pyg.training.run_folder import RunFolder, default_folder
 
     assert head.scenario is not None
     scenario = registry.scenario(head.scenario)
-    base = with_options(scenario.config(head.algo or ALGO, head.preset or PRESET), options, {})
+    base = _with_file(scenario.config(head.algo or ALGO, head.preset or PRESET), head, options)
     if head.resume:
         parsed, config = parse_options(base, args)
         run = RunFolder(head.out or default_folder(config))
         if run.has_config:  # options of the first call are the defaults
-            base = with_options(run.config(), options, {})
+            base = _with_file(run.config(), head, options)
             _check_same(head, base, run.path)
     parsed, config = parse_options(base, args)
     config = dataclasses.replace(
@@ -140,8 +139,20 @@ def _train(head: Head, args: Sequence[str], options: dict[str, Any]) -> int:
         return 0
     _print_result(folder, result)
     if config.train.media:
+        from ltos_pyg.viz.watch import save_media
+
         save_media(folder, f'eval/{scenario.primary_metric}')
     return 0
+
+
+def _with_file(config: Any, head: Head, options: dict[str, Any]) -> Any:
+    """The configuration with the options of a file, which the command line may still change."""
+    from ltos_pyg.training.api import with_options
+
+    try:
+        return with_options(config, options, {}, more_to_come=True)
+    except ValueError as error:
+        raise ValueError(f"'{head.config}': {error}") from error
 
 
 def _check_same(head: Head, base: Any, folder: Path) -> None:
@@ -207,17 +218,3 @@ def _print_result(folder: Path, result: dict[str, Any]) -> None:
     if 'stopped' in result:
         print(f'stopped early: {result["stopped"]}')
     print(format_stats(result['eval']))
-
-
-def save_media(folder: Path, metric: str) -> None:
-    """Saves a curve and a GIF in a run folder, or prints why not."""
-    from ltos_pyg.viz.curves import plot_curves
-    from ltos_pyg.viz.watch import watch_run
-
-    try:
-        print(f'curve:   {plot_curves([folder], metric, folder / "curve.png")}')
-        print(f'episode: {watch_run(folder, folder / "episode.gif")}')
-    except ImportError as error:
-        print(f'no curve and no GIF: {error}', file=sys.stderr)
-    except ValueError as error:  # an environment that cannot be drawn
-        print(f'no GIF: {error}', file=sys.stderr)

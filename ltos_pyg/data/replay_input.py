@@ -199,5 +199,6 @@ def check_memory(needed: int, capacity: int, max_nodes: int, max_edges: int) -> 
         raise ValueError(
             f"'capacity' of {capacity} frames with {max_nodes} node rows and {max_edges} edge rows needs "
             f'{needed / 2**30:.2f} GiB: expected at most the {free / 2**30:.2f} GiB that the machine has free. Lower '
-            f"'capacity', or give 'max_nodes' and 'max_edges' for the average graph instead of the largest."
+            f"'capacity' (of a run: --replay-size), or give 'max_nodes' and 'max_edges' for the average graph, not the "
+            f'largest.'
         )

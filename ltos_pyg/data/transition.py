@@ -49,6 +49,4 @@ class Transition:
 
 
 def _move(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
-    if isinstance(value, Sharing):
-        return Sharing(*(part.to(device, non_blocking=non_blocking) for part in value))
     return None if value is None else value.to(device, non_blocking=non_blocking)

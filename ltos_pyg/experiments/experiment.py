@@ -318,6 +318,14 @@ _CHOICES = {'report': ('table', 'curves', 'line', 'sharing', 'zero_shot')}
 _REQUIRED: dict[Any, tuple[str, ...]] = {Experiment: (), Setting: ('scenario',), Method: ('algo',)}
 
 
+def line_of_option(path: Path, experiment: Experiment, setting: Setting, method: Method, option: str) -> int:
+    """The line of an experiment's file on which an option of this method, or else of this setting, stands."""
+    text = path.read_text(encoding='utf-8')
+    if option in method.options:
+        return _line(text, option, '[[methods]]', experiment.methods.index(method))
+    return _line(text, option, '[[settings]]', experiment.settings.index(setting))
+
+
 def _line(text: str, key: str | None, where: str = '', number: int = 0) -> int:
     """The line on which a key stands: in the given one of several tables with the same name."""
     lines = text.splitlines()
@@ -327,5 +335,5 @@ def _line(text: str, key: str | None, where: str = '', number: int = 0) -> int:
         start = tables[number] if number < len(tables) else 0
     if key is None:
         return start + 1
-    pattern = re.compile(rf'\s*(\[+\s*)?"?{re.escape(key)}"?\s*[=\].]')
+    pattern = re.compile(rf'(.*[{{,])?\s*(\[+\s*)?"?{re.escape(key)}"?\s*[=\].]')  # also in an inline table
     return next((i + 1 for i, line in enumerate(lines) if i >= start and pattern.match(line)), start + 1)

@@ -34,6 +34,7 @@ class Planned:
     config: RunConfig
     folder: Path
     seconds: float  # expected time of the whole run on one core
+    remeasure: bool = False  # whether it is finished, but its final evaluation has other episodes than asked for
 
     @property
     def fraction(self) -> float:
@@ -45,7 +46,8 @@ class Planned:
     def state(self) -> str:
         """``'finished'``, ``'interrupted'`` or ``'missing'``."""
         run = RunFolder(self.folder)
-        return 'finished' if run.is_finished else 'interrupted' if run.holds_run else 'missing'
+        finished = run.is_finished and not self.remeasure
+        return 'finished' if finished else 'interrupted' if run.holds_run else 'missing'
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,9 @@ def plan(runs: Iterable[Run], folder: Path) -> list[Planned]:
                 )
             continue
         _check_same(RunFolder(path), config)
-        planned[run.name] = Planned(run, config, path, expected_seconds(run, config))
+        planned[run.name] = Planned(
+            run, config, path, expected_seconds(run, config), _measured_otherwise(RunFolder(path), config)
+        )
     return list(planned.values())
 
 
@@ -122,8 +126,20 @@ def _check_same(run: RunFolder, config: RunConfig) -> None:
         )
 
 
+def _measured_otherwise(run: RunFolder, config: RunConfig) -> bool:
+    """Whether a finished run must be evaluated again: it was asked for another number of episodes than now, and has the
+    checkpoint that it takes."""
+    wanted = config.train.final_episodes
+    if wanted is None or not run.is_finished or not run.store().steps():
+        return False
+    return run.config().train.final_episodes != wanted
+
+
 def train_missing(planned: Sequence[Planned], backend: Backend, quiet: bool = False) -> list[Failure]:
     """Trains what is not finished; returns the runs that failed. One bar shows all, in seconds of expected work."""
+    for one in planned:
+        if one.remeasure:
+            RunFolder(one.folder).final_path.unlink(missing_ok=True)  # a run without it is resumed, at its end
     todo = [one for one in planned if not RunFolder(one.folder).is_finished]
     if not todo:
         return []

@@ -13,7 +13,7 @@ import numpy as np
 from ltos_pyg.experiments.statistics import Array, bootstrap_interval, iqm
 from ltos_pyg.formatting import markdown, rounded
 from ltos_pyg.training.evaluate import MEASURES, SWITCHED
-from ltos_pyg.training.run_folder import RunFolder, run_label
+from ltos_pyg.training.run_folder import RunFolder, distinct_labels
 
 End = Mapping[str, Mapping[str, float]]  # one evaluation of one run: metric -> mean, std, count
 
@@ -96,17 +96,17 @@ def final_table(folders: Sequence[Path], metrics: Sequence[str], measures: bool 
 def _ends(folders: Sequence[Path], metrics: Sequence[str]) -> dict[str, dict[int, End]]:
     """The final evaluations by row and seed."""
     ends: dict[str, dict[int, End]] = {}
-    for folder in folders:
+    configs = [RunFolder(folder).read() for folder in folders]
+    for folder, config, label in zip(folders, configs, distinct_labels(configs), strict=True):
         run = RunFolder(folder)
-        config = run.read()
         for mode, end in run.final()['eval'].items():
             unknown = [name for name in metrics if name not in end]
             if unknown and mode == 'policy':
                 raise ValueError(f"'{folder}' has no metric {unknown}. Choose from: {', '.join(end)}")
-            seeds = ends.setdefault(f'{config["scenario"]}: {run_label(config)}{_played_with(mode)}', {})
+            seeds = ends.setdefault(f'{config["scenario"]}: {label}{_played_with(mode)}', {})
             if config['seed'] in seeds:
                 raise ValueError(
-                    f"'{folder}' is a second run of {run_label(config)} with seed {config['seed']}. Leave one out, or "
+                    f"'{folder}' is a second run of {label} with seed {config['seed']}. Leave one out, or "
                     f'name each by ltos train --label.'
                 )
             seeds[config['seed']] = end

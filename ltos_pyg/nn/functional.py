@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,10 @@ class Sharing(NamedTuple):
 
     given: Tensor
     kept: Tensor
+
+    def to(self, *args: Any, **kwargs: Any) -> Sharing:
+        """On another device, or of another type, as :meth:`torch.Tensor.to`."""
+        return Sharing(self.given.to(*args, **kwargs), self.kept.to(*args, **kwargs))
 
 
 def sender_softmax(edge_logit: Tensor, self_logit: Tensor, edge_index: Tensor) -> Sharing:

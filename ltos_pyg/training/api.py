@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ltos_pyg import registry
+from ltos_pyg.ranges import as_option
 from ltos_pyg.scenarios import Scenario
 from ltos_pyg.training.callbacks import Callback
 from ltos_pyg.training.config import RunConfig
@@ -20,7 +22,7 @@ from ltos_pyg.training.policy import Policy
 from ltos_pyg.training.pretrained import find_run
 from ltos_pyg.training.run import SinkMaker, load_algorithm, on_device, train_run
 from ltos_pyg.training.run_folder import RunFolder, default_folder
-from ltos_pyg.training.zero_shot import Setting, evaluate_over, settings_of
+from ltos_pyg.training.zero_shot import Setting, check_evaluation, evaluate_over, settings_of
 
 SEED = 2_000_000  # of episodes used neither in training nor in its evaluations
 
@@ -31,7 +33,7 @@ def train(
     total_steps: int | None = None,
     seed: int = 0,
     out: Path | str | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] | None = (),
     *,
     preset: str = 'default',
     label: str | None = None,
@@ -62,7 +64,8 @@ def train(
         sinks: More sinks for the metrics, see :func:`~ltos_pyg.training.run.train_run`.
         env_options: Options of the environment whose name is also that of another option.
         options: Any option of the loop, the algorithm or the environment, as on the command line, e.g.
-            ``num_envs=8, gamma=0.9``.
+            ``num_envs=8, gamma=0.9``. With ``media=True`` a curve and a GIF are left in the folder, which the command
+            line does by default.
 
     Raises:
         ValueError: If a name or an option is unknown, an environment breaks the contract, or the folder holds a run.
@@ -71,7 +74,7 @@ def train(
     if out is not None and not str(out):
         raise ValueError("'out' must name a folder (got ''). Leave it out for runs/ENV-ALGO-seedN.")
     scenario, algorithm = as_scenario(env), algorithm_name(algo)
-    given = {**options, 'seed': seed} | ({} if total_steps is None else {'total_steps': total_steps})
+    given = {'media': False, **options, 'seed': seed} | ({} if total_steps is None else {'total_steps': total_steps})
     config = with_options(scenario.config(algorithm, preset), given, env_options or {})
     folder = default_folder(config) if out is None else Path(out)
     if resume and RunFolder(folder).has_config:
@@ -86,6 +89,10 @@ def train(
         config = with_options(stored, given, env_options or {})
     config = dataclasses.replace(config, label=label)
     train_run(config, scenario, folder, resume, callbacks, sinks)
+    if config.train.media:
+        from ltos_pyg.viz.watch import save_media
+
+        save_media(folder, f'eval/{scenario.primary_metric}')
     return Run(folder, scenario)
 
 
@@ -149,12 +156,14 @@ class Run:
         if env is not None:
             config = dataclasses.replace(config, env=scenario.env_config())
         config = with_options(config, {}, options)
+        if env is None:
+            check_evaluation(self.config.env, config.env)
         algorithm = self.policy.algorithm
         with (
             closing(scenario.make_env(config)(episodes)) as played,
             playing_in(algorithm, self.policy.spec, played.spec),
         ):
-            return evaluate(algorithm, played, seed)
+            return evaluate(algorithm, played, seed, show='evaluation')
 
     def evaluate_over(self, episodes: int = 100, seed: int = SEED, **options: Any) -> list[Setting]:
         """Zero-shot: plays greedy episodes in each of several settings of the environment.
@@ -181,12 +190,13 @@ class Run:
             raise ValueError('evaluate_over needs a list for at least one option, e.g. num_agents=[10, 20] (got none)')
 
         def change(env: Any, values: dict[str, Any]) -> Any:
-            return dataclasses.replace(env, **fixed, **values)
+            typed = {name: as_option(type(env), name, value) for name, value in (fixed | values).items()}
+            return dataclasses.replace(env, **typed)
 
         config, policy = self.config, self.policy
         with_options(config, {}, fixed)
         settings = settings_of(config, over, change)
-        return evaluate_over(policy.algorithm, policy.spec, self.scenario, config, settings, episodes, seed)
+        return evaluate_over(policy.algorithm, policy.spec, self.scenario, config, settings, episodes, seed, show=True)
 
     def plot(self, metric: str | None = None, out: Path | str | None = None) -> Path:
         """Draws the learning curve into a file (default: ``curve.png`` in its folder) and returns its path."""
@@ -239,11 +249,28 @@ def algorithm_name(algo: Any) -> str:
     return algo if isinstance(algo, str) else registry.name_of(algo, 'algorithm')
 
 
-def with_options(config: RunConfig, options: Mapping[str, Any], env_options: Mapping[str, Any]) -> RunConfig:
+class UnknownOptionError(ValueError):
+    """An option that neither the loop, the algorithm nor the environment has."""
+
+    def __init__(self, option: str, message: str) -> None:
+        super().__init__(message)
+        self.option = option
+
+
+def with_options(
+    config: RunConfig, options: Mapping[str, Any], env_options: Mapping[str, Any], *, more_to_come: bool = False
+) -> RunConfig:
     """The configuration with changed options of the loop, the algorithm or the environment.
 
+    Args:
+        config: The configuration.
+        options: The changes.
+        env_options: Changes of the environment's options whose name is also that of another option.
+        more_to_come: Do not check ranges yet, because other options will be changed before the result is used.
+
     Raises:
-        ValueError: If an option is unknown; the message names it and suggests a similar one.
+        UnknownOptionError: If an option is unknown; the message names it and suggests a similar one.
+        ValueError: If a value is not allowed.
     """
     parts = {
         part: {f.name for f in dataclasses.fields(getattr(config, part))} for part in ('algorithm', 'train', 'env')
@@ -252,25 +279,26 @@ def with_options(config: RunConfig, options: Mapping[str, Any], env_options: Map
     for name, value in options.items():
         part = next((part for part, names in parts.items() if name in names), None)
         if part is None:
-            raise ValueError(_unknown(name, set().union(*parts.values()), f'{config.algo} on {config.scenario}'))
-        changes[part][name] = _as_field(getattr(getattr(config, part), name), value)
+            raise _unknown(name, set().union(*parts.values()), f'{config.algo} on {config.scenario}')
+        changes[part][name] = as_option(type(getattr(config, part)), name, value)
     for name, value in env_options.items():
         if name not in parts['env']:
-            raise ValueError(_unknown(name, parts['env'], f'the environment of {config.scenario}'))
-        changes['env'][name] = _as_field(getattr(config.env, name), value)
-    new = {part: dataclasses.replace(getattr(config, part), **change) for part, change in changes.items() if change}
+            raise _unknown(name, parts['env'], f'the environment of {config.scenario}')
+        changes['env'][name] = as_option(type(config.env), name, value)
+    replace = _replaced_unchecked if more_to_come else dataclasses.replace
+    new = {part: replace(getattr(config, part), **change) for part, change in changes.items() if change}
     return dataclasses.replace(config, **new)
 
 
-def _as_field(before: Any, value: Any) -> Any:
-    """A list as the tuple that options hold, and one entry as a tuple of one where the option is a tuple."""
-    if isinstance(value, list):
-        return tuple(value)
-    return (value,) if isinstance(before, tuple) and isinstance(value, int | float | str) else value
+def _replaced_unchecked(options: Any, **changes: Any) -> Any:
+    """As :func:`dataclasses.replace`, without the checks of ``__post_init__``."""
+    new = copy.copy(options)
+    for name, value in changes.items():
+        object.__setattr__(new, name, value)
+    return new
 
 
-def _unknown(name: str, known: set[str], where: str) -> str:
+def _unknown(name: str, known: set[str], where: str) -> UnknownOptionError:
     near = difflib.get_close_matches(name, known, 1)
-    return f"unknown option '{name}' of {where}. " + (
-        f"Did you mean '{near[0]}'?" if near else f'Choose from: {", ".join(sorted(known))}'
-    )
+    move = f"Did you mean '{near[0]}'?" if near else f'Choose from: {", ".join(sorted(known))}'
+    return UnknownOptionError(name, f"unknown option '{name}' of {where}. {move}")

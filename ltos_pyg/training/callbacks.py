@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,8 +160,10 @@ class CustomMetric(Callback):
         trainer.record(**{f'train/{self.name}': float(self.function(trainer))})
 
 
-def check_callbacks(callbacks: Sequence[Any]) -> tuple[Callback, ...]:
-    """The callbacks; a ``ValueError`` if one is not a callback."""
+def check_callbacks(callbacks: Sequence[Any] | None) -> tuple[Callback, ...]:
+    """The callbacks; a ``ValueError`` if one is not a callback, or they are no list."""
+    if not isinstance(callbacks, Iterable):
+        callbacks = [] if callbacks is None else [callbacks]
     for callback in callbacks:
         if not isinstance(callback, Callback):
             got = callback.__name__ if isinstance(callback, type) else type(callback).__name__

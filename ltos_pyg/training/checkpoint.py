@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from ltos_pyg.training.config import RENAMED
+from ltos_pyg.training.config import RENAMED, WITHOUT_EFFECT
 
 FORMAT = 1  # raised whenever the layout of the file changes
 
@@ -321,13 +321,15 @@ def with_todays_names(found: Any, expected: Any) -> Any:
     """A stored configuration, with the names of today for options of earlier versions."""
     if not isinstance(found, dict) or not isinstance(expected, dict):
         return found
-    return {part: _renamed(options, expected.get(part), RENAMED.get(part, {})) for part, options in found.items()}
+    return {part: _renamed(options, expected.get(part), part) for part, options in found.items()}
 
 
-def _renamed(options: Any, known: Any, names: Mapping[str, str]) -> Any:
+def _renamed(options: Any, known: Any, part: str) -> Any:
     if not isinstance(options, dict) or not isinstance(known, dict):
         return options
-    return {name if name in known else names.get(name, name): value for name, value in options.items()}
+    names, gone = RENAMED.get(part, {}), WITHOUT_EFFECT.get(part, ())
+    kept = {name: value for name, value in options.items() if name in known or name not in gone}
+    return {name if name in known else names.get(name, name): value for name, value in kept.items()}
 
 
 def _differences(expected: Any, got: Any, where: str = '', older: bool = False) -> Iterator[tuple[str, str]]:

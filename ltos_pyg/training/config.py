@@ -31,6 +31,8 @@ RENAMED: dict[str, dict[str, str]] = {
     'env': {},
     'train': {},
 }
+# Options that earlier versions had where they changed nothing: those of message passing, in dqn, qmix and joint_dqn.
+WITHOUT_EFFECT = {'algorithm': ('num_layers', 'heads', 'conv'), 'env': (), 'train': ()}
 MAX_THREADS = 1024  # several thousand crash the process
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ SWITCH_EVERY = 10  # from this step of an episode on, `switched_*` looks at ever
 EVAL_PART = 0.02  # share of a run's steps that an evaluation plays, if its size is not given
 FINAL_PART = 0.08  # the same for the final evaluation: about a seventh of the time, as greedy steps cost more
 LENGTH = 100  # assumed steps of an episode without a horizon
+LONG = 10_000  # steps of an episode after which an evaluation says that it still goes on
 
 
 def eval_episodes(wanted: int | None, total_steps: int, horizon: int | None) -> int:
@@ -332,7 +334,13 @@ def evaluate(
     done: dict[str, list[Tensor]] = {}
     bar = tqdm(total=env.spec.horizon, desc=show, unit=' steps', leave=False, delay=1, disable=show is None)
     with _play_seeded(algorithm, seed), bar:
-        for _ in range(max_steps):
+        for played in range(max_steps):
+            if played == LONG and show is not None:
+                tqdm.write(
+                    f'ltos: {int(pending.sum())} of {num_graphs} episodes have not ended after {LONG:,} steps. Does '
+                    f"the environment set 'terminated' or 'truncated'? This gives up after {max_steps:,} steps.",
+                    file=sys.stderr,
+                )
             bar.update()
             decision = algorithm.act(graph, explore=False)
             if switched is not None:

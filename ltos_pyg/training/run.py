@@ -53,7 +53,7 @@ def train_run(
     scenario: Scenario,
     folder: Path,
     resume: bool = False,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] | None = (),
     sinks: Iterable[Sink | SinkMaker] = (),
 ) -> dict[str, Any]:
     """Trains in a run folder (:mod:`~ltos_pyg.training.run_folder`), to the end, and returns the final evaluation.
@@ -107,7 +107,11 @@ def train_run(
             check_support(algorithm, config.algo, ranks)
             places = _sinks(config, run, _resume_step(resume, saved), sinks) if ranks.first else []
         with together(ranks):
-            log = stack.enter_context(_start(run, config, ranks, resume, saved, places)) if ranks.first else None
+            log = (
+                stack.enter_context(_start(run, config, scenario, ranks, resume, saved, places))
+                if ranks.first
+                else None
+            )
             trainer = Trainer(
                 algorithm,
                 env,
@@ -136,6 +140,7 @@ def train_run(
 def _start(
     run: RunFolder,
     config: RunConfig,
+    scenario: Scenario,
     ranks: Ranks,
     resume: bool,
     saved: tuple[int, Any] | None,
@@ -144,7 +149,7 @@ def _start(
     """Writes the configuration of a run that starts or goes on; returns where its metrics go."""
     if not resume:
         run.clear()
-    run.write_config(config, ranks.size)
+    run.write_config(config, ranks.size, scenario.primary_metric)
     run.final_path.unlink(missing_ok=True)  # of a run that was extended
     return MetricsLogger(run.metrics_path, _resume_step(resume, saved), places)
 

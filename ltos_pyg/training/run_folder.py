@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ import torch
 
 from ltos_pyg import __version__, registry
 from ltos_pyg.training.checkpoint import CheckpointStore, write_text
-from ltos_pyg.training.config import RENAMED, RunConfig, TrainConfig
+from ltos_pyg.training.config import RECORDING, RENAMED, WITHOUT_EFFECT, RunConfig, TrainConfig
 from ltos_pyg.training.logging import read_metrics
 
 if TYPE_CHECKING:
@@ -154,7 +154,8 @@ class RunFolder:
 
     def primary_metric(self) -> str:
         """The primary metric of this run."""
-        return _find(self.read(), self.config_path).primary_metric
+        plain = self.read()
+        return str(plain.get('primary_metric') or _find(plain, self.config_path).primary_metric)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of ``metrics.jsonl``, with the current names of metrics.
@@ -213,10 +214,12 @@ class RunFolder:
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    def write_config(self, config: RunConfig, ranks: int = 1) -> None:
-        """Writes ``config.json``: the options and versions, and the number of ranks. A label given earlier is kept."""
+    def write_config(self, config: RunConfig, ranks: int = 1, primary_metric: str | None = None) -> None:
+        """Writes ``config.json``: the options and versions, the number of ranks, and the metric by which runs are
+        compared. A label given earlier is kept."""
         label = self.read().get('label') if self.has_config else None
         plain = config.as_dict() | ({'ranks': ranks} if ranks > 1 else {})
+        plain |= {'primary_metric': primary_metric} if primary_metric else {}
         write_json(self.config_path, ({'label': label} if label else {}) | plain | provenance())
 
     def write_final(self, result: Mapping[str, Any]) -> None:
@@ -333,6 +336,39 @@ def run_label(config: Mapping[str, Any]) -> str:
     return str(config['algo']) if preset in (None, '', 'default') else f'{config["algo"]} ({preset})'
 
 
+def distinct_labels(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The labels of runs that are shown together, from their configurations as plain data.
+
+    Runs of one scenario and label are seeds of one row or curve only if their options are equal; otherwise the options
+    that differ join the label: ``'ltos, gamma=0.9'``.
+    """
+    options = [_options_of(run) for run in runs]
+    names = [(run['scenario'], run_label(run)) for run in runs]
+    labels = []
+    for name, mine in zip(names, options, strict=True):
+        same = [one for other, one in zip(names, options, strict=True) if other == name]
+        differ = [key for key in mine if any(key in one and one[key] != mine[key] for one in same)]
+        labels.append(', '.join([name[1], *(f'{key.partition(".")[2]}={mine[key]}' for key in differ)]))
+    return labels
+
+
+def _options_of(run: Mapping[str, Any]) -> dict[str, str]:
+    """The options that training depends on, but the seed, each as text; of a path its last part."""
+    left_out = {*RECORDING, 'seed', 'eval_every', 'eval_episodes', 'eval_seed'}
+    return {
+        f'{part}.{name}': _as_text(value)
+        for part in ('env', 'algorithm', 'train')
+        for name, value in run.get(part, {}).items()
+        if name not in left_out
+    }
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ' '.join(map(_as_text, value))
+    return Path(value).name if isinstance(value, str) and '/' in value else str(value)
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         plain = json.loads(path.read_text(encoding='utf-8'))
@@ -371,13 +407,14 @@ def default_folder(config: RunConfig) -> Path:
 def _from_plain(cls: type, part: str, config: dict[str, Any], path: Path) -> Any:
     known = {f.name for f in dataclasses.fields(cls)}
     plain = {RENAMED[part].get(name, name) if name not in known else name: v for name, v in config[part].items()}
-    unknown = sorted(set(plain) - known)
+    unknown = sorted(set(plain) - known - set(WITHOUT_EFFECT[part]))
     if unknown:
         raise ValueError(
             f"'{path}' has options that this version of ltos_pyg does not know: {', '.join(unknown)}. "
             f'Use the version named there.'
         )
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()})
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items() if key in known}
+    return cls(**values)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any, SupportsFloat
 
 from torch import Tensor
@@ -334,6 +335,9 @@ def _catch_signals() -> Iterator[list[int]]:
         if caught:
             raise KeyboardInterrupt
         caught.append(number)
+        if number == signal.SIGINT and ranks_of_run.current().first:
+            with suppress(OSError):  # os.write, for print must not be called in a signal handler
+                os.write(2, b'\nltos: stopping, after this step or evaluation; Ctrl-C again stops at once, unsaved\n')
 
     try:
         names = ('SIGINT', 'SIGTERM', 'SIGHUP')  # SIGHUP (closed terminal) does not exist on every system

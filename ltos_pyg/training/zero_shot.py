@@ -7,7 +7,7 @@ import dataclasses
 import io
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -61,12 +61,21 @@ def settings_of(
         options = dict(zip(over, values, strict=True))
         try:
             env = change(config.env, options)
+            check_evaluation(config.env, env)
         except (ValueError, TypeError) as error:
             raise ValueError(f'setting {Setting(options, None, False)}: {error}') from error
         setting = Setting({name: getattr(env, name) for name in over}, env, env == config.env)
         if all(setting.env != other.env for other in settings):
             settings.append(setting)
     return settings
+
+
+def check_evaluation(trained: Any, played: Any) -> None:
+    """Asks the options of an environment whether a policy trained with some of them may be evaluated with others: their
+    ``check_evaluation(trained)``, if they have it, raises a ``ValueError`` if not."""
+    check = getattr(played, 'check_evaluation', None)
+    if check is not None:
+        check(trained)
 
 
 def evaluate_over(
@@ -78,6 +87,7 @@ def evaluate_over(
     episodes: int,
     seed: int,
     show: bool = False,
+    metrics: Sequence[str] = (),
 ) -> list[Setting]:
     """Plays greedy episodes in each setting; returns the settings with their metrics.
 
@@ -92,9 +102,11 @@ def evaluate_over(
         episodes: Episodes of each setting.
         seed: Their seed, the same in each setting.
         show: Whether to show a progress bar.
+        metrics: Metrics that will be asked for: checked after the first setting.
 
     Raises:
-        ValueError: Names the first setting that the policy cannot act in, and the option that changes its observations.
+        ValueError: Names the first setting that the policy cannot act in, and the option that changes its observations;
+            or the first metric that there is not.
     """
     for setting in settings:
         _check(algorithm, trained, scenario, config, setting, seed)
@@ -105,6 +117,7 @@ def evaluate_over(
             make_env = scenario.make_env(dataclasses.replace(config, env=setting.env))
             with closing(make_env(episodes)) as env, playing_in(algorithm, trained, env.spec):
                 stats = evaluate(algorithm, env, seed, show='episodes' if show else None)
+            _check_metrics(metrics, stats)
             played.append(dataclasses.replace(setting, stats=stats))
     return played
 
@@ -193,11 +206,15 @@ def metrics_of(result: Mapping[str, Any], primary: str, wanted: Sequence[str] = 
         ValueError: If a wanted one is not there; lists those that are.
     """
     known = list(result['settings'][0]['eval'])
+    _check_metrics(wanted, known)
+    hidden = {'length', 'kept_std_states', *MEASURES} - {'kept'}
+    return list(wanted) or sorted((name for name in known if name not in hidden), key=lambda name: name != primary)
+
+
+def _check_metrics(wanted: Sequence[str], known: Iterable[str]) -> None:
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise ValueError(f"unknown metric '{unknown[0]}'. Choose from: {', '.join(known)}")
-    hidden = {'length', 'kept_std_states', *MEASURES} - {'kept'}
-    return list(wanted) or sorted((name for name in known if name not in hidden), key=lambda name: name != primary)
 
 
 def table_cells(result: Mapping[str, Any], metrics: Sequence[str]) -> tuple[list[str], list[list[str]]]:

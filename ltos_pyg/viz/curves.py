@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltos_pyg.training.checkpoint import atomic_write
-from ltos_pyg.training.run_folder import RunFolder, run_label
+from ltos_pyg.training.run_folder import RunFolder, distinct_labels, run_label
 
 Array = NDArray[np.float64]
 
@@ -159,14 +159,16 @@ def load_series(folder: Path | str, metric: str = 'eval/return') -> Series:
 
 
 def aggregate(folders: Sequence[Path | str], metric: str = 'eval/return') -> list[Curve]:
-    """Groups runs by scenario and label, and puts the seeds of a group on common steps.
+    """Groups runs by scenario, label and the options that differ, and puts the seeds of a group on common steps.
 
     Raises:
         ValueError: If there is no run, a seed counts twice, or the runs of a group share no step.
     """
     if not folders:
         raise ValueError("'runs' must name at least one run folder (got none)")
-    return group([load_series(folder, metric) for folder in folders])
+    labels = distinct_labels([RunFolder(folder).read() for folder in folders])
+    series = [load_series(folder, metric) for folder in folders]
+    return group([replace(run, label=label) for run, label in zip(series, labels, strict=True)])
 
 
 def group(series: Sequence[Series]) -> list[Curve]:

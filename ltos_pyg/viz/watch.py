@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ltos_pyg import registry
 from ltos_pyg.training.run import load_run
+from ltos_pyg.viz.curves import plot_curves
 from ltos_pyg.viz.drawing import save_gif, save_pngs
 
 T = TypeVar('T')
@@ -37,6 +38,17 @@ def watch_run(
             return save_gif(frames, out, fps)
         save_pngs(frames, out)
     return out
+
+
+def save_media(folder: Path, metric: str) -> None:
+    """Saves a curve and a GIF in a run folder and prints their paths, or why there are none."""
+    try:
+        print(f'curve:   {plot_curves([folder], metric, folder / "curve.png")}')
+        print(f'episode: {watch_run(folder, folder / "episode.gif")}')
+    except ImportError as error:
+        print(f'no curve and no GIF: {error}', file=sys.stderr)
+    except ValueError as error:  # an environment that cannot be drawn
+        print(f'no GIF: {error}', file=sys.stderr)
 
 
 def check_picture(out: Path) -> None:

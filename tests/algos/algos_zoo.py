@@ -135,7 +135,8 @@ def make(variant: str, env: GraphEnv, seed: int = 0, **options: Any) -> Any:
     name = variant.split()[0]
     maker, config = ALGORITHMS[name]
     high = HIGH if name.startswith('ltos') else {}
-    return maker(env.spec, config(**{**SMALL, **high, **VARIANTS.get(variant, {}), **options}), seed)
+    small = {name: value for name, value in {**SMALL, **high}.items() if name in config.__dataclass_fields__}
+    return maker(env.spec, config(**{**small, **VARIANTS.get(variant, {}), **options}), seed)
 
 
 class Loop:

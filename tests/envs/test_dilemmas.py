@@ -410,6 +410,12 @@ def test_a_config_is_the_options() -> None:
         ({'graph': 'double_star', 'num_agents': 8}, r'must be 6 or None on the double star \(got 8\)'),
         ({'graph': 'offers', 'num_agents': 1}, "'num_agents' must be an integer of at least 2"),
         ({'attach': 0}, "'attach' must be"),
+        (
+            {'topology': 'ring'},
+            r"'topology' and 'attach' are options of --graph offers \(got 'ring' and 2, with 'groups'",
+        ),
+        ({'graph': 'double_star', 'attach': 3}, r"are options of --graph offers \(got 'ba' and 3, with 'double_star'"),
+        ({'graph': 'offers', 'topology': 'tree', 'attach': 3}, r"'attach' is an option of --topology ba \(got 3, with"),
         ({'horizon': 0}, "'horizon' must be"),
         ({'num_envs': True}, "'num_envs' must be an integer"),
         ({'reward_scale': 0.0}, r"'reward_scale' must be a positive number \(got 0.0\)"),

@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -269,3 +270,30 @@ def _runs_in(folder: Path) -> list[int]:
     """The processes that train in a folder."""
     locks = [path.read_text() for path in folder.glob('runs/*/run.lock')]
     return [int(text.split()[1]) for text in locks if text.startswith('process ')]
+
+
+def test_a_run_that_is_to_be_measured_otherwise_is_evaluated_again(finished, tmp_path):
+    runs = tmp_path / 'runs'
+    shutil.copytree(finished / 'runs', runs)
+    other = tiny(Method(label='DQN', algo='dqn', options={'final_episodes': 7}), seeds=1)
+    (planned,) = plan(other.runs(), runs)
+    assert planned.state == 'interrupted'
+    assert reproduce([other], runs, tmp_path / 'out', ThisMachine(1), quiet=True) == []
+    again, before = RunFolder(planned.folder), RunFolder(finished / 'runs' / planned.run.name)
+    assert again.final()['eval']['policy']['return']['count'] == 7
+    assert before.final()['eval']['policy']['return']['count'] == 4
+    assert again.metrics() == before.metrics()  # nothing was trained
+    assert plan(other.runs(), runs)[0].state == 'finished'
+
+
+def test_an_unknown_option_in_a_file_is_named_with_its_line(tmp_path, capsys):
+    file = tmp_path / 'mine.toml'
+    text = '[[settings]]\nscenario = "prisoner"\n[[methods]]\nalgo = "dqn"\n[[methods]]\nalgo = "dgn"\n'
+    file.write_text(text + 'options = { n_step = 1, gama = 0.5 }\n')
+    assert main(['reproduce', str(file), '--dry-run']) == 1
+    assert (
+        f"'{file}', line 7: unknown option 'gama' of dgn on prisoner. Did you mean 'gamma'?" in capsys.readouterr().err
+    )
+    file.write_text(text.replace('"prisoner"', '"prisoner"\noptions = { kost = 1 }'))
+    assert main(['reproduce', str(file), '--dry-run']) == 1
+    assert f"'{file}', line 3: unknown option 'kost'" in capsys.readouterr().err

@@ -222,3 +222,16 @@ def test_resuming_with_a_configuration_applies_it(tmp_path):
     path.write_text(head + 'total_steps = 320\n')
     assert main(['train', '--config', str(path), '--resume', *short]) == 0
     assert RunFolder(tmp_path / 'run').final()['env_steps'] == 320
+
+
+def test_the_command_line_completes_the_options_of_a_file(tmp_path, capsys):
+    path = tmp_path / 'options.toml'
+    path.write_text('scenario = "prisoner"\nalgo = "dqn"\n[options]\nlearning_starts = 20_000\n')
+    with pytest.raises(SystemExit):
+        main(['train', '--config', str(path), '--no-media', '--out', str(tmp_path / 'run')])
+    assert "'learning_starts' must lie below 'total_steps'" in capsys.readouterr().err  # those of the preset
+    file = ['train', '--config', str(path), '--total-steps', '20_080', '--no-media', '--out', str(tmp_path / 'run')]
+    assert main([*file, '--num-envs', '80', '--eval-episodes', '1', '--final-episodes', '1']) == 0
+    path.write_text('scenario = "prisoner"\n[options]\nlearning_starts = "soon"\n')
+    assert main(file) == 1
+    assert f"'{path}': 'learning_starts' must be a whole number (got 'soon')" in capsys.readouterr().err

@@ -167,3 +167,11 @@ def test_shapes_and_dtypes_follow_the_value(device):
         sharing = constant_sharing(graph.edge_index, 6)
         out = share_value(graph.x.to(dtype), graph.edge_index, Sharing(*(t.to(dtype) for t in sharing)))
         assert (out.dtype, out.device, out.shape) == (dtype, graph.x.device, graph.x.shape)
+
+
+def test_weights_move_as_tensors_do():
+    sharing = some_sharing(PATH, 3)
+    moved = sharing.to(torch.float64)
+    assert isinstance(moved, Sharing)
+    assert (moved.given.dtype, moved.kept.dtype) == (torch.float64, torch.float64)
+    assert_close(moved.kept.float(), sharing.kept)

@@ -19,7 +19,7 @@ from ltos_pyg.envs import PrisonerEnv
 from ltos_pyg.graph_env import SingleGraphEnv, SingleStep, fully_connected
 from ltos_pyg.nn import Sharing
 from ltos_pyg.training.callbacks import BestModel, Callback, CallbackError, CustomMetric, EarlyStopping
-from ltos_pyg.training.checkpoint import CheckpointStore
+from ltos_pyg.training.checkpoint import CheckpointStore, save_file
 from ltos_pyg.training.run_folder import RunFolder
 
 OPTIONS: dict[str, Any] = {
@@ -30,7 +30,6 @@ OPTIONS: dict[str, Any] = {
     'final_episodes': 2,
     'hidden_channels': 8,
     'encoder_channels': (8,),
-    'heads': 2,
     'log_every': 40,
 }
 
@@ -68,7 +67,7 @@ def test_importing_the_package_loads_nothing_heavy():
 def test_python_and_the_command_line_train_the_same_weights(tmp_path):
     run = train(out=tmp_path / 'python')
     flags = ['--total-steps', '160', '--num-envs', '4', '--learning-starts', '40', '--hidden-channels', '8']
-    flags += ['--encoder-channels', '8', '--heads', '2', '--eval-episodes', '2', '--final-episodes', '2']
+    flags += ['--encoder-channels', '8', '--eval-episodes', '2', '--final-episodes', '2']
     assert main(['train', 'prisoner', '--algo', 'dqn', '--no-media', *flags, '--out', str(tmp_path / 'cli')]) == 0
     for name, value in weights(tmp_path / 'cli').items():
         assert torch.equal(value, weights(run.folder)[name]), name
@@ -251,3 +250,27 @@ def test_a_run_continues_for_longer_and_not_for_shorter(tmp_path, capsys):
         train(out=tmp_path / 'run', algo='dgn', resume=True)
     with pytest.raises(ValueError, match=r"runn' holds no run to resume: expected a config.json in it"):
         train(out=tmp_path / 'runn', resume=True)
+
+
+def test_pictures_are_left_only_if_asked_for(tmp_path, capsys):
+    assert not (train(out=tmp_path / 'a').folder / 'curve.png').exists()
+    run = train(out=tmp_path / 'b', callbacks=None, media=True)
+    assert {'curve.png', 'episode.gif'} <= {path.name for path in run.folder.iterdir()}
+
+
+def test_options_of_message_passing_are_of_methods_with_messages(tmp_path):
+    with pytest.raises(ValueError, match="unknown option 'heads' of dqn on prisoner"):
+        train(heads=2, out=tmp_path / 'a')
+    run = train(out=tmp_path / 'b', checkpoint_every=80)  # and a run of an earlier version, which had them, goes on
+    path = run.folder / 'config.json'
+    plain = json.loads(path.read_text())
+    plain['algorithm'] |= {'num_layers': 1, 'heads': 2, 'conv': 'DGNConv'}
+    path.write_text(json.dumps(plain))
+    store = CheckpointStore(run.folder / 'checkpoints')
+    step, state = store.load_latest()
+    fingerprint = run.config.fingerprint()
+    fingerprint['algorithm'] |= {'num_layers': 1, 'heads': 2, 'conv': 'DGNConv'}
+    save_file(store.path(step), step, state, fingerprint)
+    assert ltos_pyg.load_policy(run.folder).spec.num_actions == 2
+    longer = train(steps=240, out=run.folder, resume=True, checkpoint_every=80)
+    assert longer.result['env_steps'] == 240

@@ -15,6 +15,7 @@ from ltos_pyg.algos import ALGORITHMS, Decision
 from ltos_pyg.data import Snapshot
 from ltos_pyg.graph_env import SingleGraphEnv, SingleStep, VectorGraphEnv, fully_connected
 from ltos_pyg.nn import Sharing
+from ltos_pyg.training import evaluate as evaluation
 from ltos_pyg.training.evaluate import EpisodeTally, KeptByNode, Stat, evaluate, evaluate_modes, sharing_measures
 from ltos_pyg.training.trainer import flatten
 
@@ -305,3 +306,20 @@ def test_results_get_names_of_their_own_in_the_log():
         'eval/return_std': 0.5,
         'eval/episodes': 7.0,
     }
+
+
+def test_episodes_that_do_not_end_are_spoken_of_before_they_are_given_up(monkeypatch, capsys):
+    class Endless(SingleGraphEnv):
+        num_features, num_actions, max_nodes = 1, 2, 2
+
+        def start(self) -> Snapshot:
+            return Snapshot(x=torch.zeros(2, 1), edge_index=fully_connected(2))
+
+        def step(self, action: Tensor) -> SingleStep:
+            return SingleStep(self.start(), torch.zeros(2))
+
+    monkeypatch.setattr(evaluation, 'LONG', 5)
+    env = VectorGraphEnv(Endless, 3)
+    with pytest.raises(ValueError, match='3 of 3 evaluation episodes did not end within 8 steps'):
+        evaluate(make_algo('dqn', env), env, 0, max_steps=8, show='evaluation')
+    assert 'ltos: 3 of 3 episodes have not ended after 5 steps.' in capsys.readouterr().err

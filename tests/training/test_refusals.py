@@ -131,9 +131,9 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'total_steps': '1000'}, r"'total_steps' must be a number \(got '1000'\)"),
+        ({'total_steps': '1000'}, r"'total_steps' must be a whole number \(got '1000'\)"),
         ({'lr': None}, r"'lr' must be a number \(got None\)"),
-        ({'encoder_channels': ['wide']}, r"'encoder_channels' must be a number \(got 'wide'\)"),
+        ({'encoder_channels': ['wide']}, r"'encoder_channels' must be a list, each a whole number \(got \('wide',\)\)"),
     ],
 )
 def test_an_option_of_another_type_is_named(tmp_path: Any, options: dict[str, Any], message: str) -> None:

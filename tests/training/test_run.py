@@ -404,3 +404,15 @@ def test_a_film_is_no_folder(whole, tmp_path, capsys):
     assert cli.main(['watch', str(whole), '--out', str(tmp_path / 'foo.mp4')]) == 1
     assert "'out' must end in .gif, or name a folder for PNGs (got" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_closed_stderr_saves(whole, tmp_path):
+    folder = tmp_path / 'closed'
+    command = f'{sys.executable} -m ltos_pyg.cli {" ".join(FLAGS)} --checkpoint-every 100000 --out {folder}'
+    shell = f'set -o pipefail; {command} 2>&1 | head -c 400'  # closes before the end of the training
+    done = subprocess.run(['bash', '-c', shell], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == cli.INTERRUPTED
+    (step,) = steps_in(folder)
+    assert 0 < step < LAST
+    assert cli.main([*FLAGS, '--checkpoint-every', '100000', '--out', str(folder), '--resume']) == 0
+    assert_same_end(folder, whole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ import torch
 import ltos_pyg
 from ltos_pyg.cli import main
 from ltos_pyg.envs import JungleEnv
+from ltos_pyg.envs.traffic import TrafficConfig
 from ltos_pyg.formatting import markdown
 from ltos_pyg.graph_env import Symmetries
-from ltos_pyg.training.evaluate import playing_in
+from ltos_pyg.training import zero_shot
+from ltos_pyg.training.evaluate import evaluate, playing_in
 from ltos_pyg.training.run_folder import RunFolder
 from ltos_pyg.training.zero_shot import as_csv, metrics_of, table_cells
 
@@ -154,13 +157,6 @@ def test_what_cannot_be_evaluated_is_refused_by_name(run, capsys, args, message)
     assert {path: path.read_bytes() for path in run.folder.rglob('*.json')} == before
 
 
-def test_an_unknown_metric_is_named_and_the_numbers_are_kept(run, capsys):
-    args = ['evaluate', str(run.folder), '--over', 'neighbours=2', '--episodes', '2', '--metric', 'luck']
-    assert main(args) == 1
-    assert "unknown metric 'luck'. Choose from: return, reward, length, kept" in capsys.readouterr().err
-    assert (run.folder / 'zero_shot' / 'neighbours.json').is_file()
-
-
 def test_python_refuses_what_makes_no_sense(run):
     with pytest.raises(ValueError, match='needs a list for at least one option'):
         run.evaluate_over(num_agents=10)
@@ -176,3 +172,23 @@ def test_a_method_with_networks_per_agent_says_which_setting_has_too_many_agents
     with pytest.raises(ValueError, match=r"setting num_agents=9: neurcomm cannot act in it: .*'max_agents'"):
         networked.evaluate_over(episodes=2, num_agents=[3, 5, 9])
     assert [s.stats['length'].mean for s in networked.evaluate_over(episodes=2, num_agents=[3, 5])] == [12.0, 12.0]
+
+
+def test_an_unknown_metric_costs_one_setting_only(run, monkeypatch, capsys):
+    played = []
+    monkeypatch.setattr(zero_shot, 'evaluate', lambda *args, **more: played.append(1) or evaluate(*args, **more))
+    over = ['--over', 'num_agents=5,6,7', '--episodes', '2']
+    assert main(['evaluate', str(run.folder), *over, '--metric', 'rewart']) == 1
+    assert "unknown metric 'rewart'. Choose from:" in capsys.readouterr().err
+    assert len(played) == 1
+
+
+def test_flows_of_training_are_not_played_on_another_network():
+    trained = TrafficConfig(net=('6x6',), flow=('a.json',))
+    for allowed in (trained, replace(trained, net=('4x4',), flow=()), replace(trained, net=('4x4',), flow=('b.json',))):
+        zero_shot.check_evaluation(trained, allowed)
+    with pytest.raises(
+        ValueError, match=r"'net' was changed to 4x4, but 'flow' is still that of training \('a.json'\)"
+    ):
+        zero_shot.check_evaluation(trained, replace(trained, net=('4x4',)))
+    zero_shot.check_evaluation(JUNGLE, JUNGLE)  # options without such a rule

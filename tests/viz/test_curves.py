@@ -318,3 +318,8 @@ def test_runs_that_share_no_step(tmp_path):
 def test_an_unknown_suffix(runs, tmp_path):
     with pytest.raises(ValueError, match=r"'out' must end in .png, .svg or .pdf \(got '.*curve.txt'\)"):
         plot_curves(runs, out=tmp_path / 'curve.txt')
+
+
+def test_runs_of_one_label_with_other_options_are_curves_of_their_own(tmp_path):
+    runs = [write_run(tmp_path / str(i), [i, i], steps=[0, 1], algorithm={'gamma': 0.5 * i}) for i in range(2)]
+    assert [curve.label for curve in aggregate(runs)] == ['ltos, gamma=0.0', 'ltos, gamma=0.5']

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ltos_pyg.algos.dqn import DQNConfig
+from ltos_pyg.algos.dqn import MessageQConfig
 from ltos_pyg.ranges import LARGEST_WIDTH, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharingQConfig(DQNConfig):
+class SharingQConfig(MessageQConfig):
     """Options of every method that learns from shared rewards."""
 
     pair_channels: int = 64  # hidden size of the edge critic's pair values

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from ltos_pyg.algos.base import Seen as Seen
+from ltos_pyg.algos.dgn import trunk_options
 from ltos_pyg.algos.dqn import DQNConfig
 from ltos_pyg.algos.losses import gap_to_best, gather_next_value, masked, mean, td_loss, td_target
 from ltos_pyg.algos.ltos.config import SharingQConfig
@@ -206,18 +207,6 @@ class EdgeCritic(nn.Module):
 
 
 CRITICS: dict[str, type[NodeCritic] | type[EdgeCritic]] = {'node': NodeCritic, 'edge': EdgeCritic}
-
-
-def trunk_options(spec: GraphEnvSpec, config: DQNConfig, conv: Conv | None = None) -> dict[str, Any]:
-    """Sizes of a :class:`~ltos_pyg.nn.DGNTrunk`."""
-    return {
-        'hidden_channels': config.hidden_channels,
-        'num_layers': config.num_layers,
-        'heads': config.heads,
-        'encoder_channels': config.encoder_channels,
-        'edge_dim': spec.edge_dim,
-        'conv': conv or config.conv,
-    }
 
 
 def taken(values: Tensor, action: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from algos_zoo import Loop, jungle
 from torch import Tensor, nn
 from torch_geometric.nn import GATv2Conv, GCNConv, TransformerConv
 
-from ltos_pyg.algos import DGN, IndependentQConfig, LToS, LToSConfig, LToSEdge
+from ltos_pyg.algos import DGN, DGNConfig, LToS, LToSConfig, LToSEdge
 from ltos_pyg.nn import DGNConv, DGNTrunk, constant_sharing
 
 SMALL = {'hidden_channels': 16, 'encoder_channels': (16,), 'heads': 2, 'replay_size': 500, 'batch_size': 4}
@@ -57,7 +57,7 @@ def test_the_layer_of_messages_may_be_any_that_takes_edge_features(algorithm, co
 
 def test_the_configuration_names_the_layer_too():
     env = jungle()
-    algo = DGN(env.spec, IndependentQConfig(**SMALL, conv='GATv2Conv'))
+    algo = DGN(env.spec, DGNConfig(**SMALL, conv='GATv2Conv'))
     assert any(isinstance(m, GATv2Conv) for m in algo.network.modules())
 
 
