@@ -112,8 +112,9 @@ def _experiment(name: str, options: Options) -> Experiment:
 
 
 def _check_options(experiment: Experiment, path: Path) -> None:
-    """Raises a ``ValueError`` with the line of the first option in the file that is unknown."""
+    """Raises a ``ValueError`` with the line of the first option in the file that is unknown, or the metric that is."""
     from ltos_pyg.experiments.experiment import line_of_option
+    from ltos_pyg.experiments.report import check_metric
     from ltos_pyg.experiments.runner import config_of
     from ltos_pyg.training.api import UnknownOptionError
 
@@ -126,6 +127,7 @@ def _check_options(experiment: Experiment, path: Path) -> None:
                     raise
                 where = line_of_option(path, experiment, setting, method, error.__cause__.option)
                 raise ValueError(f"'{path}', line {where}: {error.__cause__}") from error
+        check_metric(experiment, setting)
 
 
 def _backend(options: Options) -> Backend:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from ltos_pyg import registry
 from ltos_pyg.experiments.experiment import Experiment, Method, Run, Setting
+from ltos_pyg.experiments.runner import config_of
 from ltos_pyg.experiments.statistics import (
     Array,
     bootstrap_interval,
@@ -21,6 +23,7 @@ from ltos_pyg.experiments.statistics import (
     probability_of_improvement,
 )
 from ltos_pyg.formatting import rounded
+from ltos_pyg.training.evaluate import MEASURES, is_own, metric_names
 from ltos_pyg.training.run_folder import RunFolder
 
 Cells = list[list[str]]  # rows of a table, the header first
@@ -67,6 +70,22 @@ def results_of(experiment: Experiment, folder: Path) -> list[Result]:
             lower = (scenario.lower_is_better and metric == scenario.primary_metric) or metric in LOWER
             found.append(Result(method, setting, metric, lower, tuple(done), tuple(ends), len(runs)))
     return found
+
+
+def check_metric(experiment: Experiment, setting: Setting) -> None:
+    """Raises a ``ValueError`` if the metric that an experiment names for a setting is none of its environment's: an
+    episode with random actions shows those."""
+    metric = setting.metric or experiment.metric
+    if metric is None or is_own(metric):
+        return
+    config = config_of(experiment.run(setting, experiment.methods[0], experiment.first_seed))
+    with closing(registry.scenario(setting.scenario).make_env(config)(1)) as env:
+        known = metric_names(env)
+    if known is not None and metric not in known:
+        raise ValueError(
+            f"'{experiment.name}': unknown metric '{metric}' of setting '{setting.label}'. Choose from: "
+            f'{", ".join([*known, *MEASURES])}'
+        )
 
 
 LOWER = ('red_lights_delay', 'red_lights_queue', 'duration', 'attacks')  # metrics of which less is better

@@ -17,6 +17,7 @@ from ltos_pyg.algos import Algorithm, Decision
 from ltos_pyg.algos.base import first_nonfinite
 from ltos_pyg.graph_env import GraphEnv, GraphEnvSpec
 from ltos_pyg.graph_env.base import check_step
+from ltos_pyg.graph_env.checker.walk import random_action
 from ltos_pyg.nn import Sharing
 from ltos_pyg.seeding import seed_stream
 
@@ -99,7 +100,7 @@ class EpisodeTally:
             for name, value in sharing_measures(graph, sharing).items():
                 self.add(name, value)
         for name, value in info.items():
-            if value.shape == (self.num_graphs,) and not _is_own(name):
+            if value.shape == (self.num_graphs,) and not is_own(name):
                 self.add(name, value)
 
     def finish(self, which: Tensor, outcome: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -111,14 +112,15 @@ class EpisodeTally:
             if name not in ('return', 'length'):
                 episodes[name] = value[which] / length
         for name, value in (outcome or {}).items():
-            if not _is_own(name):
+            if not is_own(name):
                 episodes[name] = value.detach().to('cpu', torch.float64)[which]
         for name in self.sums:
             self.sums[name] = torch.where(which, 0.0, self.sums[name])
         return episodes
 
 
-def _is_own(name: str) -> bool:
+def is_own(name: str) -> bool:
+    """Whether a metric is one of ours, which no environment can redefine."""
     return name in OWN_METRICS or name.startswith(SWITCHED)
 
 
@@ -295,6 +297,20 @@ def check_weights(algorithm: Algorithm) -> None:
             f"'{bad}' of the policy holds NaN or infinite numbers, so its actions are meaningless. Go back to an "
             f'earlier checkpoint, or train again with a lower learning rate.'
         )
+
+
+def metric_names(env: GraphEnv, seed: int = 0) -> list[str] | None:
+    """The metrics of an episode without those of sharing weights, found by playing one with random actions; ``None`` if
+    it does not end within 10,000 steps."""
+    tally, graph = EpisodeTally(env.spec.num_envs), env.reset(seed)
+    rng = torch.Generator().manual_seed(seed)
+    for _ in range(LONG):
+        step = check_step(env.step(random_action(graph, env.spec, rng)), env)
+        tally.step(graph, step.reward, step.info, None)
+        if bool(step.ended.any()):
+            return list(tally.finish(step.ended.cpu(), step.outcome))
+        graph = step.graph
+    return None
 
 
 @torch.no_grad()

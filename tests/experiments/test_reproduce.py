@@ -297,3 +297,15 @@ def test_an_unknown_option_in_a_file_is_named_with_its_line(tmp_path, capsys):
     file.write_text(text.replace('"prisoner"', '"prisoner"\noptions = { kost = 1 }'))
     assert main(['reproduce', str(file), '--dry-run']) == 1
     assert f"'{file}', line 3: unknown option 'kost'" in capsys.readouterr().err
+
+
+def test_an_unknown_metric_in_a_file_is_named_before_anything_is_trained(tmp_path, capsys):
+    file = tmp_path / 'mine.toml'
+    text = 'seeds = 1\n[[settings]]\nscenario = "prisoner"\nMETRIC\n[[methods]]\nalgo = "ltos"\n'
+    for metric in ('races', 'kept', 'return'):  # of the environment, of the weights, of every episode
+        file.write_text(text.replace('METRIC', f'metric = "{metric}"'))
+        assert main(['reproduce', str(file), '--dry-run']) == 0
+    file.write_text('metric = "luck"\n' + text.replace('METRIC', ''))
+    assert main(['reproduce', str(file), '--runs', str(tmp_path / 'runs'), '--out', str(tmp_path / 'out')]) == 1
+    assert "'mine': unknown metric 'luck' of setting 'prisoner'. Choose from: return, reward" in capsys.readouterr().err
+    assert not (tmp_path / 'runs').exists()
