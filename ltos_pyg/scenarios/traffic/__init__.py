@@ -80,6 +80,12 @@ TRAFFIC = Scenario(
         # the critic of all observations and actions does not learn here
         ('consenet', 'default'): ON_POLICY | {'critic': 'recurrent', 'consensus': 'uniform'},
         ('consenet', 'reference'): {'num_envs': 4, 'max_neighbours': 4, 'reward_norm': 5.0} | REFERENCE_CONSENET,
-        ('lio', 'default'): {'num_envs': 4, 'rollout_steps': 24, 'max_neighbours': 4, 'pay_cost': 1e-4},
+        ('lio', 'default'): {
+            'num_envs': 4,
+            'rollout_steps': 24,
+            'max_neighbours': 4,
+            'lr_actor': 0.03,
+            'pay_cost': 1e-4,
+        },
     },
 )
