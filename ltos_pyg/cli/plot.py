@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltos_pyg.cli.options import ImportArg, RunArgs, check_runs, parse, say_loading
+from ltos_pyg.cli.options import ImportArg, RunArgs, check_runs, parse
 
 
 @dataclass
@@ -31,7 +31,6 @@ def main(args: Sequence[str]) -> int:
     """Draws, and prints the summary."""
     options = parse(Options, args, 'ltos plot')
     check_runs(options.folders)
-    say_loading()
     from ltos_pyg import registry
     from ltos_pyg.experiments.tables import format_summary
     from ltos_pyg.training.run_folder import RunFolder

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ltos_pyg.cli.options import ImportArg, RunArgs, check_runs, parse, say_loading
+from ltos_pyg.cli.options import ImportArg, RunArgs, check_runs, parse
 
 
 @dataclass
@@ -29,7 +29,6 @@ def main(args: Sequence[str]) -> int:
     """Prints the table."""
     options = parse(Options, args, 'ltos table')
     check_runs(options.folders)
-    say_loading()
     from ltos_pyg import registry
     from ltos_pyg.experiments.tables import final_table
     from ltos_pyg.training.run_folder import RunFolder

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from ltos_pyg.experiments.experiment import Run
 from ltos_pyg.experiments.runner import LOG, POLL, Planned, train_here
-from ltos_pyg.training.checkpoint import atomic_write
+from ltos_pyg.training.atomic import atomic_write
 
 RESULTS = ('config.json', 'metrics.jsonl', 'final.json', LOG)  # what is fetched back where no folder is shared
 

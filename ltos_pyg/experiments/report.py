@@ -23,7 +23,8 @@ from ltos_pyg.experiments.statistics import (
     probability_of_improvement,
 )
 from ltos_pyg.formatting import rounded
-from ltos_pyg.training.evaluate import MEASURES, is_own, metric_names
+from ltos_pyg.training.evaluate import metric_names
+from ltos_pyg.training.metrics import MEASURES, is_own
 from ltos_pyg.training.run_folder import RunFolder
 
 Cells = list[list[str]]  # rows of a table, the header first

@@ -21,7 +21,7 @@ from ltos_pyg.experiments.report import (
 from ltos_pyg.experiments.runner import Backend, Failure, Planned, one_driver, plan, train_missing
 from ltos_pyg.experiments.zero_shot import check_over, evaluate_missing, zero_shot_csv, zero_shot_table
 from ltos_pyg.formatting import markdown
-from ltos_pyg.training.checkpoint import write_text
+from ltos_pyg.training.atomic import write_text
 from ltos_pyg.training.run_folder import RunFolder, provenance, write_json
 
 PROFILES_FROM = 4  # runs of a method, below which a performance profile says nothing

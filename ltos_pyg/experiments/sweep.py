@@ -21,7 +21,7 @@ from ltos_pyg.experiments.processes import ONE_THREAD
 from ltos_pyg.experiments.runner import LOG, POLL, last_line, one_driver
 from ltos_pyg.experiments.search_space import Sweep, check, read_sweep
 from ltos_pyg.experiments.sweep_worker import counted, import_optuna, open_study, work
-from ltos_pyg.training.checkpoint import write_text
+from ltos_pyg.training.atomic import write_text
 from ltos_pyg.training.run_folder import write_json
 
 

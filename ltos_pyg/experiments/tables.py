@@ -12,8 +12,8 @@ import numpy as np
 
 from ltos_pyg.experiments.statistics import Array, bootstrap_interval, iqm
 from ltos_pyg.formatting import markdown, rounded
-from ltos_pyg.training.evaluate import MEASURES, SWITCHED
 from ltos_pyg.training.labels import distinct_labels
+from ltos_pyg.training.metrics import MEASURES, SWITCHED
 from ltos_pyg.training.run_folder import RunFolder
 
 End = Mapping[str, Mapping[str, float]]  # one evaluation of one run: metric -> mean, std, count

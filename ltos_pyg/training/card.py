@@ -11,7 +11,8 @@ from typing import Any
 
 from ltos_pyg import registry
 from ltos_pyg.formatting import markdown
-from ltos_pyg.training.checkpoint import atomic_write, save_file
+from ltos_pyg.training.atomic import atomic_write
+from ltos_pyg.training.checkpoint import save_file
 from ltos_pyg.training.config import RECORDING, RunConfig
 from ltos_pyg.training.pretrained import find_run, is_packaged
 from ltos_pyg.training.run import load_algorithm

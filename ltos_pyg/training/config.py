@@ -6,14 +6,14 @@ import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ltos_pyg.graph_env import GraphEnv
 from ltos_pyg.ranges import check_range
 
-MakeEnv = Callable[[int], GraphEnv]  # from a number of graphs
+if TYPE_CHECKING:
+    from ltos_pyg.graph_env import GraphEnv
+
+MakeEnv = Callable[[int], 'GraphEnv']  # from a number of graphs
 
 # Options that may differ when a run is resumed: they change what is recorded, not what is learned.
 RECORDING = ('device', 'threads', 'log_every', 'checkpoint_every', 'tensorboard', 'wandb', 'media', 'final_episodes')
@@ -74,6 +74,8 @@ class TrainConfig:
 
 def check_device(name: str) -> None:
     """Raises a ``ValueError`` unless networks can run on the device and this machine has it."""
+    import torch
+
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -20,14 +20,10 @@ from ltos_pyg.graph_env.base import check_step
 from ltos_pyg.graph_env.checker.walk import random_action
 from ltos_pyg.nn import Sharing
 from ltos_pyg.seeding import seed_stream
+from ltos_pyg.training.metrics import SWITCHED, is_own
 
-MEASURES = ('kept', 'kept_std_nodes', 'kept_std_states', 'uneven')  # of sharing weights
-OWN_METRICS = ('return', 'reward', 'length', *MEASURES)  # an env's `info` and `outcome` cannot redefine these
-SWITCHED = 'switched_'  # prefix of a metric: fraction of actions that change under the weights of another mode
 SWAP_EPISODES = 20  # most episodes for each other sharing mode
 SWITCH_EVERY = 10  # from this step of an episode on, `switched_*` looks at every tenth step only
-
-
 EVAL_PART = 0.02  # share of a run's steps that an evaluation plays, if its size is not given
 FINAL_PART = 0.08  # the same for the final evaluation: about a seventh of the time, as greedy steps cost more
 LENGTH = 100  # assumed steps of an episode without a horizon
@@ -117,11 +113,6 @@ class EpisodeTally:
         for name in self.sums:
             self.sums[name] = torch.where(which, 0.0, self.sums[name])
         return episodes
-
-
-def is_own(name: str) -> bool:
-    """Whether a metric is one of ours, which no environment can redefine."""
-    return name in OWN_METRICS or name.startswith(SWITCHED)
 
 
 def graph_mean(value: Tensor, batch: Tensor, num_graphs: int, empty: float = 0.0) -> Tensor:

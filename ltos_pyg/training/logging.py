@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, SupportsFloat
 
-from ltos_pyg.training.checkpoint import atomic_write
+from ltos_pyg.training.atomic import atomic_write
 
 Row = dict[str, Any]
 

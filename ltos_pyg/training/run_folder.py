@@ -21,15 +21,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ltos_pyg import __version__, registry
-from ltos_pyg.training.checkpoint import CheckpointStore, write_text
+from ltos_pyg.training.atomic import write_text
 from ltos_pyg.training.config import RENAMED, WITHOUT_EFFECT, RunConfig, TrainConfig
 from ltos_pyg.training.logging import read_metrics
 
 if TYPE_CHECKING:
     from ltos_pyg.scenarios.base import Scenario
+    from ltos_pyg.training.checkpoint import CheckpointStore
 
 try:
     import fcntl
@@ -208,6 +207,8 @@ class RunFolder:
 
     def store(self, config: RunConfig | None = None, rank: int = 0) -> CheckpointStore:
         """The checkpoints of the run; of the other ranks of a data-parallel run, their parts of them."""
+        from ltos_pyg.training.checkpoint import CheckpointStore  # loads PyTorch, which tables and curves do without
+
         folder = self.path / 'checkpoints'
         folder = folder / f'rank_{rank}' if rank > 0 else folder
         return CheckpointStore(folder, fingerprint=None if config is None else config.fingerprint())
@@ -386,6 +387,7 @@ def write_json(path: Path, content: Any) -> None:
 def provenance() -> dict[str, Any]:
     """Provenance of a result: versions, commit, command."""
     import numpy
+    import torch
     import torch_geometric
 
     by_command = Path(sys.argv[0]).stem in ('ltos', '__main__')

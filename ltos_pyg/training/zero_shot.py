@@ -18,7 +18,8 @@ from ltos_pyg.algos import Algorithm
 from ltos_pyg.formatting import rounded
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.training.config import RunConfig
-from ltos_pyg.training.evaluate import MEASURES, Stat, act_once, check_same_sizes, evaluate, playing_in
+from ltos_pyg.training.evaluate import Stat, act_once, check_same_sizes, evaluate, playing_in
+from ltos_pyg.training.metrics import MEASURES
 
 if TYPE_CHECKING:
     from ltos_pyg.scenarios.base import Scenario

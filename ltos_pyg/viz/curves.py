@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ltos_pyg.training.checkpoint import atomic_write
+from ltos_pyg.training.atomic import atomic_write
 from ltos_pyg.training.labels import distinct_labels, run_label
 from ltos_pyg.training.run_folder import RunFolder
 

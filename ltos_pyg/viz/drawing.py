@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ltos_pyg.training.checkpoint import atomic_write
+from ltos_pyg.training.atomic import atomic_write
 
 Colour = tuple[int, int, int]
 Frame = NDArray[np.uint8]  # (H, W, 3)

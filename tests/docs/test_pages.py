@@ -10,7 +10,7 @@ import torch
 from ltos_pyg.algos import ALGORITHMS
 from ltos_pyg.envs import DilemmasEnv, JungleEnv, PrisonerEnv, TrafficConfig
 from ltos_pyg.envs.traffic import make_traffic
-from ltos_pyg.training.evaluate import MEASURES, OWN_METRICS
+from ltos_pyg.training.metrics import MEASURES, OWN_METRICS
 
 DOCS = Path(__file__).parents[2] / 'docs'
 ENVIRONMENTS = {

@@ -1,6 +1,8 @@
 """The Markdown table of how runs end, from folders written by hand."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -113,3 +115,18 @@ def test_runs_of_one_label_with_other_options_are_rows_of_their_own(tmp_path):
         (run / 'config.json').write_text(json.dumps(config))
     rows = final_table(runs, ['reward']).splitlines()[2:]
     assert [row.split(' | ')[:2] for row in rows] == [['| jungle: ltos, lr=0.1', '2'], ['| jungle: ltos, lr=1.1', '2']]
+
+
+def test_tables_and_curves_do_not_wait_for_pytorch(tmp_path):
+    run = write_run(tmp_path / 'run', 'mine', 0, policy={'reward': 0.5})
+    (run / 'metrics.jsonl').write_text('{"step": 0, "eval/reward": 0.1}\n{"step": 9, "eval/reward": 0.5}\n')
+    config = json.loads((run / 'config.json').read_text()) | {'scenario': 'pursuit', 'primary_metric': 'reward'}
+    (run / 'config.json').write_text(json.dumps(config))
+    code = (
+        'import sys; from ltos_pyg.cli import main; '
+        f'codes = [main(["table", "{run}"]), main(["plot", "{run}", "--out", "{tmp_path}/curves.png"])]; '
+        'print(codes, "torch" in sys.modules)'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == '[0, 0] False'
+    assert '| pursuit: mine | 1 | 0.500 |' in done.stdout

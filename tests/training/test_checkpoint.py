@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from ltos_pyg.training import checkpoint
-from ltos_pyg.training.checkpoint import CheckpointStore, atomic_write, state_must_fit
+from ltos_pyg.training.atomic import atomic_write
+from ltos_pyg.training.checkpoint import CheckpointStore, state_must_fit
 
 
 def make_state(step=0):

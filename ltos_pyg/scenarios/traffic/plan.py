@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ltos_pyg.envs.traffic.trace import save_trace
 from ltos_pyg.scenarios.traffic.moments import Ints, Moment, load_traffic_run, traffic_moments
-from ltos_pyg.training.checkpoint import atomic_write
+from ltos_pyg.training.atomic import atomic_write
 
 PlanRow = tuple[int, int, int]  # second, number of the signal, phase from then on
 
