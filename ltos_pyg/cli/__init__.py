@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             if argv is None:
-                warnings.showwarning, sys.stderr = _show_warning, Stderr(sys.stderr)  # type: ignore[assignment]
+                warnings.showwarning, sys.stderr = _show_warning, Stderr(sys.stderr)
             code = _run(args)
         sys.stdout.flush()
         return code
