@@ -155,6 +155,11 @@ def test_selfishness_is_recorded_for_each_signal_and_drawn() -> None:
     figure = selfishness_figure(data, maps=3)
     assert len(figure.axes) == 1 + 1 + 3 + 1  # over time, vehicles, maps, colours
     assert len(figure.axes[0].lines) == 4 + 1
+    for axes in figure.axes[2:5]:  # dots on the border are drawn whole
+        for (low, high), places in zip((axes.get_xlim(), axes.get_ylim()), data.position.T, strict=True):
+            room = 0.05 * np.ptp(places)
+            assert low + room < places.min()
+            assert places.max() < high - room
 
 
 def test_without_sharing_there_is_no_selfishness() -> None:

@@ -67,8 +67,10 @@ def selfishness_figure(data: Selfishness, maps: int = 6) -> Any:
     """The :class:`matplotlib.figure.Figure` of :func:`draw_selfishness`."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 6), layout='constrained')
-    above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
+    width, height = np.ptp(data.position, axis=0)
+    map_height = 11 / maps * min(1.0, height / max(width, 1.0)) + 1.2  # inches, with title and colour bar
+    figure = Figure(figsize=(11, 3.2 + map_height), layout='constrained')
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[3.2, map_height])[:, 0]
     axes = above.subplots()
     minutes = data.time / 60
     busy = axes.twinx()
@@ -95,6 +97,7 @@ def selfishness_figure(data: Selfishness, maps: int = 6) -> Any:
         dots = axis.scatter(*data.position.T, c=data.kept[k], cmap='Blues', vmin=low, vmax=high, s=60, edgecolor='0.3')
         axis.set_title(f'{minutes[k]:.0f} min')
         axis.set_aspect('equal')
+        axis.margins(0.1)  # room for the dots at the border
         axis.axis('off')
     below.colorbar(dots, ax=list(panels), label='share kept', location='bottom', shrink=0.4)
     return figure
