@@ -30,14 +30,16 @@ PANEL_COLUMNS = 5  # most pictures side by side
 def curves(results: Sequence[Result], folder: Path) -> Any:
     """Learning curves: a panel a setting, the mean over seeds, and a band from the lowest to the highest seed.
 
-    Nothing is smoothed. The last point of a curve is the last evaluation of the training.
+    Nothing is smoothed. The last point of a curve is the last evaluation of the training. The scale is logarithmic
+    where less is better and all values are above 0: an untrained policy has a hundred times the queues of a trained.
     """
     found: list[Curve] = []
     for one in results:
         series = [load_series(folder / run.name, f'eval/{one.metric}') for run in one.runs]
         named = [dataclasses.replace(s, scenario=one.setting.label, label=one.method.label) for s in series]
         found += group(named) if named else []
-    return curve_figure(found, results[0].metric)
+    log = results[0].lower_is_better and all(bool((curve.value > 0).all()) for curve in found)
+    return curve_figure(found, results[0].metric, log)
 
 
 def lines(experiment: Experiment, results: Sequence[Result]) -> Any:

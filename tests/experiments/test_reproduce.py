@@ -19,6 +19,8 @@ import pytest
 from ltos_pyg.cli import main
 from ltos_pyg.experiments.catalogue import EXPERIMENTS
 from ltos_pyg.experiments.experiment import Experiment, Method, Setting
+from ltos_pyg.experiments.figures import curves
+from ltos_pyg.experiments.report import results_of
 from ltos_pyg.experiments.reproduce import archive, reproduce, write_report
 from ltos_pyg.experiments.runner import ThisMachine, config_of, one_driver, plan
 from ltos_pyg.training.run_folder import RunFolder
@@ -309,3 +311,10 @@ def test_an_unknown_metric_in_a_file_is_named_before_anything_is_trained(tmp_pat
     assert main(['reproduce', str(file), '--runs', str(tmp_path / 'runs'), '--out', str(tmp_path / 'out')]) == 1
     assert "'mine': unknown metric 'luck' of setting 'prisoner'. Choose from: return, reward" in capsys.readouterr().err
     assert not (tmp_path / 'runs').exists()
+
+
+@pytest.mark.parametrize(('lower', 'scale'), [(True, 'log'), (False, 'linear')])
+def test_curves_of_what_should_be_low_have_a_logarithmic_scale(finished, lower, scale):
+    results = [dataclasses.replace(one, lower_is_better=lower) for one in results_of(tiny(), finished / 'runs')]
+    axes = curves(results, finished / 'runs').axes[0]
+    assert axes.get_yscale() == scale
