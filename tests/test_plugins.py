@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -140,6 +139,7 @@ def test_an_environment_of_one_file_has_every_service_of_ours(modules, capsys, t
     assert (config['scenario'], config['env'], config['imports']) == (
         'walk_env:Walk', {'horizon': 6, 'stride': 0.2}, ['walk_env']
     )  # fmt: skip
+    assert config['primary_metric'] == 'return'  # so that tables need not find the environment
     assert main(['evaluate', 'whole', '--episodes', '2', '--env', 'horizon=4', '--json']) == 0
     printed = capsys.readouterr().out
     assert '"mean": 4.0' in printed
@@ -394,15 +394,3 @@ def test_an_error_in_a_users_environment_names_its_line(modules, capsys):
     assert re.fullmatch(rf'  raised in .*walk_env\.py, line {line}, in look', place)
     assert main(['train', 'walk_env:Run', *QUICK, '--out', 'x']) == 1  # no code of the user's took part
     assert 'raised in' not in capsys.readouterr().err
-
-
-def test_a_run_of_a_script_is_compared_by_its_own_metric(modules, tmp_path, capsys):
-    (tmp_path / 'script.py').write_text(
-        WALK + 'import sys, ltos_pyg\n'
-        "env = ltos_pyg.register_scenario('walk', Walk, primary_metric='length')\n"
-        "ltos_pyg.train('walk', 'dqn', 160, out='run', learning_starts=40, num_envs=4, eval_episodes=2)\n"
-    )
-    subprocess.run([sys.executable, 'script.py'], check=True, capture_output=True)
-    capsys.readouterr()
-    assert main(['table', 'run']) == 0
-    assert '| walk: dqn | 1 | 6.000 |' in capsys.readouterr().out

@@ -406,7 +406,7 @@ def test_a_film_is_no_folder(whole, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_closed_stderr_saves(whole, tmp_path):
+def test_a_closed_stderr_saves(tmp_path):
     folder = tmp_path / 'closed'
     command = f'{sys.executable} -m ltos_pyg.cli {" ".join(FLAGS)} --checkpoint-every 100000 --out {folder}'
     shell = f'set -o pipefail; {command} 2>&1 | head -c 400'  # closes before the end of the training
@@ -414,5 +414,3 @@ def test_a_closed_stderr_saves(whole, tmp_path):
     assert done.returncode == cli.INTERRUPTED
     (step,) = steps_in(folder)
     assert 0 < step < LAST
-    assert cli.main([*FLAGS, '--checkpoint-every', '100000', '--out', str(folder), '--resume']) == 0
-    assert_same_end(folder, whole)
