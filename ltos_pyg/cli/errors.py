@@ -46,7 +46,7 @@ class Stderr:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        """Writes, unless nobody reads any more."""
+        """Writes the text; once the pipe is closed, drops it."""
         if not self.closed_by_reader:
             try:
                 self.stream.write(text)

@@ -103,10 +103,10 @@ def _experiment(name: str, options: Options) -> Experiment:
     from ltos_pyg.experiments.catalogue import experiment
     from ltos_pyg.experiments.experiment import read_experiment
 
-    ours = not name.endswith('.toml')
-    found = experiment(name, options.data) if ours else read_experiment(Path(name))
+    is_file = name.endswith('.toml')
+    found = read_experiment(Path(name)) if is_file else experiment(name, options.data)
     found = dataclasses.replace(found, imports=tuple(dict.fromkeys([*found.imports, *options.imports])))
-    if not ours:
+    if is_file:
         _check_options(found, Path(name))
     return found.limited(options.seeds, options.only, options.total_steps)
 

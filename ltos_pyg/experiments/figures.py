@@ -31,7 +31,7 @@ def curves(results: Sequence[Result], folder: Path) -> Any:
     """Learning curves: a panel a setting, the mean over seeds, and a band from the lowest to the highest seed.
 
     Nothing is smoothed. The last point of a curve is the last evaluation of the training. The scale is logarithmic
-    where less is better and all values are above 0: an untrained policy has a hundred times the queues of a trained.
+    where less is better and all values are above 0: queues of an untrained policy are a hundred times as long.
     """
     found: list[Curve] = []
     for one in results:
