@@ -216,8 +216,8 @@ _ALL = (
     ),
     Experiment(
         name='sharing-jungle-gains', title='Jungle, half of the agents gain 6 from an attack', report='sharing',
-        seeds=3, settings=(jungle('gains', graph='radius', attack_gain_high=6.0),), methods=DENSE_ROWS,
-        compared='edge, learned',
+        seeds=3, methods=DENSE_ROWS, compared='edge, learned',
+        settings=(jungle('gains', graph='radius', attack_gain_high=6.0, eval_temperature=0.0),),
     ),
     Experiment(
         name='sharing-traffic', title='Generated grid of signals', report='sharing', seeds=1,

@@ -16,8 +16,8 @@ else:
     import tomli as tomllib
 
 FIRST_SEED = 10  # settings were chosen on 100 to 104; 0 to 9 were used while bugs were fixed, some settings on them
-NOT_TRAINING = ('final_episodes', 'eval_episodes', 'eval_every', 'media', 'threads', 'device', 'checkpoint_every',
-                'log_every')  # fmt: skip
+NOT_TRAINING = ('final_episodes', 'eval_episodes', 'eval_every', 'eval_seed', 'media', 'threads', 'device',
+                'checkpoint_every', 'log_every')  # fmt: skip
 """Options that change what is measured or saved, but not what is trained: not in the name of a run folder."""
 
 Report = Literal['table', 'curves', 'line', 'sharing', 'zero_shot', 'behaviour', 'selfishness']

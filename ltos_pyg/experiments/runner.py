@@ -15,7 +15,7 @@ from typing import Protocol
 from tqdm import tqdm
 
 from ltos_pyg import registry
-from ltos_pyg.experiments.experiment import Run
+from ltos_pyg.experiments.experiment import NOT_TRAINING, Run
 from ltos_pyg.experiments.processes import start_run
 from ltos_pyg.experiments.speeds import expected_seconds
 from ltos_pyg.training.api import with_options
@@ -117,7 +117,7 @@ def _check_same(run: RunFolder, config: RunConfig) -> None:
         f'{part}.{name} is {found[part].get(name)!r}, not {value!r}'
         for part in ('env', 'algorithm', 'train')
         for name, value in json.loads(json.dumps(wanted[part])).items()
-        if json.loads(json.dumps(found[part])).get(name) != value and not name.startswith('eval_')
+        if json.loads(json.dumps(found[part])).get(name) != value and name not in NOT_TRAINING
     ]
     if differ:
         raise ValueError(

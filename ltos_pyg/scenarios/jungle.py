@@ -15,6 +15,9 @@ from ltos_pyg.scenarios.presets import PAPER_DGN, PAPER_LTOS, REFERENCE_CONSENET
 from ltos_pyg.viz.drawing import Scene, border
 from ltos_pyg.viz.pictures import ScenePictures, shares
 
+# One gradient step a segment, so few graphs at once, or there are few gradient steps. The likeliest action is played.
+ON_POLICY: dict[str, Any] = {'num_envs': 8, 'max_neighbours': 8, 'eval_temperature': 0.0}
+
 
 def _make(config: JungleConfig, num_envs: int, device: str) -> GraphEnv:
     return JungleEnv(num_envs, config, device=device)
@@ -53,20 +56,18 @@ JUNGLE = Scenario(
         'average_views': True,
         'encoder_channels': (256,),
         'train_freq': 16.0,
+        'eval_temperature': 0.02,  # without a memory, the greedy policy walks in circles: see docs/trials.md
     },
     presets={
         ('ltos', 'paper'): PAPER_DGN | PAPER_LTOS | {'env': {'edge_features': False}},
         ('dgn', 'paper'): PAPER_DGN,
         ('dqn', 'paper'): PAPER_DGN,
         ('fixed_ltos', 'paper'): PAPER_DGN | {'kept': 0.8},
-        # On-policy: one gradient step a segment, so few graphs at once, or there are few gradient steps.
-        ('neurcomm', 'default'): {'num_envs': 8, 'rollout_steps': 10, 'max_neighbours': 8, 'reward_norm': 5.0},
-        ('consenet', 'default'): {'num_envs': 8, 'rollout_steps': 10, 'max_neighbours': 8},
-        ('consenet', 'reference'): (
-            {'num_envs': 8, 'rollout_steps': 10, 'max_neighbours': 8, 'reward_norm': 5.0} | REFERENCE_CONSENET
-        ),
+        ('neurcomm', 'default'): ON_POLICY | {'rollout_steps': 10, 'reward_norm': 5.0},
+        ('consenet', 'default'): ON_POLICY | {'rollout_steps': 10},
+        ('consenet', 'reference'): (ON_POLICY | {'rollout_steps': 10, 'reward_norm': 5.0} | REFERENCE_CONSENET),
         # LIO: an odd number of segments per episode, or policies would be trained on every other one only.
-        ('lio', 'default'): {'num_envs': 8, 'rollout_steps': 8, 'max_neighbours': 8, 'pay_cost': 1e-4},
-        ('ip', 'default'): {'aggr': 'mean'},
+        ('lio', 'default'): ON_POLICY | {'rollout_steps': 8, 'pay_cost': 1e-4},
+        ('ip', 'default'): {'aggr': 'mean', 'eval_temperature': 0.4},  # of log q, which is about Q / beta
     },
 )

@@ -17,6 +17,7 @@ PAPER_DGN: dict[str, Any] = {
     'average_views': False,
     'action_gap': 0.0,
     'greedy_fraction': 0.0,
+    'eval_temperature': 0.0,
     'encoder_channels': (512,),
 }
 # The high level as the paper and the code of its authors have it: phi ascends the low level's own critic, starts from a
