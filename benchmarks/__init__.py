@@ -9,6 +9,7 @@ from typing import Any
 Row = dict[str, Any]  # name, value, unit, ratio, target, note
 
 BENCHMARKS = {
+    'gpu': 'bench_gpu',
     'jungle': 'bench_jungle',
     'nn': 'bench_nn',
     'ranks': 'bench_ranks',
@@ -17,7 +18,7 @@ BENCHMARKS = {
     'traffic': 'bench_traffic',
     'training': 'bench_training',
 }
-LONG = ('ranks', 'scale')  # minutes, two cores or gigabytes of memory: only where named
+LONG = ('gpu', 'ranks', 'scale')  # a GPU, minutes, two cores or gigabytes of memory: only where named
 
 
 def run_benchmarks(names: Sequence[str] = ()) -> list[Row]:

@@ -43,7 +43,7 @@ def bench_ranks() -> list[dict[str, Any]]:
 
 def _run(size: int, agents: int, batch: int, steps: int) -> list[tuple[float, float]]:
     """Seconds of a gradient step by the clock and of CPU, of each rank."""
-    context = multiprocessing.get_context('fork')
+    context = multiprocessing.get_context('spawn')  # where there is a GPU, PyTorch fails in a fork
     with tempfile.TemporaryDirectory() as folder:
         tell = context.SimpleQueue()
         args = size, str(Path(folder) / 'meeting'), agents, batch, steps, tell

@@ -33,18 +33,15 @@ def bench_scale() -> list[Row]:
     Every graph has a process of its own. The map of the jungle grows with its agents. Memory is ``None`` where the
     system does not tell its peak (it is Linux that does).
     """
-    makers: list[tuple[str, int, Callable[[], GraphEnv]]] = [
-        *(('jungle', agents, lambda agents=agents: jungle(agents)) for agents in JUNGLE),  # type: ignore[misc]
-        *(('traffic', side**2, lambda side=side: traffic(side)) for side in TRAFFIC),  # type: ignore[misc]
-    ]
+    cases = [('jungle', agents) for agents in JUNGLE] + [('traffic', side**2) for side in TRAFFIC]
     torch.set_num_threads(1)
-    for make in (lambda: jungle(300), lambda: traffic(2)):  # compiles, for all the processes forked later
-        _measure('warm-up', make, repeat=False)
-    context = multiprocessing.get_context('fork')
+    for world in MAKERS:  # compiles: kernels are cached on disk
+        _measured(world, 400, repeat=False)
+    context = multiprocessing.get_context('spawn')  # where there is a GPU, PyTorch fails in a fork
     rows: list[Row] = []
-    for world, agents, make in makers:
-        with context.Pool(1, _remember, (make,)) as pool:
-            rows += _rows(world, agents, *pool.apply(_measured, (f'{world} {agents:,}',)), rows)
+    for world, agents in cases:
+        with context.Pool(1) as pool:
+            rows += _rows(world, agents, *pool.apply(_measured, (world, agents)), rows)
     return rows
 
 
@@ -58,26 +55,21 @@ def jungle_size(agents: int) -> int:
     return 2 + round(math.sqrt(CELLS * agents))
 
 
-def traffic(side: int) -> GraphEnv:
+def traffic(signals: int) -> GraphEnv:
     """A square grid of signals with an hour of the paper's demand."""
+    side = math.isqrt(signals)
     return make_traffic(TrafficConfig(net=(f'{side}x{side}',)))
 
 
-_make: Callable[[], GraphEnv]
+MAKERS: dict[str, Callable[[int], GraphEnv]] = {'jungle': jungle, 'traffic': traffic}
 
 
-def _remember(make: Callable[[], GraphEnv]) -> None:
-    global _make  # a function made in the parent: it reaches the process by the fork
-    _make = make
+def _measured(world: str, agents: int, repeat: bool = True) -> tuple[int, dict[str, tuple[float, float | None]]]:
+    torch.set_num_threads(1)
+    return _measure(lambda: MAKERS[world](agents), repeat)
 
 
-def _measured(name: str) -> tuple[int, dict[str, tuple[float, float | None]]]:
-    return _measure(name, _make)
-
-
-def _measure(
-    name: str, make: Callable[[], GraphEnv], repeat: bool = True
-) -> tuple[int, dict[str, tuple[float, float | None]]]:
+def _measure(make: Callable[[], GraphEnv], repeat: bool = True) -> tuple[int, dict[str, tuple[float, float | None]]]:
     """The number of edges, and for each part the CPU seconds and the growth of memory in MiB."""
     env = make()
     spec = env.spec

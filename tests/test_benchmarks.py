@@ -28,7 +28,7 @@ def test_rows_are_left_in_a_folder_with_the_picture_of_how_they_grow(monkeypatch
     for world, sizes in (('jungle', (5, 10)), ('traffic', (1, 4))):
         for agents in sizes:
             make = (lambda: scale.jungle(agents)) if world == 'jungle' else lambda: PrisonerEnv()  # noqa: B023
-            edges, found = scale._measure('tiny', make, repeat=False)
+            edges, found = scale._measure(make, repeat=False)
             assert (set(found), edges > 0) == (set(scale.PARTS), True)
             rows += scale._rows(world, agents, edges, {part: (took, 1.0) for part, (took, _) in found.items()}, rows)
     assert all(row['value'] > 0 for row in rows)
@@ -46,9 +46,15 @@ def test_long_benchmarks_run_only_where_named(monkeypatch):
     monkeypatch.setattr(benchmarks, 'import_module', lambda name: ran.append(name) or _Silent())
     assert benchmarks.run_benchmarks() == []
     assert 'benchmarks.nn' in ran
-    assert not {'benchmarks.scale', 'benchmarks.ranks'} & set(ran)
+    assert not {'benchmarks.gpu', 'benchmarks.scale', 'benchmarks.ranks'} & set(ran)
     benchmarks.run_benchmarks(['scale'])
     assert ran[-1] == 'benchmarks.scale'
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_without_a_gpu_its_benchmark_says_what_it_needs(capsys):
+    assert main(['bench', 'gpu']) == 1
+    assert "'ltos bench gpu' needs a GPU, and PyTorch finds none that it can use here" in capsys.readouterr().err
 
 
 class _Silent:

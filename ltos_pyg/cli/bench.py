@@ -21,8 +21,8 @@ class Options:
     """Measure speed, against other libraries in the same run."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar='NAME')] = ()
-    """jungle, nn, replay, traffic, training (default: all of these); ranks: two processes against one; scale: graphs of
-    up to 100,000 agents (minutes, some GB)"""
+    """jungle, nn, replay, traffic, training (default: all of these); gpu: a GPU against one core;
+    ranks: two processes against one; scale: graphs of up to 100,000 agents (minutes, some GB)"""
     json: bool = False
     """print the rows as JSON"""
     out: Path | None = None

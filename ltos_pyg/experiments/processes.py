@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMBA_NUM_THREADS'), '1')
+GPUS = ('/dev/nvidiactl', '/dev/kfd', '/dev/dxg')  # what the drivers of NVIDIA, AMD and WSL leave
 
 
 def start_run(arguments: Sequence[str], log: Path) -> BaseProcess:
@@ -18,17 +19,23 @@ def start_run(arguments: Sequence[str], log: Path) -> BaseProcess:
 
     As with every process of :mod:`multiprocessing`, a script that calls this needs ``if __name__ == '__main__':``.
     """
-    process: Any = _context().Process(target=_run, args=(list(arguments), str(log)))
+    context = process_context(['ltos_pyg.experiments.preloaded'])
+    process: Any = context.Process(target=_run, args=(list(arguments), str(log)))
     process.start()
     return process
 
 
-def _context() -> Any:
-    """How processes start. Windows has no fork, and on macOS it is unsafe: there, each loads everything anew."""
-    if sys.platform != 'linux':
+def process_context(preload: Sequence[str]) -> Any:
+    """How processes start: as forks of one that has imported the modules ``preload``, where that is safe.
+
+    Windows has no fork, and on macOS it is unsafe. Where there is a GPU, imports may start its driver, and then PyTorch
+    fails in a fork ("CUDA error: initialization error"), also if it trains on the CPU. There, each process imports
+    everything anew.
+    """
+    if sys.platform != 'linux' or any(Path(gpu).exists() for gpu in GPUS):
         return multiprocessing.get_context('spawn')
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['ltos_pyg.experiments.preloaded'])
+    context.set_forkserver_preload(list(preload))
     return context
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ltos_pyg import cli
 from ltos_pyg.algos.ranks import Ranks, training_with
+from ltos_pyg.experiments.processes import process_context
 from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.logging import read_metrics
 
@@ -28,8 +28,7 @@ FLAGS = [
 ]
 LAST = 640
 
-context = multiprocessing.get_context('forkserver')  # PyTorch is loaded once, by the server
-context.set_forkserver_preload(['ltos_pyg.training.api', 'ltos_pyg.experiments.tables', 'torch.distributed'])
+context = process_context(['ltos_pyg.training.api', 'ltos_pyg.experiments.tables', 'torch.distributed'])
 
 
 def start(folder: Path, work: Callable[..., Any], *args: Any, size: int = 2) -> list[Any]:
