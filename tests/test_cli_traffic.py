@@ -179,7 +179,8 @@ def test_an_episode_is_watched(capsys, runs, tmp_path):
 def test_selfishness_is_drawn(capsys, runs, tmp_path):
     assert main(['watch', str(runs / 'ltos'), '--figure', 'selfishness', '--out', str(tmp_path / 's.png')]) == 0
     assert (tmp_path / 's.png').read_bytes().startswith(b'\x89PNG')
-    capsys.readouterr()
+    assert capsys.readouterr().out == f'wrote {tmp_path / "s.png"}\nwrote {tmp_path / "s.csv"}\n'
+    assert (tmp_path / 's.csv').read_text().startswith('seconds,vehicles,signal 0,')
     assert main(['watch', str(runs / 'dgn'), '--figure', 'selfishness', '--out', str(tmp_path / 't.png')]) == 1
     assert 'this run has no sharing weights' in capsys.readouterr().err
     assert main(['watch', str(runs / 'ltos'), '--figure', 'selfishness', '--out', str(tmp_path / 't.gif')]) == 1

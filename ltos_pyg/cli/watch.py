@@ -53,8 +53,8 @@ def main(args: Sequence[str]) -> int:
     if options.figure:
         from ltos_pyg.scenarios.traffic.selfishness import draw_selfishness
 
-        draw_selfishness(folder, out, options.device)
+        written = draw_selfishness(folder, out, device=options.device)
     else:
-        watch_run(folder, out, options.seed, options.fps, options.steps, options.device)
-    print(f'wrote {out}')
+        written = [watch_run(folder, out, options.seed, options.fps, options.steps, options.device)]
+    print('\n'.join(f'wrote {path}' for path in written))
     return 0

@@ -206,7 +206,8 @@ _ALL = (
         name='sharing-jungle', title='Jungle, 20 agents, k = 3: critics and weights', report='sharing',
         settings=(JUNGLE,), compared='node, learned',
         methods=(
-            _fixed('node', 'uniform'), _learned('node'), _fixed('edge', 'uniform'), _learned('edge'),
+            Method(label='node, uniform', algo='fixed_ltos'), _learned('node'),
+            _fixed('edge', 'uniform'), _learned('edge'),
             Method(label='DGN', algo='dgn', seeds=10),
         ),
     ),

@@ -113,7 +113,7 @@ def _how_to_read(results: Sequence[Result]) -> str:
     short = [one for one in results if len(one.ends) < one.planned]
     missing = ' Rows with "n of m" seeds are not finished.' if short else ''
     return (
-        'Interquartile mean over seeds of the greedy evaluation at the end of a run, with its 95 % bootstrap interval '
+        'Interquartile mean over seeds of the evaluation at the end of a run, with its 95 % bootstrap interval '
         f'in brackets; an interval over fewer than five seeds is too narrow.{missing}'
     )
 
@@ -155,8 +155,8 @@ def _selfishness(done: Sequence[Result], runs: Path, out: Path) -> list[Path]:
     """The share kept over an episode and over the map, for the first seed of each method and network."""
     from ltos_pyg.scenarios.traffic.selfishness import draw_selfishness
 
-    return [
-        draw_selfishness(runs / one.runs[0].name, out / f'{one.setting.label}-{one.runs[0].label}{end}')
-        for one in done
-        for end in ('.png', '.svg')
-    ]
+    written: list[Path] = []
+    for one in done:
+        name = f'{one.setting.label}-{one.runs[0].label}'
+        written += draw_selfishness(runs / one.runs[0].name, *(out / f'{name}{end}' for end in ('.png', '.svg')))
+    return written

@@ -89,7 +89,7 @@ def test_equal_runs_have_one_folder_and_different_ones_do_not():
     for run in runs:
         assert by_name.setdefault(run.name, run) == run
     shared = set(EXPERIMENTS['table1'].runs()) & set(EXPERIMENTS['sharing-jungle'].runs())
-    assert {run.algo for run in shared} == {'ltos', 'ltos_edge', 'dgn'}
+    assert {run.algo for run in shared} == {'ltos', 'ltos_edge', 'fixed_ltos', 'dgn'}
 
 
 def test_options_of_measurement_are_not_in_a_name():

@@ -124,15 +124,20 @@ def test_finished_runs_are_reused(finished):
     assert (finished / 'out' / 'tiny' / 'table.md').read_bytes() == table
 
 
-def test_a_run_of_other_options_is_refused(finished):
+@pytest.mark.parametrize(('option', 'value'), [('gamma', 0.99), ('eval_temperature', 0.0)])
+def test_a_run_of_other_options_is_refused(finished, option, value):
     name = 'prisoner-learning_starts=100-total_steps=300-dqn-seed0'
     other = tiny(Method(label='DQN', algo='dqn'))
     assert plan(other.runs(), finished / 'runs')[0].folder.name == name
     config = finished / 'runs' / name / 'config.json'
     text = config.read_text()
-    config.write_text(text.replace('"gamma": 0.9', '"gamma": 0.8'))
+    old, new = f'"{option}": {value}', f'"{option}": 0.8'
+    assert old in text
+    config.write_text(text.replace(old, new))
     try:
-        with pytest.raises(ValueError, match=r'seed0. was trained with other options.*algorithm.gamma is 0.8.*not 0.9'):
+        with pytest.raises(
+            ValueError, match=rf'seed0. was trained with other .*algorithm.{option} is 0.8, not {value}'
+        ):
             plan(other.runs(), finished / 'runs')
     finally:
         config.write_text(text)

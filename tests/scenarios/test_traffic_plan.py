@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,13 @@ def test_selfishness_is_recorded_for_each_signal_and_drawn() -> None:
     assert data.vehicles[0] == 0
     assert data.vehicles[-1] > 50
     assert data.roads.shape == (8, 2, 2)
+    assert np.isnan(data.correlation)  # of a constant
+    rows = [line.split(',') for line in data.csv().splitlines()]
+    assert rows[0] == ['seconds', 'vehicles', *(f'signal {i}' for i in range(4))]
+    assert rows[3] == ['20', str(data.vehicles[2]), *['0.6000'] * 4]
+    falling = replace(data, kept=0.9 - 0.001 * data.vehicles[:, None] * np.ones(4))
+    assert falling.correlation == pytest.approx(-1)
+    assert selfishness_figure(falling).axes[0].get_title().endswith('correlation with the mean share -1.00')
     figure = selfishness_figure(data, maps=3)
     assert len(figure.axes) == 1 + 1 + 3 + 1  # over time, vehicles, maps, colours
     assert len(figure.axes[0].lines) == 4 + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import numpy.typing as npt
 from ltos_pyg.algos import Algorithm
 from ltos_pyg.envs.traffic import TrafficEnv
 from ltos_pyg.scenarios.traffic.moments import Floats, Ints, load_traffic_run, traffic_moments
+from ltos_pyg.training.atomic import write_text
 from ltos_pyg.viz.curves import check_suffix, figure_style, save_figure
+
+CONSTANT = 1e-4  # a mean share that moves by less is constant
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +28,23 @@ class Selfishness:
     vehicles: Ints  # (T,) in the network
     position: Floats  # (I, 2) metres
     roads: Floats  # (R, 2, 2) ends of the roads between signals, metres
+
+    @property
+    def correlation(self) -> float:
+        """Pearson's correlation of the mean share kept with the number of vehicles; NaN if one is constant."""
+        mean = self.kept.mean(1)
+        if np.ptp(mean) < CONSTANT or np.ptp(self.vehicles) == 0:
+            return float('nan')
+        return float(np.corrcoef(mean, self.vehicles)[0, 1])
+
+    def csv(self) -> str:
+        """A row a decision: seconds, vehicles, the share kept by each signal."""
+        signals = ','.join(f'signal {i}' for i in range(self.kept.shape[1]))
+        rows = (
+            f'{time},{vehicles},{",".join(f"{share:.4f}" for share in kept)}'
+            for time, vehicles, kept in zip(self.time, self.vehicles, self.kept, strict=True)
+        )
+        return '\n'.join([f'seconds,vehicles,{signals}', *rows]) + '\n'
 
 
 def selfishness_of(algorithm: Algorithm, env: TrafficEnv) -> Selfishness:
@@ -47,20 +68,27 @@ def selfishness_of(algorithm: Algorithm, env: TrafficEnv) -> Selfishness:
     )
 
 
-def draw_selfishness(folder: Path, out: Path, device: str | None = None) -> Path:
+def draw_selfishness(folder: Path, *outs: Path, device: str | None = None) -> list[Path]:
     """Draws selfishness over time per agent, and over the map at six moments: the paper's Figure 7.
+
+    Args:
+        folder: A run on traffic.
+        outs: Where to leave the figure, .png, .svg or .pdf. Its numbers are left beside the first, as .csv.
+        device: Device of the network, by default as in training.
 
     Raises:
         ValueError: If the folder has no run of a sharing algorithm on traffic, or the suffix is not .png, .svg or
             .pdf.
         ImportError: Without matplotlib (extra ``plot``).
     """
-    check_suffix(out)
+    for out in outs:
+        check_suffix(out)
     algorithm, env = load_traffic_run(folder, device)
+    with closing(env):
+        data = selfishness_of(algorithm, env)
     with figure_style():
-        figure = selfishness_figure(selfishness_of(algorithm, env))
-    env.close()
-    return save_figure(figure, out)
+        figure = selfishness_figure(data)
+    return [*(save_figure(figure, out) for out in outs), write_text(outs[0].with_suffix('.csv'), data.csv())]
 
 
 def selfishness_figure(data: Selfishness, maps: int = 6) -> Any:
@@ -87,7 +115,9 @@ def selfishness_figure(data: Selfishness, maps: int = 6) -> Any:
             axes.plot(minutes, data.kept[:, which].mean(1), color=colour, linewidth=2, label=f'{name} agents, mean')
     axes.set_xlabel('minutes')
     axes.set_ylabel('share kept (selfishness)')
-    axes.set_title('one line per agent; grey: vehicles on the roads')
+    related = data.correlation
+    also = '' if np.isnan(related) else f', correlation with the mean share {related:.2f}'
+    axes.set_title(f'one line per agent; grey: vehicles on the roads{also}')
     axes.legend(loc='best', ncols=2)
     low, high = float(data.kept.min()), float(data.kept.max())
     panels = np.atleast_1d(below.subplots(1, maps))
