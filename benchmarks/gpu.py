@@ -25,7 +25,7 @@ from ltos_pyg.training.trainer import Trainer
 AGENTS = (1_000, 10_000, 100_000)  # of one graph
 EPISODES = (8, 256, 4_096)  # of 20 agents, side by side
 BATCHES = (32, 256, 1_024)  # graphs of 20 agents
-LOOPS = {'as by default': (8, 32, 3_000), '16 times as many episodes and graphs': (128, 512, 6_000)}
+LOOPS = {'8 episodes, batches of 32': (8, 32, 3_000), '128 episodes, batches of 512': (128, 512, 6_000)}
 SECONDS = 0.5  # of repetitions of a call
 DEVICES = ('cpu', 'cuda')
 
@@ -156,7 +156,7 @@ def _loops(name: str, episodes: int, graphs: int, steps: int) -> list[Row]:
                 trainer.advance()
             torch.cuda.synchronize()
             rate = (learner.env_steps - before) / (time.perf_counter() - start)
-        note = f'{episodes} episodes, batches of {graphs} graphs, a batch per {2 * episodes} env steps'
-        rows.append({'name': f'gpu: training {name}, {device}', 'value': rate, 'unit': 'env steps/s', 'note': note})
+        note = f'a batch per {2 * episodes} env steps'
+        rows.append({'name': f'gpu: training, {name}, {device}', 'value': rate, 'unit': 'env steps/s', 'note': note})
     rows[1] |= {'ratio': rows[1]['value'] / rows[0]['value'], 'ratio_to': 'the processor'}
     return rows
