@@ -81,8 +81,16 @@ def _fixed(critic: str, kept: float | str) -> Method:
     return Method(label=f'{critic}, {name}', algo='fixed_ltos', options={'critic': critic, 'kept': kept})
 
 
+LEARNED = {'node': 'ltos', 'edge': 'ltos_edge'}
+
+
 def _learned(critic: str, seeds: int | None = None) -> Method:
-    return Method(label=f'{critic}, learned', algo={'node': 'ltos', 'edge': 'ltos_edge'}[critic], seeds=seeds)
+    return Method(label=f'{critic}, learned', algo=LEARNED[critic], seeds=seeds)
+
+
+def _frozen(critic: str) -> Method:
+    """The same networks and exploration, with a high level that never moves."""
+    return Method(label=f'{critic}, frozen', algo=LEARNED[critic], options={'phi_starts': 1.0})
 
 
 # the usual sums of rewards, which are not on the simplex
@@ -95,10 +103,9 @@ SUMS = tuple(
 def factorial(best_constant: float, learned: int) -> tuple[Method, ...]:
     """{node, edge} x {keep all, uniform, best constant, random, frozen, learned}, and the usual sums of rewards."""
     rows: list[Method] = []
-    for critic, algo in (('node', 'ltos'), ('edge', 'ltos_edge')):
+    for critic in LEARNED:
         rows += [_fixed(critic, kept) for kept in (1.0, 'uniform', best_constant, 'random')]
-        rows.append(Method(label=f'{critic}, frozen', algo=algo, options={'phi_starts': 1.0}))
-        rows.append(_learned(critic, learned))
+        rows += [_frozen(critic), _learned(critic, learned)]
     return (*rows, *SUMS)
 
 
@@ -206,8 +213,8 @@ _ALL = (
         name='sharing-jungle', title='Jungle, 20 agents, k = 3: critics and weights', report='sharing',
         settings=(JUNGLE,), compared='node, learned',
         methods=(
-            Method(label='node, uniform', algo='fixed_ltos'), _learned('node'),
-            _fixed('edge', 'uniform'), _learned('edge'),
+            Method(label='node, uniform', algo='fixed_ltos'), _frozen('node'), _learned('node'),
+            _fixed('edge', 'uniform'), _frozen('edge'), _learned('edge'),
             Method(label='DGN', algo='dgn', seeds=10),
         ),
     ),
