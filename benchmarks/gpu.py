@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.scale import jungle, jungle_size
-from ltos_pyg.algos import LToS, LToSConfig
+from benchmarks.scale import ONE_GRAPH, jungle, play
+from ltos_pyg.algos import LToS
 from ltos_pyg.envs import JungleEnv
 from ltos_pyg.nn import LToSConv
 from ltos_pyg.registry import scenario
@@ -83,10 +83,9 @@ def _layer(device: str, agents: int) -> Callable[[], Any]:
     """Forward and backward on a jungle's graph."""
     env = jungle(agents)
     graph = env.reset(0)
-    x, edge_index, edge_attr = graph.x.float().to(device), graph.edge_index.to(device), graph.edge_attr.float()
-    conv, edge_attr = LToSConv(env.spec.num_features, 64, heads=4, edge_dim=env.spec.edge_dim), edge_attr.to(device)
-    conv = conv.to(device)
-    return lambda: conv(x, edge_index, edge_attr).sum().backward()
+    seen = [part.to(device) for part in (graph.x.float(), graph.edge_index, graph.edge_attr.float())]
+    conv = LToSConv(env.spec.num_features, 64, heads=4, edge_dim=env.spec.edge_dim).to(device)
+    return lambda: conv(*seen).sum().backward()
 
 
 def _episodes(device: str, count: int) -> Callable[[], Any]:
@@ -108,7 +107,7 @@ def _update(device: str, size: int, precision: str) -> Callable[[], Any] | None:
         replace(config, algorithm=replace(config.algorithm, **options), train=replace(config.train, device=device)),
         env.spec,
     )
-    _play(learner, env, 30)
+    play(learner, env, env.reset(0), 30)
     return learner.update
 
 
@@ -116,23 +115,10 @@ def _large(device: str, agents: int) -> Callable[[], Any] | None:
     """The same on one large graph; the processor is left out where it would take minutes."""
     if device == 'cpu' and agents > AGENTS[1]:
         return None
-    env = JungleEnv(num_agents=agents, num_foods=round(0.6 * agents), size=jungle_size(agents))
-    config = LToSConfig(
-        n_step=1, batch_size=1, replay_size=6, learning_starts=0, train_freq=1.0, phi_starts=0.0, phi_every=1,
-        encoder_channels=(256,),
-    )  # fmt: skip
-    learner = LToS(env.spec, config, device=device)
-    _play(learner, env, 2)
+    env = jungle(agents)
+    learner = LToS(env.spec, ONE_GRAPH, device=device)
+    play(learner, env, env.reset(0), 2)
     return learner.update
-
-
-def _play(learner: Any, env: JungleEnv, steps: int) -> None:
-    graph = env.reset(0)
-    for _ in range(steps):
-        decision = learner.act(graph, explore=True)
-        step = env.step(decision.action)
-        learner.observe(graph, decision, step)
-        graph = step.graph
 
 
 def _loops(name: str, episodes: int, graphs: int, steps: int) -> list[Row]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch_geometric.data import Batch
 
 from ltos_pyg.algos import LToS, LToSConfig
 from ltos_pyg.envs import JungleEnv, TrafficConfig
@@ -22,6 +24,11 @@ JUNGLE = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)  # agents
 TRAFFIC = (3, 10, 30, 100)  # signals on a side of the grid
 CELLS, FOODS = 39.2, 0.6  # free cells and foods of each agent, as in the jungle's default
 SECONDS = 0.5  # of repetitions of a short call
+# a gradient step of every level on one graph
+ONE_GRAPH = LToSConfig(
+    n_step=1, batch_size=1, replay_size=6, learning_starts=0, train_freq=1.0, phi_starts=0.0, phi_every=1,
+    encoder_channels=(256,),
+)  # fmt: skip
 PARTS = ('environment step', 'LToSConv, forward and backward', 'DGN, forward', 'LToS update')
 
 Row = dict[str, Any]
@@ -34,7 +41,6 @@ def bench_scale() -> list[Row]:
     system does not tell its peak (it is Linux that does).
     """
     cases = [('jungle', agents) for agents in JUNGLE] + [('traffic', side**2) for side in TRAFFIC]
-    torch.set_num_threads(1)
     for world in MAKERS:  # compiles: kernels are cached on disk
         _measured(world, 400, repeat=False)
     context = multiprocessing.get_context('spawn')  # where there is a GPU, PyTorch fails in a fork
@@ -74,27 +80,29 @@ def _measure(make: Callable[[], GraphEnv], repeat: bool = True) -> tuple[int, di
     env = make()
     spec = env.spec
     graph = env.reset(0)
-    config = LToSConfig(
-        n_step=1, batch_size=1, replay_size=6, learning_starts=0, train_freq=1.0, phi_starts=0.0, phi_every=1,
-        encoder_channels=(256,),
-    )  # fmt: skip
-    learner = LToS(spec, config)
+    learner = LToS(spec, ONE_GRAPH)
     conv = LToSConv(spec.num_features, 64, heads=4, edge_dim=spec.edge_dim)
     network = DGN(spec.num_features, spec.num_actions, encoder_channels=(256,), edge_dim=spec.edge_dim)
-    for _ in range(2):
-        decision = learner.act(graph, explore=True)
-        step = env.step(decision.action)
-        learner.observe(graph, decision, step)
-        graph = step.graph
+    graph, action = play(learner, env, graph, 2)
     seen = learner.inputs(graph)
     with torch.no_grad():
         calls: dict[str, Callable[[], Any]] = {
-            PARTS[0]: lambda: env.step(decision.action),
+            PARTS[0]: lambda: env.step(action),
             PARTS[1]: lambda: torch.enable_grad()(lambda: conv(*seen).sum().backward())(),
             PARTS[2]: lambda: network(*seen),
             PARTS[3]: torch.enable_grad()(learner.update),
         }
         return graph.num_edges, {part: _once(call, repeat) for part, call in calls.items()}
+
+
+def play(learner: LToS, env: GraphEnv, graph: Batch, steps: int) -> tuple[Batch, Tensor]:
+    """Plays and stores so many steps; the next graph, and the last actions."""
+    for _ in range(steps):
+        decision = learner.act(graph, explore=True)
+        step = env.step(decision.action)
+        learner.observe(graph, decision, step)
+        graph = step.graph
+    return graph, decision.action
 
 
 def _once(call: Callable[[], Any], repeat: bool) -> tuple[float, float | None]:

@@ -65,7 +65,7 @@ JUNGLE = Scenario(
         ('fixed_ltos', 'paper'): PAPER_DGN | {'kept': 0.8},
         ('neurcomm', 'default'): ON_POLICY | {'rollout_steps': 10, 'reward_norm': 5.0},
         ('consenet', 'default'): ON_POLICY | {'rollout_steps': 10},
-        ('consenet', 'reference'): (ON_POLICY | {'rollout_steps': 10, 'reward_norm': 5.0} | REFERENCE_CONSENET),
+        ('consenet', 'reference'): ON_POLICY | {'rollout_steps': 10, 'reward_norm': 5.0} | REFERENCE_CONSENET,
         # LIO: an odd number of segments per episode, or policies would be trained on every other one only.
         ('lio', 'default'): ON_POLICY | {'rollout_steps': 8, 'pay_cost': 1e-4},
         ('ip', 'default'): {'aggr': 'mean', 'eval_temperature': 0.4},  # of log q, which is about Q / beta

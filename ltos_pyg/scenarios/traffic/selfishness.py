@@ -68,12 +68,13 @@ def selfishness_of(algorithm: Algorithm, env: TrafficEnv) -> Selfishness:
     )
 
 
-def draw_selfishness(folder: Path, *outs: Path, device: str | None = None) -> list[Path]:
+def draw_selfishness(folder: Path, out: Path, *more: Path, device: str | None = None) -> list[Path]:
     """Draws selfishness over time per agent, and over the map at six moments: the paper's Figure 7.
 
     Args:
         folder: A run on traffic.
-        outs: Where to leave the figure, .png, .svg or .pdf. Its numbers are left beside the first, as .csv.
+        out: Where to leave the figure, .png, .svg or .pdf. Its numbers are left beside it, as .csv.
+        more: Other places for the same figure.
         device: Device of the network, by default as in training.
 
     Raises:
@@ -81,14 +82,14 @@ def draw_selfishness(folder: Path, *outs: Path, device: str | None = None) -> li
             .pdf.
         ImportError: Without matplotlib (extra ``plot``).
     """
-    for out in outs:
-        check_suffix(out)
+    for path in (out, *more):
+        check_suffix(path)
     algorithm, env = load_traffic_run(folder, device)
     with closing(env):
         data = selfishness_of(algorithm, env)
     with figure_style():
         figure = selfishness_figure(data)
-    return [*(save_figure(figure, out) for out in outs), write_text(outs[0].with_suffix('.csv'), data.csv())]
+    return [*(save_figure(figure, path) for path in (out, *more)), write_text(out.with_suffix('.csv'), data.csv())]
 
 
 def selfishness_figure(data: Selfishness, maps: int = 6) -> Any:
