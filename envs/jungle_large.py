@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
+
+from ltos_pyg.jit import jit
 
 from .jungle_numba import DX, DY, Array, NumbaJungle
 from .jungle_rules import FIRST_ATTACK, Sight
@@ -21,7 +22,7 @@ from .jungle_rules import FIRST_ATTACK, Sight
 PER_BUCKET = 2.0  # agents in a bucket of the k-nearest search, on average
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def paint(lo: int, hi: int, ys: Array, xs: Array, grid: Array) -> None:
     """Marks occupied cells."""
     for b in range(lo, hi):
@@ -30,7 +31,7 @@ def paint(lo: int, hi: int, ys: Array, xs: Array, grid: Array) -> None:
             grid[b, ys[b, m], xs[b, m]] = m + 1
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def play(
     lo: int, hi: int, size: int, payoffs: Array, action: Array, ys: Array, xs: Array, high: Array, grid: Array,
     reward: Array, tally: Array,
@@ -69,7 +70,7 @@ def play(
                     xs[b, i] = x
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def look(lo: int, hi: int, view: int, ys: Array, xs: Array, high: Array, grid: Array, out: Array) -> None:
     """Each agent's window, row by row, then its y and x, then its flag of a high gain, if there are such flags."""
     N, size, own, flagged = out.shape[1], grid.shape[1], (2 * view + 1) ** 2, high.shape[1] > 0
@@ -89,7 +90,7 @@ def look(lo: int, hi: int, view: int, ys: Array, xs: Array, high: Array, grid: A
                 out[b, i, own + 2] = high[b, i]
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def fill_buckets(N: int, size: int, side: int, y: Array, x: Array) -> tuple[Array, Array, int]:
     """Agents by bucket: those of bucket c are ``agent[start[c]:start[c + 1]]``, by rising number; buckets of a row."""
     width = (size - 1) // side + 1
@@ -106,7 +107,7 @@ def fill_buckets(N: int, size: int, side: int, y: Array, x: Array) -> tuple[Arra
     return start, agent, width
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def find_nearest(
     lo: int, hi: int, N: int, k: int, symmetric: bool, side: int, size: int, ys: Array, xs: Array, nearest: Array,
     edges: Array,
@@ -152,7 +153,7 @@ def find_nearest(
         edges[b] = N * k + (one_sided(nearest[b]) if symmetric else 0)
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def is_among(number: int, numbers: Array) -> bool:
     """Whether a number is in a short list."""
     for other in numbers:  # noqa: SIM110  any() of a generator is not compiled
@@ -161,7 +162,7 @@ def is_among(number: int, numbers: Array) -> bool:
     return False
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def one_sided(nearest: Array) -> int:
     """How many times i is among the nearest of j, but j not of i."""
     count = 0
@@ -171,7 +172,7 @@ def one_sided(nearest: Array) -> int:
     return count
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def write_nearest(
     lo: int, hi: int, N: int, k: int, symmetric: bool, ys: Array, xs: Array, nearest: Array, ends: Array, edges: Array,
     edge_index: Array, edge_attr: Array,
@@ -207,7 +208,7 @@ def write_nearest(
                 e += 1
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def write_edge(
     e: int, first: int, i: int, j: int, y: Array, x: Array, edge_index: Array, edge_attr: Array
 ) -> None:  # fmt: skip
@@ -219,7 +220,7 @@ def write_edge(
         edge_attr[e, 1] = x[j] - x[i]
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def within(
     i: int, reach: int, side: int, width: int, start: Array, agent: Array, y: Array, x: Array, out: Array
 ) -> int:
@@ -237,7 +238,7 @@ def within(
     return count
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def count_within(
     lo: int, hi: int, N: int, reach: int, side: int, size: int, ys: Array, xs: Array, edges: Array
 ) -> None:
@@ -250,7 +251,7 @@ def count_within(
             edges[b] += within(i, reach, side, width, start, agent, ys[b], xs[b], out)
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def write_within(
     lo: int, hi: int, N: int, reach: int, side: int, size: int, ys: Array, xs: Array, ends: Array, edges: Array,
     edge_index: Array, edge_attr: Array,

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba import njit
 from torch import Tensor
+
+from ltos_pyg.jit import jit
 
 from . import jungle_rules
 from .jungle_rules import FIRST_ATTACK, JungleConfig, Sight
@@ -26,13 +27,13 @@ DX = np.array(jungle_rules.DX, dtype=np.int64)
 CHUNK = 32  # boards per chunk: few enough to stay in cache
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def padded(length: int) -> int:
     """The next multiple of 8, so that SIMD loops over int32 have no remainder."""
     return (length + 7) // 8 * 8
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _draw(streams: Array, b: int, bound: int) -> np.int64:
     """The next number of stream ``b`` in [0, bound): SplitMix64, its upper 32 bits scaled to the bound."""
     streams[b] += np.uint64(0x9E3779B97F4A7C15)
@@ -43,7 +44,7 @@ def _draw(streams: Array, b: int, bound: int) -> np.int64:
     return np.int64(((z >> np.uint64(32)) * np.uint64(bound)) >> np.uint64(32))
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def draw_cells(lo: int, hi: int, size: int, streams: Array, ys: Array, xs: Array) -> None:
     """Agents, then foods, on distinct free cells, uniformly: the first steps of a Fisher-Yates shuffle."""
     side = size - 2
@@ -59,7 +60,7 @@ def draw_cells(lo: int, hi: int, size: int, streams: Array, ys: Array, xs: Array
             xs[b, m] = 1 + cell % side
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def draw_high(lo: int, hi: int, count: int, streams: Array, high: Array) -> None:
     """Flags ``count`` random agents of each board, by the first steps of a Fisher-Yates shuffle."""
     N = high.shape[1]
@@ -74,7 +75,7 @@ def draw_high(lo: int, hi: int, count: int, streams: Array, high: Array) -> None
             agents[pick] = agents[m]
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def paint(lo: int, hi: int, N: int, ys: Array, xs: Array, grid: Array) -> None:
     """Marks occupied cells: agent +1, food -1."""
     for b in range(lo, hi):
@@ -83,7 +84,7 @@ def paint(lo: int, hi: int, N: int, ys: Array, xs: Array, grid: Array) -> None:
             grid[b, ys[b, m], xs[b, m]] = 1 if m < N else -1
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def play(
     lo: int, hi: int, size: int, payoffs: Array, action: Array, ys: Array, xs: Array, high: Array, grid: Array,
     reward: Array, tally: Array,
@@ -126,7 +127,7 @@ def play(
                     xs[b, i] = x
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def look(lo: int, hi: int, view: int, ys: Array, xs: Array, high: Array, out: Array) -> None:
     """Each agent's window, row by row, then its y and x, then its flag of a high gain, if there are such flags.
 
@@ -162,7 +163,7 @@ def look(lo: int, hi: int, view: int, ys: Array, xs: Array, high: Array, out: Ar
                 row[last] = xi
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def find_neighbours(
     lo: int, hi: int, N: int, k: int, symmetric: bool, ys: Array, xs: Array, pairs: Array, edges: Array
 ) -> None:
@@ -210,7 +211,7 @@ def find_neighbours(
         edges[b] = end
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def find_within(lo: int, hi: int, N: int, reach: int, ys: Array, xs: Array, pairs: Array, edges: Array) -> None:
     """All pairs of a squared distance up to ``reach``, both ways, in the order of :func:`find_neighbours`."""
     y, x = np.zeros(N, np.int32), np.zeros(N, np.int32)
@@ -232,7 +233,7 @@ def find_within(lo: int, hi: int, N: int, reach: int, ys: Array, xs: Array, pair
         edges[b] = end
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def write_edges(
     lo: int, hi: int, N: int, ys: Array, xs: Array, pairs: Array, edges: Array, ends: Array,
     edge_index: Array, edge_attr: Array,
@@ -254,7 +255,7 @@ def write_edges(
                 attr[e, 1] = x[j] - x[i]
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def observe(
     lo: int, hi: int, N: int, k: int, symmetric: bool, reach: int, view: int, ys: Array, xs: Array, high: Array,
     window: Array, pairs: Array, edges: Array,
@@ -269,7 +270,7 @@ def observe(
             find_within(start, stop, N, reach, ys, xs, pairs, edges)
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def advance(
     lo: int, hi: int, size: int, payoffs: Array, action: Array, grid: Array, reward: Array, tally: Array,
     N: int, k: int, symmetric: bool, reach: int, view: int, ys: Array, xs: Array, high: Array,

@@ -66,6 +66,7 @@ def as_option(cls: type, name: str, value: Any) -> Any:
     except (KeyError, NameError, TypeError):  # made without annotations, or with some that cannot be resolved here
         kind = Any
     value = tuple(value) if isinstance(value, list) else value
+    value = tuple(map(_plain, value)) if isinstance(value, tuple) else _plain(value)
     if typing.get_origin(kind) is tuple and isinstance(value, int | float | str):
         value = (value,)
     if isinstance(value, float) and value.is_integer() and not _is_of(value, kind) and _is_of(int(value), kind):
@@ -73,6 +74,11 @@ def as_option(cls: type, name: str, value: Any) -> Any:
     if not _is_of(value, kind):
         raise ValueError(f"'{name}' must be {_described(kind)} (got {value!r})")
     return value
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy number as a number of Python, which files can hold."""
+    return value.item() if isinstance(value, Real) and hasattr(value, 'item') else value
 
 
 _NUMBERS: dict[Any, type] = {int: Integral, float: Real}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from ltos_pyg.ranges import as_option, check_range
@@ -66,6 +67,9 @@ class Options:
         ('widths', 16, (16,)),
         ('size', None, None),
         ('kept', 0.4, 0.4),
+        ('count', np.int64(3), 3),
+        ('rate', np.float32(0.5), 0.5),
+        ('widths', [np.int64(8)], (8,)),
         ('kept', 'uniform', 'uniform'),
         ('anything', {'x': 1}, {'x': 1}),
     ],

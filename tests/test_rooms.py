@@ -9,7 +9,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {  # each may import from those before it
-    'base': ['ltos_pyg', 'ltos_pyg.seeding', 'ltos_pyg.ranges', 'ltos_pyg.formatting', 'ltos_pyg.launch'],
+    'base': [
+        'ltos_pyg',
+        'ltos_pyg.seeding',
+        'ltos_pyg.ranges',
+        'ltos_pyg.formatting',
+        'ltos_pyg.launch',
+        'ltos_pyg.jit',
+    ],
     'nn': ['ltos_pyg.nn'],
     'data': ['ltos_pyg.data', 'ltos_pyg.graph_env'],  # a replay stores what an environment's step returns
     'algos': ['ltos_pyg.algos'],

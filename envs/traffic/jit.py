@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
+from ltos_pyg.jit import jit as compiled
 
 EXACT: dict[str, Any] = {'nogil': True, 'error_model': 'numpy', 'fastmath': False}
 BARE: dict[str, Any] = {'_nrt': False, 'forceinline': True}
@@ -18,10 +18,7 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     function is called with one signature only, so that processes that start at the same time write the same files, each
     atomically.
     """
-    try:
-        return numba.njit(cache=True, **EXACT, **options)(function)
-    except RuntimeError:  # no writable cache folder: compile once per process
-        return numba.njit(**EXACT, **options)(function)
+    return compiled(**EXACT, **options)(function)
 
 
 def bare_jit(function: Callable[..., Any]) -> Callable[..., Any]:

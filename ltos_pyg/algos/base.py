@@ -167,7 +167,7 @@ def new_weights(seed: int) -> Iterator[None]:
     hook = register_module_parameter_registration_hook(note)
     try:
         with torch.random.fork_rng(devices=[]):  # PyTorch draws initial weights from its global generator only
-            torch.manual_seed(generator(seed, 'weights').initial_seed())
+            torch.default_generator.manual_seed(generator(seed, 'weights').initial_seed())  # that of the CPU alone
             yield
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):
@@ -227,7 +227,7 @@ def guarded_step(
         grads = {f'gradient of {name}': p.grad for name, p in weights.items()}
         bad = first_nonfinite({**weights, 'loss': loss, **grads}) or 'norm of the gradients'
         raise NonFiniteLossError(
-            f'{bad} is NaN or infinite at gradient step {updates + 1}; the weights were left as they were. Lower the '
+            f'{bad} is NaN or infinite at gradient step {updates + 1}; this step was not made. Lower the '
             f'learning rate (lr={lrs[0]:g}), or look for extreme rewards.'
         )
     for group, lr in zip(optimizer.param_groups, lrs, strict=True):

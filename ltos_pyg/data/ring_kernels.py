@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+
+from ltos_pyg.jit import jit
 
 Array = np.ndarray[Any, Any]
 
@@ -67,7 +68,7 @@ class Played(NamedTuple):
     status: Array
 
 
-@njit(cache=True)
+@jit()
 def copy_rows(source: Array, at: int, target: Array, to: int, rows: int, width: int) -> None:
     """Copies rows of ``width`` bytes between flat arrays; positions wrap at the end of either."""
     if width == 0 or rows == 0:
@@ -84,7 +85,7 @@ def copy_rows(source: Array, at: int, target: Array, to: int, rows: int, width: 
         at, to = (at + run) % source_rows, (to + run) % target_rows
 
 
-@njit(cache=True)
+@jit()
 def same_rows(source: Array, other: Array, to: int, rows: int, width: int) -> bool:
     """Whether the first rows of ``source`` equal those at position ``to`` of the ring ``other``."""
     if width == 0 or rows == 0:
@@ -105,7 +106,7 @@ def same_rows(source: Array, other: Array, to: int, rows: int, width: int) -> bo
     return True
 
 
-@njit(cache=True)
+@jit()
 def tabulate(ids: Array, table: Array) -> bool:
     """Fills a hash table (-1: free) with the row of each id; False if an id comes twice."""
     last = table.size - 1  # the size is a power of two
@@ -120,7 +121,7 @@ def tabulate(ids: Array, table: Array) -> bool:
     return True
 
 
-@njit(cache=True)
+@jit()
 def look_up(wanted: int, ids: Array, table: Array) -> int:
     last = table.size - 1
     slot = ((wanted * 2654435761) >> 12) & last
@@ -131,7 +132,7 @@ def look_up(wanted: int, ids: Array, table: Array) -> int:
     return -1
 
 
-@njit(cache=True)
+@jit()
 def table_size(rows: int) -> int:
     size = 2
     while size < 2 * rows:
@@ -139,7 +140,7 @@ def table_size(rows: int) -> int:
     return size
 
 
-@njit(cache=True)
+@jit()
 def unique(ids: Array, table: Array) -> bool:
     for row in range(1, ids.size):
         if ids[row] <= ids[row - 1]:
@@ -147,7 +148,7 @@ def unique(ids: Array, table: Array) -> bool:
     return True
 
 
-@njit(cache=True)
+@jit()
 def inspect(parts: Parts, max_nodes: int, max_edges: int, table: Array) -> tuple[int, int]:
     """Finds where each graph's edges start; returns a fault code (0: valid) and the graph or edge of the fault."""
     ptr, edge_index = parts.ptr, parts.edge_index
@@ -174,7 +175,7 @@ def inspect(parts: Parts, max_nodes: int, max_edges: int, table: Array) -> tuple
     return (BAD_EDGE, e) if e < num_edges else (0, 0)
 
 
-@njit(cache=True)
+@jit()
 def inspect_played(parts: Parts, played: Played, num_actions: int, share: bool) -> tuple[int, int]:
     """A fault code (0: valid), and the node of the fault."""
     for i in range(played.action.size):
@@ -196,13 +197,13 @@ def inspect_played(parts: Parts, played: Played, num_actions: int, share: bool) 
     return (0, 0) if lowest >= -SIMPLEX_ATOL else (BAD_SHARING, 0)
 
 
-@njit(cache=True)
+@jit()
 def next_slot(row: int, ring: Array) -> int:
     """The next row of a ring; cheaper than a division."""
     return row + 1 if row + 1 < ring.size else 0
 
 
-@njit(cache=True)
+@jit()
 def continues(rings: Rings, counters: Array, parts: Parts, widths: Array) -> bool:
     """Whether the batch equals the newest frames, one for each stream; if so, fills its ``edge_ptr``."""
     num_graphs = parts.ptr.size - 1
@@ -235,7 +236,7 @@ def continues(rings: Rings, counters: Array, parts: Parts, widths: Array) -> boo
     )
 
 
-@njit(cache=True)
+@jit()
 def write_frame(rings: Rings, counters: Array, parts: Parts, graph: int, widths: Array) -> None:
     frame = rings.frame[counters[FRAMES] % rings.frame.size]
     low, edge_low = parts.ptr[graph], parts.edge_ptr[graph]
@@ -260,7 +261,7 @@ def write_frame(rings: Rings, counters: Array, parts: Parts, graph: int, widths:
     counters[EDGES] += m
 
 
-@njit(cache=True)
+@jit()
 def write_next_rows(nodes: Array, at: int, ids: Array, new_ids: Array, table: Array) -> None:
     """For each agent its row among ``new_ids``, -1 if it is absent."""
     tabulated = False
@@ -276,7 +277,7 @@ def write_next_rows(nodes: Array, at: int, ids: Array, new_ids: Array, table: Ar
         row = next_slot(row, nodes)
 
 
-@njit(cache=True)
+@jit()
 def write_played(rings: Rings, at: int, edge_at: int, parts: Parts, b: int, played: Played) -> None:
     share = played.kept.size > 0
     row = at % rings.node.size
@@ -294,7 +295,7 @@ def write_played(rings: Rings, at: int, edge_at: int, parts: Parts, b: int, play
         row = next_slot(row, rings.edge)
 
 
-@njit(cache=True)
+@jit()
 def evict(rings: Rings, counters: Array, room: Array) -> None:
     """Moves the oldest frame forward until that many frames, nodes and edges fit."""
     while counters[OLDEST] < counters[FRAMES]:
@@ -313,7 +314,7 @@ def evict(rings: Rings, counters: Array, room: Array) -> None:
         counters[ACTED_OLDEST] += 1
 
 
-@njit(cache=True)
+@jit()
 def commit_step(
     rings: Rings,
     counters: Array,
@@ -355,7 +356,7 @@ def commit_step(
     counters[OPEN] = 1
 
 
-@njit(cache=True)
+@jit()
 def cut_streams(rings: Rings, counters: Array, num_graphs: int) -> None:
     """Ends the running episodes at their current frame."""
     if counters[OPEN] == 0:
@@ -367,7 +368,7 @@ def cut_streams(rings: Rings, counters: Array, num_graphs: int) -> None:
     counters[OPEN] = 0
 
 
-@njit(cache=True)
+@jit()
 def is_complete(rings: Rings, number: int, n_step: int) -> bool:
     for _ in range(n_step):
         frame = rings.frame[number % rings.frame.size]
@@ -377,7 +378,7 @@ def is_complete(rings: Rings, number: int, n_step: int) -> bool:
     return True
 
 
-@njit(cache=True)
+@jit()
 def late_frames(rings: Rings, counters: Array, n_step: int, num_graphs: int) -> tuple[int, Array]:
     """Only the last ``n_step - 1`` pushes can lack an n-step future: where they start, and which of them have one."""
     start = max(counters[ACTED_OLDEST], counters[ACTED] - (n_step - 1) * num_graphs)
@@ -390,7 +391,7 @@ def late_frames(rings: Rings, counters: Array, n_step: int, num_graphs: int) -> 
     return start, complete[:count]
 
 
-@njit(cache=True)
+@jit()
 def plan_walks(rings: Rings, counters: Array, draw: Array, start: int, late: Array, n_step: int, plan: Array) -> None:
     """Rows of ``plan``: frame, last frame, steps between; ptr and edge_ptr of both batches (one entry more)."""
     early = start - counters[ACTED_OLDEST]
@@ -414,7 +415,7 @@ def plan_walks(rings: Rings, counters: Array, draw: Array, start: int, late: Arr
         plan[6, i + 1] = plan[6, i] + frame.edges
 
 
-@njit(cache=True)
+@jit()
 def read_frames(
     rings: Rings,
     frames: Array,
@@ -448,7 +449,7 @@ def read_frames(
             row = next_slot(row, rings.edge)
 
 
-@njit(cache=True)
+@jit()
 def read_returns(
     rings: Rings,
     plan: Array,

@@ -24,7 +24,7 @@ from ltos_pyg.experiments.statistics import (
 )
 from ltos_pyg.formatting import rounded
 from ltos_pyg.training.evaluate import metric_names
-from ltos_pyg.training.metrics import MEASURES, is_own
+from ltos_pyg.training.metrics import MEASURES, is_own, less_is_better
 from ltos_pyg.training.run_folder import RunFolder
 
 Cells = list[list[str]]  # rows of a table, the header first
@@ -68,7 +68,7 @@ def results_of(experiment: Experiment, folder: Path) -> list[Result]:
                     raise ValueError(
                         f"'{folder / run.name}' has no metric '{metric}'. Choose from: {', '.join(sorted(known))}"
                     )
-            lower = (scenario.lower_is_better and metric == scenario.primary_metric) or metric in LOWER
+            lower = less_is_better(metric, scenario.primary_metric, scenario.lower_is_better)
             found.append(Result(method, setting, metric, lower, tuple(done), tuple(ends), len(runs)))
     return found
 
@@ -87,9 +87,6 @@ def check_metric(experiment: Experiment, setting: Setting) -> None:
             f"'{experiment.name}': unknown metric '{metric}' of setting '{setting.label}'. Choose from: "
             f'{", ".join([*known, *MEASURES])}'
         )
-
-
-LOWER = ('red_lights_delay', 'red_lights_queue', 'duration', 'attacks')  # metrics of which less is better
 
 
 # tables --------------------------------------------------------------------------------------------------------------

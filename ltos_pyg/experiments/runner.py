@@ -95,10 +95,11 @@ def plan(runs: Iterable[Run], folder: Path) -> list[Planned]:
         path = folder / run.name
         if run.name in planned:
             other = planned[run.name].run
-            if run.training_options != other.training_options:
+            if _what(run) != _what(other):
                 raise ValueError(
-                    f"two different runs have the same name, '{run.name}', and would share a folder: {run.options} and "
-                    f'{other.options}. Of a path only the file name counts: rename one of the files.'
+                    f"two different runs have the same name, '{run.name}', and would share a folder: {_what(run)} and "
+                    f'{_what(other)}. Of a path only the file name counts, and of a class in a module its name: rename '
+                    f'one of them.'
                 )
             continue
         _check_same(RunFolder(path), config)
@@ -108,12 +109,23 @@ def plan(runs: Iterable[Run], folder: Path) -> list[Planned]:
     return list(planned.values())
 
 
+def _what(run: Run) -> tuple[str, str, str, dict[str, object]]:
+    """All that training depends on, but for the seed."""
+    return run.scenario, run.algo, run.preset, run.training_options
+
+
 def _check_same(run: RunFolder, config: RunConfig) -> None:
     """Raises a ``ValueError`` if the folder has a run that was trained with other options."""
     if not run.holds_run:
         return
-    wanted, found = config.fingerprint(), run.config().fingerprint()
+    stored = run.config()
+    wanted, found = config.fingerprint(), stored.fingerprint()
     differ = [
+        f'{part} is {getattr(stored, part)!r}, not {getattr(config, part)!r}'
+        for part in ('scenario', 'algo')
+        if getattr(stored, part) != getattr(config, part)
+    ]
+    differ += [
         f'{part}.{name} is {found[part].get(name)!r}, not {value!r}'
         for part in ('env', 'algorithm', 'train')
         for name, value in json.loads(json.dumps(wanted[part])).items()
@@ -128,11 +140,25 @@ def _check_same(run: RunFolder, config: RunConfig) -> None:
 
 def _measured_otherwise(run: RunFolder, config: RunConfig) -> bool:
     """Whether a finished run must be evaluated again: it was asked for another number of episodes than now, and has the
-    checkpoint that it takes."""
+    checkpoint that it takes.
+
+    Raises:
+        ValueError: If its evaluations during training differ, too: its checkpoint can then not be continued from.
+    """
     wanted = config.train.final_episodes
     if wanted is None or not run.is_finished or not run.store().steps():
         return False
-    return run.config().train.final_episodes != wanted
+    stored = run.config().train
+    if stored.final_episodes == wanted:
+        return False
+    for name in ('eval_every', 'eval_episodes', 'eval_seed'):
+        if getattr(stored, name) != getattr(config.train, name):
+            raise ValueError(
+                f"'{run.path}' has final_episodes={stored.final_episodes}, and to measure it again over {wanted} it "
+                f'must keep its other evaluations: {name} is {getattr(stored, name)}, not '
+                f'{getattr(config.train, name)}. Give the same, or choose another folder by --runs.'
+            )
+    return True
 
 
 def train_missing(planned: Sequence[Planned], backend: Backend, quiet: bool = False) -> list[Failure]:

@@ -12,6 +12,7 @@ from typing import Any
 from ltos_pyg import registry
 from ltos_pyg.experiments.experiment import Run
 from ltos_pyg.experiments.runner import config_of
+from ltos_pyg.training.metrics import less_is_better
 
 FIRST_SEED = 100  # trials use this seed and the next ones, and results other seeds: nothing is chosen on the evaluation
 
@@ -94,7 +95,7 @@ class Sweep:
         trials: How many; unused with ``'grid'``.
         seeds: Runs of a trial; its value is their mean.
         metric: The final metric; ``None``: the primary one.
-        lower_is_better: ``None``: as the scenario says of its primary metric.
+        lower_is_better: ``None``: as the scenario says of its primary metric, and as is known of some others.
         prune: Stop a trial early if it is worse than the median of the earlier ones at the same step.
         imports: Modules that register the scenario or the algorithm.
     """
@@ -141,7 +142,7 @@ class Sweep:
         """The metric, and whether lower is better."""
         scenario = registry.scenario(self.scenario)
         metric = self.metric or scenario.primary_metric
-        lower = scenario.lower_is_better and metric == scenario.primary_metric
+        lower = less_is_better(metric, scenario.primary_metric, scenario.lower_is_better)
         return metric, lower if self.lower_is_better is None else self.lower_is_better
 
 

@@ -188,6 +188,7 @@ class VectorGraphEnv(GraphEnv):
                 f'{type(self.envs[i]).__name__}.start() must return a Snapshot (got {type(graph).__name__}). '
                 f'Build it with ltos_pyg.data.Snapshot(x=..., edge_index=...).'
             )
+        _check_graph(graph, f'{type(self.envs[i]).__name__}.start()')
         return graph
 
     def _clocked(self, i: int, step: SingleStep) -> SingleStep:
@@ -197,6 +198,13 @@ class VectorGraphEnv(GraphEnv):
                 f'{type(self.envs[i]).__name__}.step() must return a SingleStep (got {type(step).__name__}). Does it '
                 f'end in a return?'
             )
+        _check_graph(step.graph, f'{type(self.envs[i]).__name__}.step()')
+        for name in ('terminated', 'truncated'):
+            if np.size(getattr(step, name)) != 1:
+                raise ValueError(
+                    f"'{name}' must be one bool for the whole episode (got {getattr(step, name)}). An agent that "
+                    f'leaves is missing from the next graph, see node_id.'
+                )
         self._elapsed[i] += 1
         terminated, late = bool(step.terminated), self._elapsed[i] == self.spec.horizon
         return step._replace(terminated=terminated, truncated=(bool(step.truncated) or late) and not terminated)
@@ -239,7 +247,35 @@ def _spec_of(env: SingleGraphEnv, num_envs: int) -> GraphEnvSpec:
     )
 
 
+def _check_graph(graph: Snapshot, source: str) -> None:
+    """Raises a ``ValueError`` unless x is a tensor and the edges join its nodes: an edge beyond them would end in
+    another graph of the batch."""
+    for name in ('x', 'edge_index'):
+        if not isinstance(graph.get(name), Tensor):
+            raise ValueError(
+                f"'{name}' from {source} must be a torch.Tensor (got {type(graph.get(name)).__name__}). Convert it "
+                f'with torch.as_tensor.'
+            )
+    edge_index, nodes = graph.edge_index, graph.x.size(0)
+    if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype != torch.int64:
+        raise ValueError(
+            f"'edge_index' from {source} must have shape (2, E) of torch.int64 (got {tuple(edge_index.shape)} of "
+            f'{edge_index.dtype}). Convert it with .long(); transpose an (E, 2) list with .t().contiguous().'
+        )
+    if edge_index.size(1) > 0:
+        low, high = (int(end) for end in edge_index.aminmax())
+        if low < 0 or high >= nodes:
+            raise ValueError(
+                f"'edge_index' from {source} must name nodes of its graph, in [0, {nodes - 1}] (got {low}..{high}). "
+                f'Number the nodes of each graph from 0: the batch shifts them.'
+            )
+
+
 def _check_action(action: Tensor, num_nodes: int, num_actions: int) -> None:
+    if not isinstance(action, Tensor):
+        raise ValueError(
+            f"'action' must be a torch.Tensor (got {type(action).__name__}). Convert it with torch.as_tensor."
+        )
     if tuple(action.shape) != (num_nodes,):
         raise ValueError(
             f"'action' needs one entry per node of the current batch: expected shape ({num_nodes},), "
@@ -275,6 +311,13 @@ def _stack_info(infos: Sequence[dict[str, float]], device: torch.device) -> dict
             f"'info' must have the same names in every game at every step (got {[sorted(info) for info in infos]}). "
             f'Give 0 where there is nothing to report.'
         )
+    for info in infos:
+        for name, value in info.items():
+            if isinstance(value, str) or np.size(value) != 1:
+                raise ValueError(
+                    f"'info' must hold one number per game under each name (got {name!r}: {value!r}). Report a mean "
+                    f'or a sum over the agents.'
+                )
     return {name: torch.tensor([float(info[name]) for info in infos], device=device) for name in infos[0]}
 
 

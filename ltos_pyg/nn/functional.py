@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ltos_pyg.nn.validation import check_edge_index, check_rows, check_unit_interval
+from ltos_pyg.nn.validation import check_edge_index, check_rows, check_tensor, check_unit_interval
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -118,7 +118,9 @@ def constant_sharing(edge_index: Tensor, num_nodes: int, kept: Tensor | float | 
         kept = 1 / (1 + degree)
     else:
         kept = torch.as_tensor(kept, dtype=degree.dtype, device=degree.device)
-        if kept.dim() > 0:
+        if kept.dim() > 1:
+            raise ValueError(f"'kept' must be one number, or one per node (N,) (got shape {tuple(kept.shape)})")
+        if kept.dim() == 1:
             check_rows('kept', kept, num_nodes, 'node')
         check_unit_interval('kept', kept)
         kept = torch.where(degree > 0, kept, 1.0)
@@ -144,6 +146,9 @@ def share_value(value: Tensor, edge_index: Tensor, sharing: Sharing) -> Tensor:
         ValueError: If a shape or dtype does not fit. Whether the weights sum to one is checked where they enter
             (:func:`~ltos_pyg.nn.check_sharing`), not here.
     """
+    check_tensor('value', value)
+    if value.dim() not in (1, 2):
+        raise ValueError(f"'value' must have shape (N,) or (N, D) (got {tuple(value.shape)})")
     check_edge_index(edge_index, value.size(0))
     check_rows('sharing.given', sharing.given, edge_index.size(1), 'edge')
     check_rows('sharing.kept', sharing.kept, value.size(0), 'node')

@@ -7,7 +7,7 @@ from torch.nn.functional import leaky_relu
 from torch_geometric.nn import Linear
 
 from ltos_pyg.nn.functional import Sharing, at_least_float32, own_share_logit, softmax_by_sender
-from ltos_pyg.nn.validation import check_edge_index, check_rows
+from ltos_pyg.nn.validation import check_edge_index, check_node_features, check_rows
 
 
 def add_edges(pair: Tensor, lin_edge: Linear | None, edge_attr: Tensor | None) -> Tensor:
@@ -95,6 +95,7 @@ class EdgePolicyHead(nn.Module):
 
     def forward(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns (edge logits, self logits)."""
+        check_node_features(h, 'h')
         check_edge_index(edge_index, h.size(0))
         pair = self.lin_sender(h).index_select(0, edge_index[0])
         pair += self.lin_receiver(h).index_select(0, edge_index[1])

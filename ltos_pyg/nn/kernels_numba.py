@@ -8,12 +8,12 @@ are contiguous too, so the compiler vectorises it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from ltos_pyg.jit import jit
 
 Array = npt.NDArray[Any]
 
@@ -22,11 +22,7 @@ ZERO, ONE = np.float32(0), np.float32(1)
 FASTMATH = {'reassoc', 'nsz', 'arcp', 'contract', 'afn'}
 
 
-def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    try:
-        return numba.njit(cache=True, nogil=True, fastmath=FASTMATH)(function)
-    except RuntimeError:  # no writable cache folder: compile once per process
-        return numba.njit(nogil=True, fastmath=FASTMATH)(function)
+_jit = jit(nogil=True, fastmath=FASTMATH)
 
 
 @_jit

@@ -190,15 +190,17 @@ class DGN(nn.Module):
 
 
 class SharingPolicy(nn.Module):
-    r"""The high-level policy :math:`\phi` of LToS: from one hop of observations to the sharing weights.
+    r"""The high-level policy :math:`\phi` of LToS: from observations to the sharing weights.
 
-    A :class:`DGNTrunk` of one layer, then an :class:`EdgePolicyHead`, then the softmax over each sender.
+    A :class:`DGNTrunk` of one layer, then an :class:`EdgePolicyHead`, then the softmax over each sender. The head joins
+    the features of both ends of an edge, and each has received one hop of messages: the weights of an agent depend on
+    what agents up to two hops away observe.
 
     Args:
         in_channels (int): Size of each node feature.
         hidden_channels (int): Size of the hidden layers.
         heads (int): Attention heads.
-        num_layers (int): Number of hops of the input of :math:`\phi`.
+        num_layers (int): Number of message-passing layers.
         encoder_channels (sequence of int): Sizes of the encoder's hidden layers.
         edge_dim (int, optional): Size of each edge feature, if there are any.
         initial_kept (float, optional): The share kept at the start; ``None`` is uniform.

@@ -47,12 +47,25 @@ def check_in_channels(in_channels: object) -> None:
         )
 
 
-def check_node_features(x: object) -> None:
-    """Raises a ``ValueError`` for PyG's pair of features, ``(x_src, x_dst)``."""
+def check_node_features(x: object, name: str = 'x') -> None:
+    """Raises a ``ValueError`` unless ``x`` is one tensor (N, F): no array, and not PyG's pair ``(x_src, x_dst)``."""
     if not isinstance(x, Tensor):
         raise ValueError(
-            f"'x' must be one tensor (N, F), for this layer works on one set of nodes (got a {type(x).__name__}). Make "
-            f'a graph of two sets one graph first, e.g. by HeteroData.to_homogeneous().'
+            f"'{name}' must be one tensor (N, F), for this layer works on one set of nodes (got a {type(x).__name__}). "
+            f'Make a graph of two sets one graph first, e.g. by HeteroData.to_homogeneous().'
+        )
+    if x.dim() != 2:
+        raise ValueError(
+            f"'{name}' must have shape (N, F): one row per node (got {tuple(x.shape)}). Put graphs with the same "
+            f'edges into one torch_geometric Batch.'
+        )
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Raises a ``ValueError`` for arrays and lists."""
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"'{name}' must be a torch.Tensor (got {type(value).__name__}). Convert it with torch.as_tensor."
         )
 
 
@@ -67,6 +80,12 @@ def check_rows(name: str, tensor: Tensor, rows: int, what: str) -> None:
 
 def check_edge_index(edge_index: Tensor, num_nodes: int) -> None:
     """Raises a ``ValueError`` unless ``edge_index`` is a (2, E) int64 tensor over ``num_nodes`` nodes without loops."""
+    check_tensor('edge_index', edge_index)
+    if edge_index.layout is not torch.strided:
+        raise ValueError(
+            f"'edge_index' must be a (2, E) tensor of node numbers (got a {edge_index.layout} matrix). Convert it with "
+            f'torch_geometric.utils.to_edge_index.'
+        )
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
         raise ValueError(
             f"'edge_index' must have shape (2, E), row 0 senders, row 1 receivers (got {tuple(edge_index.shape)}). "

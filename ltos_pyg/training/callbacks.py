@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ltos_pyg.training.checkpoint import CheckpointStore
+from ltos_pyg.training.metrics import less_is_better
 
 if TYPE_CHECKING:
     from ltos_pyg.training.trainer import Trainer
@@ -59,7 +61,8 @@ class _Best(Callback):
 
     Args:
         metric: E.g. ``'reward'``; default: the scenario's primary metric.
-        lower_is_better: Default: as the scenario says.
+        lower_is_better: Default: as the scenario says of its primary metric, and of others of which less is better
+            (queues, delays, travel times, attacks); higher is better for all else.
     """
 
     def __init__(self, metric: str | None = None, lower_is_better: bool | None = None) -> None:
@@ -73,12 +76,15 @@ class _Best(Callback):
         Raises:
             ValueError: If there is no such metric.
         """
-        name = f'eval/{self.metric or trainer.primary_metric}'
+        metric = self.metric or trainer.primary_metric
+        name = f'eval/{metric}'
         if name not in metrics:
             raise ValueError(f"no evaluation has '{name}'. Choose one of: {', '.join(sorted(metrics))}")
-        lower = trainer.lower_is_better if self.lower_is_better is None else self.lower_is_better
+        lower = self.lower_is_better
+        if lower is None:
+            lower = less_is_better(metric, trainer.primary_metric, trainer.lower_is_better)
         value = -metrics[name] if lower else metrics[name]
-        if self.best is not None and not value > self.best + least:
+        if math.isnan(value) or (self.best is not None and value <= self.best + least):
             return False
         self.best, self.best_step = value, trainer.algorithm.env_steps
         return True
@@ -131,7 +137,8 @@ class BestModel(_Best):
 
     Args:
         metric: E.g. ``'reward'``; default: the scenario's primary metric.
-        lower_is_better: Default: as the scenario says.
+        lower_is_better: Default: as the scenario says of its primary metric, and of others of which less is better
+            (queues, delays, travel times, attacks); higher is better for all else.
     """
 
     folder = 'best'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -96,6 +97,11 @@ def train_run(
         if finished:
             return run.final()
         with together(ranks):
+            if resume and run.is_finished and saved is None:
+                raise ValueError(
+                    f"'{run.path}' is finished and has no checkpoint from which more steps could be trained. Train "
+                    f'anew into another folder by --out.'
+                )
             torch.set_num_threads(config.train.threads)
             own = own_config(config, ranks)
             make_env = scenario.make_env(own)
@@ -150,7 +156,10 @@ def _start(
     if not resume:
         run.clear()
     run.write_config(config, ranks.size, scenario.primary_metric)
-    run.final_path.unlink(missing_ok=True)  # of a run that was extended
+    if run.is_finished:  # a run that is extended: what was measured of it is no longer true
+        shutil.rmtree(run.path / 'zero_shot', ignore_errors=True)
+        (run.path / 'card.md').unlink(missing_ok=True)
+        run.final_path.unlink()
     return MetricsLogger(run.metrics_path, _resume_step(resume, saved), places)
 
 

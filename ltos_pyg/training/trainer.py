@@ -172,6 +172,7 @@ class Trainer:
         with closing(self.make_eval_env(episodes)) as env:
             self.last_eval = flatten(evaluate(self.algorithm, env, self.config.eval_seed, show='evaluation'))
         self._call('on_evaluation', self.last_eval)
+        self.last_eval = {name: float(value) for name, value in self.last_eval.items()}
         self._write(**self.last_eval)
         self.seconds['evaluate'] += time.perf_counter() - start
 
@@ -187,7 +188,14 @@ class Trainer:
             self.logger.log(self.algorithm.env_steps, **metrics)
 
     def record(self, **metrics: SupportsFloat) -> None:
-        """Adds metrics to the next row of the log, as means since the last one."""
+        """Adds metrics to the next row of the log, as means since the last one.
+
+        Raises:
+            ValueError: If a name is one of the row's own: ``step``, ``updates``, ``seconds/...``.
+        """
+        for name in metrics:
+            if name in ('step', 'updates') or name.startswith('seconds/'):
+                raise ValueError(f"'{name}' is a name of the log's own: give your metric another one")
         self.window.add({name: float(value) for name, value in metrics.items()})
 
     def stop(self, reason: str) -> None:

@@ -44,11 +44,12 @@ def save_media(folder: Path, metric: str) -> None:
     """Saves a curve and a GIF in a run folder and prints their paths, or why there are none."""
     try:
         print(f'curve:   {plot_curves([folder], metric, folder / "curve.png")}')
+    except (ImportError, ValueError) as error:
+        print(f'no curve: {error}', file=sys.stderr)
+    try:
         print(f'episode: {watch_run(folder, folder / "episode.gif")}')
-    except ImportError as error:
-        print(f'no curve and no GIF: {error}', file=sys.stderr)
-    except ValueError as error:  # an environment that cannot be drawn
-        print(f'no GIF: {error}', file=sys.stderr)
+    except Exception as error:  # a user's drawing may raise anything; the run is finished and its result is written
+        print(f'no GIF: {type(error).__name__}: {error}', file=sys.stderr)
 
 
 def check_picture(out: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from ltos_pyg.envs.traffic.metrics import DESCRIPTIONS
 from ltos_pyg.experiments.catalogue import EXPERIMENTS, experiment
 from ltos_pyg.experiments.experiment import Experiment, Method, Run, Setting, read_experiment
-from ltos_pyg.experiments.report import LOWER
 from ltos_pyg.experiments.runner import plan
+from ltos_pyg.training.metrics import LESS_IS_BETTER, less_is_better
 
 TOML = """
 title = "My table"
@@ -139,7 +139,12 @@ def test_the_metric_of_each_setting_is_one_that_its_environment_reports():
 
 
 def test_less_is_better_in_the_metrics_of_traffic_that_tables_compare():
-    assert {'red_lights_delay', 'red_lights_queue', 'duration'} <= set(LOWER) <= {*DESCRIPTIONS, 'attacks'}
+    assert set(LESS_IS_BETTER) <= {*DESCRIPTIONS, 'attacks'}
+    assert less_is_better('queue', 'average_travel_time', True)
+    assert not less_is_better('return', 'average_travel_time', True)
+    assert not less_is_better('finished', 'average_travel_time', True)
+    assert less_is_better('attacks', 'reward', False)
+    assert less_is_better('mine', 'mine', True)
 
 
 def test_figure_5_has_three_foods_for_five_agents_as_the_paper_has():
@@ -181,3 +186,19 @@ def test_two_runs_that_would_share_a_folder_are_refused(tmp_path):
     assert runs[0].name == runs[1].name
     with pytest.raises(ValueError, match=r"two different runs have the same name, 'traffic-net=roadnet-dqn-seed10'"):
         plan(runs, tmp_path)
+
+
+def test_two_environments_of_one_name_do_not_share_a_folder(tmp_path):
+    code = """
+from ltos_pyg.envs import PrisonerEnv
+
+class Walk(PrisonerEnv):
+    pass
+"""
+    for name in ('walks_a', 'walks_b'):
+        (tmp_path / f'{name}.py').write_text(code)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        runs = [Run(f'{module}:Walk', (), 'dqn', 'default', (), 10) for module in ('walks_a', 'walks_b')]
+        with pytest.raises(ValueError, match="two different runs have the same name, 'Walk-dqn-seed10'"):
+            plan(runs, tmp_path / 'runs')

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -305,3 +306,41 @@ def test_the_spec_says_what_the_game_says():
     assert (spec.num_envs, spec.max_edges, spec.edge_dim, spec.horizon) == (3, 7, 2, 4)
     assert (spec.feature_dtype, spec.edge_scale, spec.feature_scale) == (torch.int8, (1.0, 0.5), (1.0, 2.0))
     assert VectorGraphEnv(Camp).spec.max_edges == 12  # four fully connected nodes
+
+
+@pytest.mark.parametrize(
+    ('graph', 'more', 'message'),
+    [
+        ({'x': np.ones((2, 2))}, {}, r"'x' from Mistaken.step\(\) must be a torch.Tensor \(got ndarray\)"),
+        (
+            {'edge_index': torch.tensor([[0, 2], [1, 0]])},
+            {},
+            r'nodes of its graph, in \[0, 1\] \(got 0\.\.2\)',
+        ),
+        (
+            {'edge_index': torch.tensor([[0.0], [1.0]])},
+            {},
+            r'of torch.int64 \(got \(2, 1\) of torch.float32\)',
+        ),
+        ({}, {'terminated': torch.tensor([True, False])}, "'terminated' must be one bool for the whole episode"),
+        ({}, {'info': {'c': torch.ones(2)}}, r"'info' must hold one number per game under each name \(got 'c'"),
+        ({}, {'info': {'c': 'hi'}}, r"'info' must hold one number per game under each name \(got 'c': 'hi'\)"),
+    ],
+)
+def test_mistakes_of_a_game_are_named_at_its_step(graph, more, message):
+    class Mistaken(Count):
+        def step(self, action: Tensor) -> SingleStep:
+            fields = {'x': self.seen, 'edge_index': fully_connected(2), **graph}
+            return SingleStep(Snapshot(**fields), action.float(), **more)
+
+    env = VectorGraphEnv(Mistaken, 2)
+    env.reset(0)
+    with pytest.raises(ValueError, match=message):
+        env.step(torch.zeros(4, dtype=torch.int64))
+
+
+def test_actions_must_be_tensors():
+    env = VectorGraphEnv(Count, 2)
+    env.reset(0)
+    with pytest.raises(ValueError, match=r"'action' must be a torch.Tensor \(got ndarray\)"):
+        env.step(np.zeros(4, int))

@@ -1,5 +1,6 @@
 """Every wrong input is refused at the border, by name, with what was expected, what came, and the next move."""
 
+import numpy as np
 import pytest
 import torch
 from nn_zoo import CASES
@@ -216,3 +217,34 @@ def test_bad_edge_attr(layer, bad):
     edge_dim, edge_attr, message = BAD_ATTR[bad]
     with pytest.raises(ValueError, match=message):
         EDGE_LAYERS[layer](edge_dim)(X, EDGES, edge_attr)
+
+
+@pytest.mark.parametrize('x', [torch.randn(5), torch.randn(4, 3, 5)])
+@pytest.mark.parametrize('make', [DGNConv, LToSConv, EdgePolicyHead])
+def test_node_features_have_two_dimensions(make, x):
+    layer = make(5, 8, heads=2) if make is DGNConv else make(5, 8)
+    with pytest.raises(ValueError, match=r'must have shape \(N, F\): one row per node'):
+        layer(x, EDGES)
+
+
+@pytest.mark.parametrize('kept', [torch.full((4, 1), 0.5), torch.full((4, 2), 0.5)])
+def test_shares_kept_have_one_dimension(kept):
+    with pytest.raises(ValueError, match=r"'kept' must be one number, or one per node \(N,\)"):
+        constant_sharing(EDGES, 4, kept)
+
+
+def test_values_have_at_most_two_dimensions():
+    with pytest.raises(ValueError, match=r"'value' must have shape \(N,\) or \(N, D\)"):
+        share_value(torch.randn(4, 4, 2), EDGES, constant_sharing(EDGES, 4))
+
+
+def test_arrays_are_no_tensors():
+    with pytest.raises(ValueError, match=r"'value' must be a torch.Tensor \(got ndarray\)"):
+        share_value(np.ones(4), EDGES, constant_sharing(EDGES, 4))
+    with pytest.raises(ValueError, match=r"'edge_index' must be a torch.Tensor \(got ndarray\)"):
+        DGNConv(5, 8, heads=2)(X, EDGES.numpy())
+
+
+def test_a_sparse_adjacency_is_no_edge_index():
+    with pytest.raises(ValueError, match=r'must be a \(2, E\) tensor of node numbers'):
+        DGNConv(5, 8, heads=2)(torch.randn(2, 5), torch.eye(2).to_sparse())

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch_geometric.data import Batch, Data
@@ -161,7 +165,7 @@ class Recorder(Callback):
 
     def on_evaluation(self, trainer: Any, metrics: dict[str, float]) -> None:
         self.calls.append('evaluation')
-        metrics['eval/mine'] = 7.0
+        metrics['eval/mine'] = np.float32(7.0)
 
     def on_end(self, trainer: Any) -> None:
         self.calls.append('end')
@@ -190,6 +194,44 @@ def test_a_run_that_no_longer_improves_is_stopped_and_says_so(tmp_path):
     run = train(out=tmp_path / 'run', callbacks=[EarlyStopping(patience=1, metric='length', min_delta=1e9)])
     assert run.result['env_steps'] == 80
     assert run.result['stopped'] == 'no better evaluation since step 0'
+
+
+def test_the_best_by_a_metric_of_which_less_is_better_is_the_least():
+    class Evaluated:
+        primary_metric, lower_is_better = 'reward', False
+        algorithm = SimpleNamespace(env_steps=0)
+
+    best = BestModel('attacks')
+    given = [math.nan, 5.0, 1.0, 9.0]
+    assert [best.improved(Evaluated, {'eval/attacks': value}) for value in given] == [False, True, True, False]
+
+
+def test_names_of_the_log_are_not_recorded(tmp_path):
+    class Records(Callback):
+        def on_step(self, trainer: Any) -> None:
+            trainer.record(updates=1.0)
+
+    with pytest.raises(CallbackError, match="'updates' is a name of the log's own"):
+        train(out=tmp_path / 'run', callbacks=[Records()])
+
+
+def test_a_run_that_is_extended_keeps_nothing_that_was_measured_of_the_shorter_one(tmp_path):
+    run = train(out=tmp_path / 'run')
+    (run.folder / 'zero_shot').mkdir()
+    (run.folder / 'card.md').write_text('old')
+    train(out=run.folder, steps=240, resume=True)
+    assert not (run.folder / 'zero_shot').exists()
+    assert not (run.folder / 'card.md').exists()
+
+
+def test_a_finished_run_without_checkpoints_is_not_trained_anew(tmp_path):
+    run = train(out=tmp_path / 'run')
+    shutil.rmtree(run.folder / 'checkpoints')
+    before = (run.folder / 'metrics.jsonl').read_text()
+    with pytest.raises(ValueError, match='is finished and has no checkpoint from which more steps could be trained'):
+        train(out=run.folder, steps=240, resume=True)
+    assert (run.folder / 'metrics.jsonl').read_text() == before
+    assert (run.folder / 'final.json').is_file()
 
 
 def test_the_best_model_is_kept_apart(tmp_path):

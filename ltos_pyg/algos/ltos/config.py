@@ -44,7 +44,7 @@ class LToSConfig(SharingQConfig):
     noise_received: float = 1.0  # standard deviation of the noise on the logits of the edges into an agent
     noise_local: float = 0.25  # scale of the noise around phi; wide exploration has scale 1
     hold_steps: int | None = None  # steps that exploration weights are held; None: n_step
-    wide_start: float = 1.0  # fraction of episodes with wide exploration, at the start
+    wide_start: float = 1.0  # fraction of the time with wide exploration of weights, at the start
     wide_end: float = 0.1  # the same, at the end
     wide_fraction: float = 0.5  # part of training over which it falls
 
@@ -55,6 +55,8 @@ class LToSConfig(SharingQConfig):
         check_range(self, 'phi_starts', 'phi_tau', 'wide_start', 'wide_end', 'wide_fraction', least=0, most=1)
         check_range(self, 'phi_every', 'phi_graphs', 'phi_channels', 'search_channels', 'hops', least=1)
         check_range(self, 'phi_channels', 'search_channels', most=LARGEST_WIDTH)
+        if self.phi_channels % 4 != 0:
+            raise ValueError(f"'phi_channels' must be a multiple of 4, the heads of phi (got {self.phi_channels})")
         check_range(self, 'hold_steps', least=1, none=', or None for n_step')
         if self.candidates < 2:
             raise ValueError(f"'candidates' must be at least 2, or there is nothing to compare (got {self.candidates})")

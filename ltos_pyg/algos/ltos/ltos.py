@@ -31,9 +31,10 @@ class LToS(SharingQ):
     r"""Learning to share, after `"Learning to Share in Multi-Agent Reinforcement Learning"
     <https://arxiv.org/abs/2112.08702>`_.
 
-    The high level :math:`\phi` maps one hop of observations to a point on each sender's simplex, the weights
-    :math:`w = \phi(o)`; the low level maximises the shaped reward :math:`r^w_i = w_{ii} r_i + \sum_j w_{ji} r_j` with
-    the critic :math:`Q_i(o, a; w)` (:class:`~ltos_pyg.algos.ltos.NodeCritic`, the paper's). An update is
+    The high level :math:`\phi` (:class:`~ltos_pyg.nn.SharingPolicy`) maps observations to a point on each sender's
+    simplex, the weights :math:`w = \phi(o)`; the low level maximises the shaped reward
+    :math:`r^w_i = w_{ii} r_i + \sum_j w_{ji} r_j` with the critic :math:`Q_i(o, a; w)`
+    (:class:`~ltos_pyg.algos.ltos.NodeCritic`, the paper's). An update is
 
     1. the low level: one step of Q on :math:`r^w`, with the weights of the time when the data was collected and
        the target policy's at the successor, :math:`w' = \phi'(o')`;
@@ -45,8 +46,8 @@ class LToS(SharingQ):
     The logits of the weights are those of a constant share plus what :math:`\phi` adds to them, which is zero at the
     start. With the search, :math:`\phi` is pulled towards the best constant found so far where the critics disagree.
 
-    **Exploration of weights.** In a part of the episodes (``wide_start`` falling to ``wide_end``) the weights are wide
-    noise around the first share, in the others small noise around :math:`\phi`; see
+    **Exploration of weights.** In a part of the time (``wide_start`` falling to ``wide_end``) the weights are wide
+    noise around the first share, otherwise small noise around :math:`\phi`; see
     :class:`~ltos_pyg.algos.ltos.JointNoise`. So Q is trained under many weights.
 
     :attr:`sharing_mode` selects the weights of :meth:`act` without exploration: ``'phi'``, ``'constant'`` (the best
@@ -154,6 +155,12 @@ class LToS(SharingQ):
         x, edge_index, edge_attr = seen
         with self.autocast():
             edge, own = phi.logits(x, edge_index, edge_attr)
+        if edge.shape != edge_index.shape[1:] or own.shape != x.shape[:1]:
+            raise ValueError(
+                f"'policy.logits' must return one logit per edge (E,) and per node (N,): expected "
+                f'{tuple(edge_index.shape[1:])} and {tuple(x.shape[:1])}, got {tuple(edge.shape)} and '
+                f'{tuple(own.shape)}. Drop a last dimension of 1 with .squeeze(-1).'
+            )
         first = constant_logits(edge_index, x.size(0), self.objective.first_kept)
         return Logits(first.edge + edge, first.own + own)
 
@@ -172,6 +179,8 @@ class LToS(SharingQ):
             return constant_sharing(edge_index, N, self.constant_kept)
         if mode == 'random':
             return random_sharing(edge_index, N, self.play_rng)
+        if mode != 'phi':
+            raise ValueError(f"'sharing_mode' must be one of {', '.join(self.sharing_modes)} (got {mode!r})")
         if self.symmetries is None or not self.config.average_views:
             return self.sharing(self.target_phi, graph)
         views = [self.sharing(self.target_phi, batch) for _, batch in self.symmetries.stacked_views(graph)]

@@ -15,7 +15,7 @@ from ltos_pyg.algos import ranks
 from ltos_pyg.algos.base import soft_update
 from ltos_pyg.algos.losses import gather_next_value, masked, mean, td_loss, td_target
 from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen, taken
-from ltos_pyg.algos.ltos.subgraphs import Near, part_of, random_parts, repeated_edges, within_hops
+from ltos_pyg.algos.ltos.subgraphs import Near, both_ways, part_of, random_parts, repeated_edges, within_hops
 from ltos_pyg.algos.ltos.weights import JointNoise, Logits, constant_logits
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn.functional import softmax_by_sender
@@ -91,7 +91,9 @@ class JointActionCritic(nn.Module):
         \mathrm{ReLU}(\mathbf{M}_l \mathbf{h}^{l-1}_j + \mathbf{E}_l \mathbf{e}_{ji})\Big]\Big), \qquad
         G_i = \mathrm{MLP}(\mathbf{h}^0_i \Vert \dots \Vert \mathbf{h}^L_i)
 
-    with one layer a hop, L = ``hops``. Messages are summed, not averaged: the value of a joint action may depend on
+    with one layer a hop, L = ``hops``. On one-way edges messages run both ways (:math:`\mathbf{e}` of an added reverse
+    is 0): :math:`j` shares with :math:`i` for what :math:`i` does for it, so :math:`G_j` must see the action of
+    :math:`i`. Messages are summed, not averaged: the value of a joint action may depend on
     whether *all* neighbours take part, and attention, which averages, learns that several times more slowly.
 
     Shapes:
@@ -231,6 +233,7 @@ class JointSearch:
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.constant = BestConstant().to(device)
         self.optimizer = torch.optim.Adam(self.critics.parameters(), lr=config.lr, fused=True)
+        self.one_way = not spec.symmetric
         self.noise = JointNoise(config.noise_joint, config.noise_own, config.noise_received)
 
     first_kept: float | None = FIRST_SHARE  # the share kept that phi starts from
@@ -250,19 +253,24 @@ class JointSearch:
 
     # the critics -------------------------------------------------------------------------------------------------
 
+    def _critics_see(self, seen: Seen) -> Seen:
+        return both_ways(seen) if self.one_way else seen
+
     def critic_loss(self, batch: LowLevelBatch) -> Tensor:
         r"""Mean loss of :math:`G_c(o, \mathbf{a}) \to R + \gamma^n G^-_c(o', \mathbf{a}')`, c by the frame's number."""
         t = batch.t
         which = half_of(t.index, self.num_envs).to(t.reward.device)  # (B,) the same for the same frame in every batch
+        now = self._critics_see(batch.seen)
+        ahead = None if batch.ahead is None else self._critics_see(batch.ahead.seen)
         losses = []
         for c, (critic, target) in enumerate(zip(self.critics, self.targets, strict=True)):
             mine = which == c
-            node, seen = part_of(batch.seen, t.graph.batch, mine)
+            node, seen = part_of(now, t.graph.batch, mine)
             value = critic(*seen, t.action[node])
             y = t.reward[node]
-            if batch.ahead is not None:
+            if batch.ahead is not None and ahead is not None:
                 with torch.no_grad():
-                    node_next, seen_next = part_of(batch.ahead.seen, t.successor.batch, mine)
+                    node_next, seen_next = part_of(ahead, t.successor.batch, mine)
                     next_value = t.reward.new_zeros(t.successor.num_nodes)
                     next_value[node_next] = target(*seen_next, batch.ahead.action[node_next])
                     y = td_target(y, t.discount[node], gather_next_value(next_value, t.successor_node[node]))
@@ -282,7 +290,7 @@ class JointSearch:
         base = constant_logits(edge_index, N, self.constant.own)
         phi = Logits(*(part.detach() for part in logits))
         with torch.no_grad():
-            near = within_hops(edge_index, N, self.config.hops)
+            near = within_hops(self._critics_see(batch.seen)[1], N, self.config.hops)
             due = self.constant.due()
             constants = [constant_logits(edge_index, N, own) for own in (None, SHARES[due])]
             draws = self._candidates(phi, batch)
@@ -324,8 +332,8 @@ class JointSearch:
 
     def _returns(self, batch: HighLevelBatch, actions: Tensor) -> Tensor:
         """The two critics' returns of each node after each of K joint actions (K, N), as (2, K, N)."""
-        parts = in_parts(actions, actions.size(1))
-        return torch.stack([torch.cat([critic(*batch.seen, part) for part in parts]) for critic in self.critics])
+        seen, parts = self._critics_see(batch.seen), in_parts(actions, actions.size(1))
+        return torch.stack([torch.cat([critic(*seen, part) for part in parts]) for critic in self.critics])
 
     def _target(
         self, value: Tensor, draws: list[Logits], phi: Logits, base: Logits, edge_index: Tensor, near: Near

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch_geometric.utils import coalesce
 
 from ltos_pyg.algos.base import Seen
 
@@ -32,6 +33,16 @@ def repeated_edges(seen: Seen, times: int) -> tuple[Tensor, Tensor | None]:
     x, edge_index, edge_attr = seen
     shift = x.size(0) * torch.arange(times, device=x.device).repeat_interleave(edge_index.size(1))
     return edge_index.repeat(1, times) + shift, None if edge_attr is None else edge_attr.repeat(times, 1)
+
+
+def both_ways(seen: Seen) -> Seen:
+    """The graphs with the reverse of every edge; a reverse that is new has edge features 0."""
+    x, edge_index, edge_attr = seen
+    edges = torch.cat([edge_index, edge_index.flip(0)], dim=1)
+    if edge_attr is None:
+        return x, coalesce(edges, num_nodes=x.size(0)), None
+    edges, features = coalesce(edges, torch.cat([edge_attr, torch.zeros_like(edge_attr)]), num_nodes=x.size(0))
+    return x, edges, features
 
 
 def first_graphs(seen: Seen, ptr: Tensor, most: int) -> Seen:

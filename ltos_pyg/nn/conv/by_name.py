@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from ltos_pyg.nn.conv.dgn_conv import DGNConv
 
@@ -65,8 +67,8 @@ def make_conv(conv: Conv, channels: int, heads: int, edge_dim: int | None) -> nn
     (``concat``, as :class:`~torch_geometric.nn.GATv2Conv`), each has ``channels / heads`` features.
 
     Raises:
-        ValueError: If there is no such layer, it cannot be built from sizes alone, or edges have features that it does
-            not take.
+        ValueError: If there is no such layer, it cannot be built from sizes alone, edges have features that it does
+            not take, or it has dropout or batch normalisation.
     """
     make = find_conv(conv)
     if make is DGNConv:
@@ -91,4 +93,24 @@ def make_conv(conv: Conv, channels: int, heads: int, edge_dim: int | None) -> nn
             f"'conv' must be built from (in_channels, out_channels): {name} is not ({error}). Give a function that "
             'makes it.'
         ) from error
+    check_conv(layer, name)
     return ConvLayer(layer, takes_edges=edge_dim is not None)
+
+
+def check_conv(layer: nn.Module, name: str) -> None:
+    """Raises a ``ValueError`` for dropout and batch normalisation.
+
+    With them the values of an agent would depend on chance, or on the other graphs of its batch, and so would greedy
+    actions and the targets of learning.
+    """
+    for module in layer.modules():
+        if isinstance(module, _BatchNorm):
+            raise ValueError(
+                f"'conv' must not normalise over the batch: {name} has a {type(module).__name__}. Give a function that "
+                f'makes it without, or with a normalisation of each node, such as LayerNorm.'
+            )
+        dropout = module.p if isinstance(module, _DropoutNd) else getattr(module, 'dropout', 0)
+        if isinstance(dropout, int | float) and dropout > 0:
+            raise ValueError(
+                f"'conv' must have no dropout: {name} has {dropout:g}. Give a function that makes it without."
+            )

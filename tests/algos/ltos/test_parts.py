@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import GATv2Conv, GCNConv, TransformerConv
 
 from ltos_pyg.algos import DGN, DGNConfig, LToS, LToSConfig, LToSEdge
-from ltos_pyg.nn import DGNConv, DGNTrunk, constant_sharing
+from ltos_pyg.nn import DGNConv, DGNTrunk, SharingPolicy, constant_sharing
 
 SMALL = {'hidden_channels': 16, 'encoder_channels': (16,), 'heads': 2, 'replay_size': 500, 'batch_size': 4}
 
@@ -92,6 +92,8 @@ def test_layers_without_edge_features_do_where_edges_have_none():
         ('GCNConv', 'must take edge features'),
         ('GINEConv', 'must be built from'),
         (lambda *sizes, heads, concat, edge_dim: None, "'heads' must divide"),
+        ('GENConv', r"'conv' must not normalise over the batch: GENConv has a BatchNorm"),
+        (lambda *sizes, edge_dim: TransformerConv(*sizes, edge_dim=edge_dim, dropout=0.5), 'must have no dropout'),
     ],
 )
 def test_a_layer_that_does_not_fit_is_refused(conv, message):
@@ -102,3 +104,23 @@ def test_a_layer_that_does_not_fit_is_refused(conv, message):
 def test_a_policy_without_logits_is_refused():
     with pytest.raises(ValueError, match=r"must have a method 'logits.*got Linear"):
         LToS(jungle().spec, small(), policy=nn.Linear(2, 2))
+
+
+def test_logits_of_another_shape_are_refused():
+    class Tall(SharingPolicy):
+        def logits(self, *args: Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return tuple(part.unsqueeze(-1) for part in super().logits(*args))
+
+    env = jungle()
+    spec = env.spec
+    algo = LToS(spec, small(), policy=Tall(spec.num_features, 8, edge_dim=spec.edge_dim))
+    with pytest.raises(ValueError, match=r"'policy.logits' must return one logit per edge \(E,\) and per node \(N,\)"):
+        algo.act(env.reset(), explore=False)
+
+
+def test_an_unknown_sharing_mode_is_refused():
+    env = jungle()
+    algo = LToS(env.spec, small())
+    algo.sharing_mode = 'Constant'
+    with pytest.raises(ValueError, match=r"'sharing_mode' must be one of phi, constant, .* \(got 'Constant'\)"):
+        algo.act(env.reset(), explore=False)

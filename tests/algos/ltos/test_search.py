@@ -23,7 +23,7 @@ from ltos_pyg.algos.ltos.search import (
     JointActionCritic,
     half_of,
 )
-from ltos_pyg.algos.ltos.subgraphs import first_graphs, part_of, random_parts, repeated_edges, within_hops
+from ltos_pyg.algos.ltos.subgraphs import both_ways, first_graphs, part_of, random_parts, repeated_edges, within_hops
 from ltos_pyg.algos.ltos.weights import Logits, constant_logits
 from ltos_pyg.data import Snapshot
 from ltos_pyg.graph_env import SingleGraphEnv, SingleStep, VectorGraphEnv, fully_connected
@@ -493,3 +493,24 @@ def test_a_loss_that_is_not_finite_leaves_the_low_level_trainable():
     with pytest.raises(NonFiniteLossError):
         list(updates)
     assert all(p.requires_grad for p in algo.network.parameters())
+
+
+def test_reverse_edges_are_added_once_and_without_features():
+    edges, attr = torch.tensor([[0, 1, 2], [1, 0, 1]]), torch.tensor([[1.0], [2.0], [3.0]])
+    _, both, features = both_ways((torch.zeros(3, 1), edges, attr))
+    assert both.tolist() == [[0, 1, 1, 2], [1, 0, 2, 1]]
+    assert features.tolist() == [[1.0], [2.0], [0.0], [3.0]]
+
+
+def test_on_one_way_edges_the_critics_see_what_the_receiver_of_a_share_does():
+    class OneWay(Two):
+        symmetric = False
+
+        def start(self) -> Snapshot:
+            return Snapshot(x=torch.ones(2, 1), edge_index=torch.tensor([[0], [1]]))
+
+    algo = trained('ltos search', make_env=lambda: VectorGraphEnv(OneWay, 4))
+    x, edge_index = torch.ones(2, 1), torch.tensor([[0], [1]])
+    batch = HighLevelBatch((x, edge_index, None), torch.zeros(2, dtype=torch.int64), 1, None, None)
+    value = algo.objective._returns(batch, torch.tensor([[0, 0], [0, 1]]))
+    assert (value[:, 0, 0] != value[:, 1, 0]).any()  # agent 0 gives to agent 1 for what that one does
