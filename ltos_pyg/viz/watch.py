@@ -48,6 +48,8 @@ def save_media(folder: Path, metric: str) -> None:
         print(f'no curve: {error}', file=sys.stderr)
     try:
         print(f'episode: {watch_run(folder, folder / "episode.gif")}')
+    except (ImportError, ValueError) as error:
+        print(f'no GIF: {error}', file=sys.stderr)
     except Exception as error:  # a user's drawing may raise anything; the run is finished and its result is written
         print(f'no GIF: {type(error).__name__}: {error}', file=sys.stderr)
 
