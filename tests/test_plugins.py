@@ -191,6 +191,20 @@ def test_an_environment_without_render_says_so(modules, capsys, tmp_path):
     assert 'it has no method render()' in capsys.readouterr().err
 
 
+def test_a_drawing_that_fails_does_not_fail_the_finished_run(modules, capsys, tmp_path):
+    code = (
+        WALK.replace('def render', 'def draw')
+        + """
+    def render(self):
+        raise RuntimeError('no display')
+"""
+    )
+    modules(broken_env=code)
+    assert main(['train', 'broken_env:Walk', '--algo', 'dqn', *QUICK, '--out', 'broken']) == 0
+    assert 'no GIF: RuntimeError: no display' in capsys.readouterr().err
+    assert (tmp_path / 'broken' / 'final.json').is_file()
+
+
 # --- an algorithm ----------------------------------------------------------------------------------------------------
 
 

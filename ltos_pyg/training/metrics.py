@@ -5,8 +5,14 @@ from __future__ import annotations
 MEASURES = ('kept', 'kept_std_nodes', 'kept_std_states', 'uneven')  # of sharing weights
 OWN_METRICS = ('return', 'reward', 'length', *MEASURES)
 LESS_IS_BETTER = (
-    *('duration', 'delay', 'average_travel_time', 'queue', 'queue_time', 'red_lights_delay', 'red_lights_queue'),
     'attacks',
+    'average_travel_time',
+    'delay',
+    'duration',
+    'queue',
+    'queue_time',
+    'red_lights_delay',
+    'red_lights_queue',
 )
 SWITCHED = 'switched_'  # prefix of a metric: fraction of actions that change under the weights of another mode
 

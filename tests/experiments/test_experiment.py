@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ltos_pyg.cli import main
 from ltos_pyg.envs.traffic.metrics import DESCRIPTIONS
 from ltos_pyg.experiments.catalogue import EXPERIMENTS, experiment
 from ltos_pyg.experiments.experiment import Experiment, Method, Run, Setting, read_experiment
@@ -202,3 +203,17 @@ class Walk(PrisonerEnv):
         runs = [Run(f'{module}:Walk', (), 'dqn', 'default', (), 10) for module in ('walks_a', 'walks_b')]
         with pytest.raises(ValueError, match="two different runs have the same name, 'Walk-dqn-seed10'"):
             plan(runs, tmp_path / 'runs')
+
+
+def test_a_finished_run_that_cannot_be_measured_again_keeps_its_result(tmp_path):
+    options = {'total_steps': 80, 'num_envs': 4, 'learning_starts': 40, 'eval_every': 40, 'eval_episodes': 2}
+
+    def run(**more: int) -> Run:
+        return Run('prisoner', tuple((options | more).items()), 'dqn', 'default', (), 10)
+
+    first = run(final_episodes=2)
+    assert main([*first.arguments(tmp_path / first.name)]) == 0
+    (planned,) = plan([run(final_episodes=4)], tmp_path)
+    assert planned.remeasure
+    with pytest.raises(ValueError, match='must keep its other evaluations: eval_every is 40, not 20'):
+        plan([run(final_episodes=4, eval_every=20)], tmp_path)
