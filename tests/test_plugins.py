@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -14,6 +15,7 @@ import torch
 import ltos_pyg
 from ltos_pyg import registry
 from ltos_pyg.cli import main
+from ltos_pyg.graph_env import VectorGraphEnv
 from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.run_folder import RunFolder
 
@@ -157,6 +159,21 @@ def test_an_environment_of_one_file_has_every_service_of_ours(modules, capsys, t
 def test_a_run_is_named_after_its_class(modules, tmp_path):
     assert main(['train', 'walk_env:Walk', '--algo', 'vdn_algo:VDN', '--no-media', *QUICK]) == 0
     assert RunFolder('runs/Walk-VDN-seed0').is_finished
+
+
+def test_an_exported_policy_acts_where_its_environment_is_not_installed(modules, capsys, tmp_path):
+    assert main(['train', 'walk_env:Walk', '--no-media', *QUICK, '--out', 'run']) == 0
+    assert main(['card', 'run', '--out', 'exported']) == 0
+    graph = VectorGraphEnv(sys.modules['walk_env'].Walk, num_envs=3).reset(0)
+    action, sharing = ltos_pyg.load_policy('run')(graph)
+    (tmp_path / 'walk_env.py').unlink()
+    del sys.modules['walk_env']
+    importlib.invalidate_caches()
+    same, shares = ltos_pyg.load_policy('exported')(graph)
+    assert torch.equal(action, same)
+    assert torch.equal(sharing.given, shares.given)
+    assert main(['evaluate', 'exported', '--episodes', '2']) == 1  # to play, the game is needed
+    assert "module 'walk_env' cannot be imported" in capsys.readouterr().err
 
 
 def test_an_environment_that_breaks_the_contract_is_refused_before_training(modules, capsys, tmp_path):

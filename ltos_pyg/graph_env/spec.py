@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +50,24 @@ class GraphEnvSpec:
         for symmetry in self.symmetries:
             symmetry.check(self.num_features, self.num_actions, self.edge_dim)
 
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        plain = dataclasses.asdict(self)
+        return plain | {name: str(plain[name]).removeprefix('torch.') for name in ('feature_dtype', 'edge_dtype')}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> GraphEnvSpec:
+        """From what :meth:`as_dict` gave, also after JSON has made lists of its tuples."""
+        values = _tuples(plain)
+        dtypes = {name: getattr(torch, values[name]) for name in ('feature_dtype', 'edge_dtype')}
+        symmetries = tuple(Symmetry(**_tuples(symmetry)) for symmetry in values['symmetries'])
+        return cls(**(values | dtypes | {'symmetries': symmetries}))
+
     def scale(self, of: str = 'feature') -> Tensor | None:
         """``feature_scale`` or ``edge_scale`` as a float32 tensor."""
         scale = self.feature_scale if of == 'feature' else self.edge_scale
         return None if scale is None else torch.tensor(scale, dtype=torch.float32)
+
+
+def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}

@@ -15,7 +15,7 @@ from ltos_pyg import registry
 from ltos_pyg.ranges import as_option
 from ltos_pyg.scenarios import Scenario
 from ltos_pyg.training.callbacks import Callback
-from ltos_pyg.training.config import RunConfig
+from ltos_pyg.training.config import RunConfig, check_device
 from ltos_pyg.training.evaluate import Stat, evaluate, playing_in
 from ltos_pyg.training.logging import Sink
 from ltos_pyg.training.policy import Policy
@@ -227,11 +227,15 @@ def load_policy(
             or networks.
     """
     folder = find_run(folder)
-    scenario = None if env is None else as_scenario(env)
-    config = on_device(RunFolder(folder).config(scenario), device)
-    scenario = scenario or registry.scenario(config.scenario)
-    with closing(scenario.make_env(config)(1)) as one:
-        spec = one.spec
+    acting = RunFolder(folder).acting() if env is None else None
+    if acting is not None:
+        config, spec = on_device(acting[0], device), acting[1]
+        check_device(config.train.device)
+    else:
+        scenario = None if env is None else as_scenario(env)
+        config = on_device(RunFolder(folder).config(scenario), device)
+        with closing((scenario or registry.scenario(config.scenario)).make_env(config)(1)) as one:
+            spec = one.spec
     return Policy(load_algorithm(config, spec, folder, best), spec)
 
 

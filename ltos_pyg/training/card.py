@@ -46,7 +46,7 @@ def export_policy(folder: Path | str, out: Path | str, license: str | None = Non
 
     It has the card (``README.md``, as hubs read it), ``config.json``, ``final.json``, the pictures of the run if it has
     any, and ``policy.pt``: the networks that greedy actions depend on, in a file that is loaded without running code.
-    Replay, optimizers and targets are left out.
+    Replay, optimizers and targets are left out. The environment's code is not needed to load it, only to play in it.
 
     Args:
         folder: The run folder, of a finished run.
@@ -62,13 +62,14 @@ def export_policy(folder: Path | str, out: Path | str, license: str | None = Non
     scenario = registry.scenario(config.scenario)
     env = scenario.make_env(config)(1)
     try:
-        state = load_algorithm(config, env.spec, run.path).policy_state()
+        spec = env.spec
+        state = load_algorithm(config, spec, run.path).policy_state()
     finally:
         env.close()
     target.path.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target.path / 'zero_shot', ignore_errors=True)  # of an earlier export
     save_file(target.policy_path, final['env_steps'], {'algorithm': state}, config.fingerprint())
-    write_json(target.config_path, run.read() | {'command': command_of(config)})
+    write_json(target.config_path, run.read() | {'command': command_of(config), 'spec': spec.as_dict()})
     target.write_final(final)
     for path in sorted((run.path / 'zero_shot').glob('*.json')):
         result = json.loads(path.read_text(encoding='utf-8'))

@@ -2,7 +2,7 @@
 
 It holds ``config.json`` (options, versions, commit), ``metrics.jsonl``, ``checkpoints/``, at the end ``final.json``,
 ``zero_shot/`` if it was evaluated in other settings, and while a process trains in it ``run.lock``. An exported policy
-has ``config.json``, ``final.json`` and ``policy.pt``, the networks that act.
+has ``config.json`` (with the spec of the environment), ``final.json`` and ``policy.pt``, the networks that act.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ltos_pyg.training.config import RENAMED, WITHOUT_EFFECT, RunConfig, TrainCo
 from ltos_pyg.training.logging import read_metrics
 
 if TYPE_CHECKING:
+    from ltos_pyg.graph_env import GraphEnvSpec
     from ltos_pyg.scenarios.base import Scenario
     from ltos_pyg.training.checkpoint import CheckpointStore
 
@@ -133,23 +134,32 @@ class RunFolder:
             ValueError: As :meth:`read`, or if a scenario, algorithm or option is unknown here.
         """
         plain, path = self.read(), self.config_path
-        try:
+        with _as_a_run_writes(path):
             if scenario is None:
                 scenario = _find(plain, path)
             base = scenario.config(plain['algo'])
-            return RunConfig(
-                scenario=plain['scenario'],
-                algo=plain['algo'],
-                preset=plain['preset'],
-                env=_from_plain(type(base.env), 'env', plain, path),
-                algorithm=_from_plain(type(base.algorithm), 'algorithm', plain, path),
-                train=_from_plain(TrainConfig, 'train', plain, path),
-                imports=tuple(plain.get('imports', ())),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"'{path}' is not what a run writes ({type(error).__name__}: {error}). Restore it, or train again."
-            ) from error
+            return _config(plain, path, type(base.env), type(base.algorithm))
+
+    def acting(self) -> tuple[RunConfig, GraphEnvSpec] | None:
+        """What the network of an exported policy is built from: its configuration, and the spec of its environment.
+        Neither needs the environment itself, so its module need not be there. ``None`` if no spec is stored.
+
+        Raises:
+            ValueError: As :meth:`config`.
+        """
+        plain, path = self.read(), self.config_path
+        if 'spec' not in plain:
+            return None
+        from ltos_pyg.graph_env import GraphEnvSpec  # loads PyTorch
+
+        with _as_a_run_writes(path):
+            try:
+                registry.check_algorithm(plain['algo'])
+            except ValueError:
+                registry.import_modules(plain.get('imports', ()))
+            env_options = dataclasses.make_dataclass('EnvOptions', plain['env'], frozen=True)
+            algorithm_options = registry.algorithm(plain['algo']).config
+            return _config(plain, path, env_options, algorithm_options), GraphEnvSpec.from_dict(plain['spec'])
 
     def primary_metric(self) -> str:
         """The primary metric of this run."""
@@ -362,6 +372,29 @@ def default_folder(config: RunConfig) -> Path:
     preset = '' if config.preset == 'default' else f'-{config.preset}'
     scenario, algo = (name.rpartition(':')[2] for name in (config.scenario, config.algo))
     return Path('runs') / f'{scenario}-{algo}{preset}-seed{config.train.seed}'
+
+
+@contextmanager
+def _as_a_run_writes(path: Path) -> Iterator[None]:
+    """Says so if the content of a ``config.json`` is not as a run writes it."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"'{path}' is not what a run writes ({type(error).__name__}: {error}). Restore it, or train again."
+        ) from error
+
+
+def _config(plain: dict[str, Any], path: Path, env_options: type, algorithm_options: type) -> RunConfig:
+    return RunConfig(
+        scenario=plain['scenario'],
+        algo=plain['algo'],
+        preset=plain['preset'],
+        env=_from_plain(env_options, 'env', plain, path),
+        algorithm=_from_plain(algorithm_options, 'algorithm', plain, path),
+        train=_from_plain(TrainConfig, 'train', plain, path),
+        imports=tuple(plain.get('imports', ())),
+    )
 
 
 def _from_plain(cls: type, part: str, config: dict[str, Any], path: Path) -> Any:

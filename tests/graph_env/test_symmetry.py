@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,8 +10,8 @@ import torch
 from torch.testing import assert_close
 
 from ltos_pyg.algos import ALGORITHMS
-from ltos_pyg.envs import JungleEnv
-from ltos_pyg.graph_env import Symmetries, Symmetry
+from ltos_pyg.envs import JungleEnv, PrisonerEnv
+from ltos_pyg.graph_env import GraphEnvSpec, Symmetries, Symmetry
 from ltos_pyg.nn import DGN
 
 SMALL = {'hidden_channels': 16, 'heads': 2, 'encoder_channels': (16,), 'batch_size': 4, 'learning_starts': 16}
@@ -111,3 +112,9 @@ def test_training_on_views_is_an_option_and_draws_from_its_own_stream():
         losses[augment] = [learner.update()['loss'] for _ in range(2)]
         assert torch.equal(state, learner.views_rng.get_state()) != augment
     assert losses[True] != losses[False]
+
+
+@pytest.mark.parametrize('make', [JungleEnv, PrisonerEnv])
+def test_a_spec_survives_json(make):
+    spec = make(num_envs=3).spec
+    assert GraphEnvSpec.from_dict(json.loads(json.dumps(spec.as_dict()))) == spec
