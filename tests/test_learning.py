@@ -132,7 +132,12 @@ def test_what_an_agent_sees_itself_is_learnt_without_messages(algo):
 
 @pytest.mark.parametrize(
     ('algo', 'steps', 'low', 'high'),
-    [('dqn', 2_400, 0.2, 0.5), ('dgn', 2_400, 0.97, 1), ('ltos', 3_600, 0.97, 1), ('ltos_edge', 3_600, 0.97, 1)],
+    [
+        ('dqn', 2_400, 0.2, 0.5),
+        ('dgn', 2_400, 0.97, 1),
+        ('ltos', 3_600, 0.97, 1),
+        pytest.param('ltos_edge', 3_600, 0.97, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_what_a_neighbour_sees_is_learnt_from_its_messages(algo, steps, low, high):
     assert low <= play(learn(algo, GuessTheOther, steps), GuessTheOther)['return'].mean <= high
@@ -181,6 +186,7 @@ def test_an_agent_helps_where_it_gets_a_share_of_what_that_brings(algo, options,
     assert stats['return'].mean == pytest.approx(gain)
 
 
+@pytest.mark.slow
 def test_weights_that_follow_the_state_pass_every_constant_in_groups():
     """Some groups must share much to learn to hunt, others little to learn to work: no constant does both."""
     config = scenario('dilemmas').config('ltos_edge').algorithm

@@ -79,14 +79,14 @@ def test_nothing_is_learned_before_there_is_anything_to_learn_from(variant):
 
 @cache
 def reference(variant: str) -> dict[str, Any]:
-    """All that there is after 50 updates in one go."""
-    return flat(trained(variant, 50).state_dict())
+    """All that there is after 24 updates in one go."""
+    return flat(trained(variant, 24).state_dict())
 
 
 @every_variant
 def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(variant):
     first = reference(variant)
-    assert differing(first, flat(trained(variant, 50).state_dict())) == []
+    assert differing(first, flat(trained(variant, 24).state_dict())) == []
     other = flat(trained(variant, 1, seed=1).state_dict())
     assert {name for name in first if name.startswith('.modules.network')} <= set(differing(first, other))
 
@@ -94,7 +94,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(variant):
 @every_variant
 def test_a_saved_state_continues_to_the_same_weights(variant):
     env = jungle()
-    loop = Loop(make(variant, env), env).until(20)
+    loop = Loop(make(variant, env), env).until(10)
     file = io.BytesIO()
     torch.save({'algo': loop.algo.state_dict(), 'env': env.state_dict()}, file)
 
@@ -102,7 +102,7 @@ def test_a_saved_state_continues_to_the_same_weights(variant):
     again = Loop(make(variant, env, seed=3), jungle(), seed=9)  # whatever is not loaded is different
     again.algo.load_state_dict(state['algo'])
     again.graph = again.env.load_state_dict(state['env'])
-    assert differing(reference(variant), flat(again.until(50).algo.state_dict())) == []
+    assert differing(reference(variant), flat(again.until(24).algo.state_dict())) == []
 
 
 @every_variant

@@ -107,7 +107,9 @@ class Apart(Dilemma):
     edges = torch.zeros(2, 0, dtype=torch.int64)
 
 
-@pytest.mark.parametrize(('game', 'low', 'high'), [(Dilemma, 0.9, 1.0), (Apart, 0.0, 0.1)])
+@pytest.mark.parametrize(
+    ('game', 'low', 'high'), [(Dilemma, 0.9, 1.0), pytest.param(Apart, 0.0, 0.1, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize('seed', [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_dilemma_is_solved_by_consensus_on_own_rewards_alone(game, low, high, seed):
     env = VectorGraphEnv(game, 16)

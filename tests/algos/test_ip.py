@@ -171,7 +171,9 @@ class MatchOneWay(Match):
     symmetric = False
 
 
-@pytest.mark.parametrize(('game', 'low', 'high'), [(Match, 0.9, 1.0), (MatchOneWay, 0.3, 0.7)])
+@pytest.mark.parametrize(
+    ('game', 'low', 'high'), [(Match, 0.9, 1.0), pytest.param(MatchOneWay, 0.3, 0.7, marks=pytest.mark.slow)]
+)
 def test_an_agent_learns_from_the_values_of_neighbours_that_receive_its_messages(game, low, high):
     """Its own reward is always 0, so only the neighbour's value can teach it."""
     env = VectorGraphEnv(game, 8)

@@ -238,7 +238,9 @@ class Help(SingleGraphEnv):
         return SingleStep(self.start(), action[1] * torch.tensor([1.0, -0.2]), terminated=True)
 
 
-@pytest.mark.parametrize(('reward_max', 'low', 'high'), [(1.0, 0.9, 1.0), (0.0, 0.0, 0.1)])
+@pytest.mark.parametrize(
+    ('reward_max', 'low', 'high'), [(1.0, 0.9, 1.0), pytest.param(0.0, 0.0, 0.1, marks=pytest.mark.slow)]
+)
 def test_help_is_bought_where_it_can_be(reward_max, low, high):
     env = VectorGraphEnv(Help, 16)
     options = {'policy_channels': (8,), 'incentive_channels': (8,), 'lr_actor': 1.0, 'total_steps': 12_000}

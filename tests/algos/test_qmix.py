@@ -124,6 +124,7 @@ class Still(SingleGraphEnv):
 # --- games with known optima ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_two_step_game_is_solved():
     algo = learn('qmix', TwoStep, 900)
     assert_close(table(algo, torch.eye(3)[2]), TwoStep.payoff[1], atol=0.3, rtol=0)

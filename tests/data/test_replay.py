@@ -133,6 +133,7 @@ def test_agents_without_ids_are_matched_by_their_row() -> None:
     assert torch.equal(t.graph.x[:, 0], t.successor.x[t.successor_node, 0])
 
 
+@pytest.mark.slow
 def test_graphs_of_more_nodes_than_int16_counts() -> None:
     count = 33_000
     spec = GraphEnvSpec(

@@ -41,7 +41,12 @@ TABLE = [
 ]
 
 
-SLOW = ('02_train_jungle.py', '06_trained_weights_in_your_gnn.py')  # training is what the README's command does
+SLOW = (
+    '01_ltos_conv_in_your_gnn.py',  # its tutorial runs when the documentation is built
+    '02_train_jungle.py',  # training is what the README's command does
+    '06_trained_weights_in_your_gnn.py',
+    '07_jungle_incentives.py',
+)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from ltos_pyg.nn import DGNConv, IntentionConv, LToSConv, check_sharing
 from ltos_pyg.nn.kernels import MIN_EDGES
 from ltos_pyg.testing import random_snapshot
 
+COMPILED = 'LToSConv', 'EdgePolicyHead-edges', 'DGN-sharing'  # the others take some seconds each: slow tests
 INDUCTOR = 'LToSConv-heads-edges', 'EdgePolicyHead-edges', 'DGN-sharing'  # each takes some seconds
 TRACED, OTHERS = (6, 14), [(9, 20), (3, 2), (20, 200)]
 MANY_EDGES = (40, MIN_EDGES + 10)  # where eager mode takes the compiled kernel
@@ -39,7 +40,10 @@ def test_export_agrees_on_sizes_it_was_not_traced_on(case, device):
         assert_close(tensors(twin(*args)), tensors(module(*args)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('case', PORTED, ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [pytest.param(case, id=str(case), marks=[] if case.name in COMPILED else [pytest.mark.slow]) for case in PORTED],
+)
 def test_compile_agrees_with_gradients_and_compiles_once(case, device):
     module = case.module().to(device)
     twin = compiled(copy.deepcopy(module), 'aot_eager')

@@ -406,6 +406,7 @@ def test_a_film_is_no_folder(whole, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_closed_stderr_saves(tmp_path):
     folder = tmp_path / 'closed'
     command = f'{sys.executable} -m ltos_pyg.cli {" ".join(FLAGS)} --checkpoint-every 100000 --out {folder}'
