@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ltos_pyg.training.atomic import atomic_write
 from ltos_pyg.training.checkpoint import save_file
 from ltos_pyg.training.config import RECORDING, RunConfig
 from ltos_pyg.training.pretrained import find_run, is_packaged
-from ltos_pyg.training.run import load_algorithm
+from ltos_pyg.training.run import load_algorithm, on_device
 from ltos_pyg.training.run_folder import RunFolder, write_json
 from ltos_pyg.training.zero_shot import interval, metrics_of, table_cells
 
@@ -58,14 +59,10 @@ def export_policy(folder: Path | str, out: Path | str, license: str | None = Non
     """
     run, target = RunFolder(find_run(folder)), RunFolder(out)
     _check_free(target, run)
-    final, config = run.final(), run.config()
-    scenario = registry.scenario(config.scenario)
-    env = scenario.make_env(config)(1)
-    try:
+    final, config = run.final(), on_device(run.config(), 'cpu')  # also of a run on a GPU that is not here
+    with closing(registry.scenario(config.scenario).make_env(config)(1)) as env:
         spec = env.spec
         state = load_algorithm(config, spec, run.path).policy_state()
-    finally:
-        env.close()
     target.path.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target.path / 'zero_shot', ignore_errors=True)  # of an earlier export
     save_file(target.policy_path, final['env_steps'], {'algorithm': state}, config.fingerprint())

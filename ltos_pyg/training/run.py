@@ -102,6 +102,7 @@ def train_run(
                     f"'{run.path}' is finished and has no checkpoint from which more steps could be trained. Train "
                     f'anew into another folder by --out.'
                 )
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(config.train.threads)
             own = own_config(config, ranks)
             make_env = scenario.make_env(own)

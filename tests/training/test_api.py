@@ -77,6 +77,16 @@ def test_python_and_the_command_line_train_the_same_weights(tmp_path):
         assert torch.equal(value, weights(run.folder)[name]), name
 
 
+def test_training_leaves_the_number_of_threads_as_it_was(tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        train(out=tmp_path / 'run', threads=2)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_run_is_asked_evaluated_and_plotted(tmp_path):
     run = train(algo='ltos', out=tmp_path / 'run')
     assert run.result['env_steps'] == 160

@@ -76,6 +76,16 @@ def test_an_exported_policy_plays_as_the_run_does(run, exported, capsys):
     assert main(['watch', str(exported), '--terminal', '--steps', '1']) == 0
 
 
+def test_a_run_on_a_gpu_is_exported_anywhere(run, tmp_path):
+    shutil.copytree(run.folder, tmp_path / 'run')
+    config = json.loads((tmp_path / 'run' / 'config.json').read_text())
+    config['train']['device'] = 'cuda:99'  # which no machine here has
+    (tmp_path / 'run' / 'config.json').write_text(json.dumps(config))
+    assert main(['card', str(tmp_path / 'run'), '--out', str(tmp_path / 'out')]) == 0
+    graph = PrisonerEnv(num_envs=5).reset(3)
+    assert torch.equal(ltos_pyg.load_policy(tmp_path / 'out', device='cpu')(graph)[0], run.policy(graph)[0])
+
+
 def test_it_holds_what_acts_and_nothing_else(run, exported):
     state = torch.load(exported / 'policy.pt', weights_only=True)['state']
     assert state.keys() == {'algorithm'}
