@@ -158,6 +158,32 @@ def test_a_run_is_evaluated_on_other_demands(capsys, runs):
     assert "'--env' takes options as NAME=VALUE (got 'demands')" in capsys.readouterr().err
 
 
+def test_each_task_is_trained_on_and_played_once(capsys, tmp_path):
+    def durations(folder: str, *args: str) -> dict[str, float]:
+        return json.loads(printed(capsys, ['evaluate', str(tmp_path / folder), '--json', *args]))['policy']['duration']
+
+    several = ['train', 'traffic', '--algo', 'fixed_ltos', *TINY, '--demands', '3', '--turn', '0.3']
+    assert main([*several, '--num-envs', '2', '--out', str(tmp_path / 'few')]) == 1
+    assert "'num_envs' must be at least 3, the number of tasks" in capsys.readouterr().err
+    assert not (tmp_path / 'few').exists()
+    printed(capsys, [*several, '--out', str(tmp_path / 'all')])
+    final = json.loads((tmp_path / 'all' / 'final.json').read_text())['eval']
+    assert {mode: stats['duration']['count'] for mode, stats in final.items()} == dict.fromkeys(final, 3)
+    assert durations('all') == final['policy']['duration']
+    assert durations('all', '--env', 'demands=2')['count'] == 2
+    assert durations('all', '--episodes', '1')['count'] == 1
+    rows = [json.loads(line) for line in (tmp_path / 'all' / 'metrics.jsonl').read_text().splitlines()]
+    alone = [durations('all', '--env', 'demands=1', f'demand_seed={seed}')['mean'] for seed in range(3)]
+    mean = [row['eval/duration'] for row in rows if 'eval/duration' in row][-1]
+    assert mean == pytest.approx(np.mean(alone))  # of the evaluations during training, too
+    assert len(set(alone)) == 3
+    over = ['evaluate', str(tmp_path / 'all'), '--over', 'demands=1,2', '--json']
+    result = json.loads(printed(capsys, over))
+    assert [setting['eval']['duration']['count'] for setting in result['settings']] == [1, 2]
+    printed(capsys, ['card', str(tmp_path / 'all')])
+    assert 'One episode of each task:' in (tmp_path / 'all' / 'card.md').read_text()
+
+
 def test_runs_on_traffic_are_plotted_by_duration(capsys, runs, tmp_path):
     out = tmp_path / 'curve.png'
     assert '"metric": "eval/duration"' in printed(capsys, ['plot', str(runs / 'dgn'), '--out', str(out), '--json'])

@@ -57,9 +57,9 @@ class TrafficEnv(GraphEnv):
     north, int16; ``spec.edge_scale`` converts it to units of 200 m.
 
     Episode b plays task ``b % len(tasks)``: networks of several sizes may be in one batch. (Tasks beyond ``num_envs``
-    are not played; they still count for the sizes in the spec.) All episodes share one clock; they are truncated and
-    restarted together after ``horizon`` decisions. Nothing terminates, and nothing is random: all episodes of a task
-    have the same start.
+    are not played; they still count for the sizes in the spec. Training needs an episode for each task.) All episodes
+    share one clock; they are truncated and restarted together after ``horizon`` decisions. Nothing terminates, and
+    nothing is random: all episodes of a task have the same start.
 
     Args:
         tasks: Networks, each with its flow; or a single pair.
@@ -287,6 +287,7 @@ def _spec(views: list[View], num_envs: int, horizon: int, observe_waiting: bool,
         has_action_mask=len({c.num_actions for c in choices}) > 1 or not all(c.allowed.all() for c in choices),
         symmetric=True,
         horizon=horizon,
+        num_tasks=len(views),
     )
 
 

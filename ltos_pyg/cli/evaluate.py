@@ -24,8 +24,8 @@ class Options:
 
     folder: PolicyArg
     episodes: int | None = None
-    """default: 100, or those of the final evaluation if fewer. LToS also plays at most 20 of them under each other
-    sharing mode, unless --over is given"""
+    """default: one of each task (traffic), else 100, or those of the final evaluation if fewer. LToS also plays them
+    under each other sharing mode, at most 20 of them or one of each task, unless --over is given"""
     seed: int = 2_000_000
     """seed of the episodes"""
     json: bool = False
@@ -60,7 +60,7 @@ def main(args: Sequence[str]) -> int:
 
     from ltos_pyg import registry
     from ltos_pyg.experiments.tables import format_stats
-    from ltos_pyg.training.evaluate import evaluate_modes, playing_in
+    from ltos_pyg.training.evaluate import evaluate_modes, final_episodes, playing_in
     from ltos_pyg.training.pretrained import find_run
     from ltos_pyg.training.run import as_plain, load_algorithm, on_device
     from ltos_pyg.training.run_folder import RunFolder
@@ -75,7 +75,9 @@ def main(args: Sequence[str]) -> int:
     algorithm = load_algorithm(config, spec, folder)
     if options.temperature is not None:
         algorithm.config = dataclasses.replace(algorithm.config, eval_temperature=options.temperature)
-    episodes = options.episodes or min(100, config.train.final_episodes or 100)
+    episodes = options.episodes
+    if episodes is None and spec.num_tasks is None:
+        episodes = min(100, config.train.final_episodes or 100)
     if grid:
         return _evaluate_over(options, folder, (config, scenario, algorithm, spec), grid, fixed, episodes)
     changed = other_options(config.env, fixed)
@@ -84,7 +86,8 @@ def main(args: Sequence[str]) -> int:
     with closing(make_env(1)) as env:
         played = env.spec
     with playing_in(algorithm, spec, played):
-        results = evaluate_modes(algorithm, make_env, episodes, options.seed, show='evaluation')
+        number, swap = final_episodes(episodes, 0, None, 0, played.num_tasks)
+        results = evaluate_modes(algorithm, make_env, number, options.seed, swap, show='evaluation')
     plain = {mode: as_plain(stats) for mode, stats in results.items()}
     print(json.dumps(plain, indent=2) if options.json else format_stats(plain))
     return 0
@@ -111,7 +114,12 @@ def read_grid(texts: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _evaluate_over(
-    options: Options, folder: Path, run: tuple[Any, ...], grid: Mapping[str, list[str]], fixed: list[str], episodes: int
+    options: Options,
+    folder: Path,
+    run: tuple[Any, ...],
+    grid: Mapping[str, list[str]],
+    fixed: list[str],
+    episodes: int | None,
 ) -> int:
     """Evaluates in each setting of the grid; prints the table and writes it into the run folder."""
     from ltos_pyg.experiments.tables import table

@@ -36,11 +36,12 @@ class GraphEnvSpec:
     fixed_nodes: bool = True  # each graph has the same nodes in the same order at every step of an episode
     symmetric: bool = False  # with j -> i there is always i -> j
     horizon: int | None = None  # steps after which an episode is truncated; None: none
+    num_tasks: int | None = None  # nothing is random: graph b plays task b % num_tasks; None: episodes differ
     symmetries: tuple[Symmetry, ...] = ()  # symmetries of the game, the identity first; (): none known
 
     def __post_init__(self) -> None:
         check_range(self, 'num_envs', 'num_features', 'num_actions', 'max_nodes', least=1)
-        check_range(self, 'edge_dim', 'horizon', least=1, none=', or None for none')
+        check_range(self, 'edge_dim', 'horizon', 'num_tasks', least=1, none=', or None for none')
         check_range(self, 'max_edges', least=0)
         for name, length in (('feature_scale', self.num_features), ('edge_scale', self.edge_dim)):
             scale = getattr(self, name)

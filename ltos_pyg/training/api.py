@@ -22,7 +22,7 @@ from ltos_pyg.training.policy import Policy
 from ltos_pyg.training.pretrained import find_run
 from ltos_pyg.training.run import SinkMaker, load_algorithm, on_device, train_run
 from ltos_pyg.training.run_folder import RunFolder, default_folder
-from ltos_pyg.training.zero_shot import Setting, check_evaluation, evaluate_over, settings_of
+from ltos_pyg.training.zero_shot import EPISODES, Setting, check_evaluation, evaluate_over, settings_of, tasks_of
 
 SEED = 2_000_000  # of episodes used neither in training nor in its evaluations
 
@@ -137,20 +137,21 @@ class Run:
         """The trained policy."""
         return load_policy(self.folder, self._scenario)
 
-    def evaluate(self, env: Any = None, episodes: int = 100, seed: int = SEED, **options: Any) -> dict[str, Stat]:
+    def evaluate(
+        self, env: Any = None, episodes: int | None = None, seed: int = SEED, **options: Any
+    ) -> dict[str, Stat]:
         """Plays greedy episodes: mean, standard deviation and count of every metric.
 
         Args:
             env: The environment, as for :func:`train`, with its default options. ``None``: that of training.
-            episodes: How many.
+            episodes: How many. ``None``: one of each task (traffic), or 100 where episodes differ.
             seed: Of the episodes.
             options: Options of the environment to change, e.g. ``num_agents=40``.
 
         Raises:
             ValueError: If observations or actions of that environment differ.
         """
-        if episodes < 1:
-            raise ValueError(f"'episodes' must be at least 1 (got {episodes})")
+        _check_episodes(episodes)
         scenario = self.scenario if env is None else as_scenario(env)
         config = self.config
         if env is not None:
@@ -159,13 +160,14 @@ class Run:
         if env is None:
             check_evaluation(self.config.env, config.env)
         algorithm = self.policy.algorithm
+        make_env = scenario.make_env(config)
         with (
-            closing(scenario.make_env(config)(episodes)) as played,
+            closing(make_env(episodes or tasks_of(make_env) or EPISODES)) as played,
             playing_in(algorithm, self.policy.spec, played.spec),
         ):
             return evaluate(algorithm, played, seed, show='evaluation')
 
-    def evaluate_over(self, episodes: int = 100, seed: int = SEED, **options: Any) -> list[Setting]:
+    def evaluate_over(self, episodes: int | None = None, seed: int = SEED, **options: Any) -> list[Setting]:
         """Zero-shot: plays greedy episodes in each of several settings of the environment.
 
         .. code-block:: python
@@ -174,7 +176,7 @@ class Run:
                 print(setting, setting.trained, setting.stats['reward'].mean)
 
         Args:
-            episodes: How many in each setting.
+            episodes: How many in each setting. ``None``: one of each task (traffic), or 100 where episodes differ.
             seed: Of the episodes, the same in each setting.
             options: Options of the environment. A list is varied, each of its values with each of the other lists';
                 any other value is used in all settings.
@@ -182,8 +184,7 @@ class Run:
         Raises:
             ValueError: If no option has a list, an option is unknown, or the policy cannot act in a setting.
         """
-        if episodes < 1:
-            raise ValueError(f"'episodes' must be at least 1 (got {episodes})")
+        _check_episodes(episodes)
         over = {name: value for name, value in options.items() if isinstance(value, list)}
         fixed = {name: value for name, value in options.items() if name not in over}
         if not over:
@@ -251,6 +252,11 @@ def as_scenario(env: Any) -> Scenario:
 def algorithm_name(algo: Any) -> str:
     """The name of an algorithm, given by name or class."""
     return algo if isinstance(algo, str) else registry.name_of(algo, 'algorithm')
+
+
+def _check_episodes(episodes: int | None) -> None:
+    if episodes is not None and episodes < 1:
+        raise ValueError(f"'episodes' must be at least 1 (got {episodes})")
 
 
 class UnknownOptionError(ValueError):

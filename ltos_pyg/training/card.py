@@ -226,8 +226,9 @@ def _zero_shot(run: RunFolder, primary: str) -> Iterator[str]:
             yield '## In other settings'
             yield 'Without further training:'
         differ = ', '.join(f'{name}={value}' for name, value in result['env'].items())
-        count = 'One episode' if result['episodes'] == 1 else f'{result["episodes"]} episodes'
-        yield f'{count} each' + (f', with {differ}:' if differ else ':')
+        count = result['episodes']
+        each = {None: 'One episode of each task', 1: 'One episode each'}.get(count, f'{count} episodes each')
+        yield each + (f', with {differ}:' if differ else ':')
         yield markdown(*table_cells(result, metrics_of(result, primary)))
 
 

@@ -46,9 +46,9 @@ class TrainConfig:
     threads: int = 1  # PyTorch threads; more than one rarely helps at these sizes
     log_every: int = 2_000  # steps between rows of metrics.jsonl
     eval_every: int = 25_000  # steps between greedy evaluations
-    eval_episodes: int | None = 100  # episodes of each; None: 4 to 100, sized to the run
+    eval_episodes: int | None = 100  # of each; None: one of each task (traffic), else 4 to 100, sized to the run
     eval_seed: int = 1_000_000  # seed of the evaluation episodes, never used in training
-    final_episodes: int | None = 400  # episodes of the evaluation at the end; None: 4 to 400, sized to the run
+    final_episodes: int | None = 400  # of the one at the end; None: one of each task, else 4 to 400, sized to the run
     checkpoint_every: int = 50_000  # steps between checkpoints (one more at the end and on Ctrl-C)
     tensorboard: bool = False  # write TensorBoard files too (extra 'tensorboard')
     wandb: bool = False  # report to Weights & Biases too (extra 'wandb')
@@ -56,7 +56,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_range(self, 'num_envs', 'threads', 'log_every', 'eval_every', 'checkpoint_every', least=1)
-        check_range(self, 'eval_episodes', 'final_episodes', least=1, none=', or None for a number sized to the run')
+        check_range(self, 'eval_episodes', 'final_episodes', least=1, none=', or None for a number that fits the run')
         if self.threads > MAX_THREADS:
             raise ValueError(
                 f"'threads' must be at most {MAX_THREADS} (got {self.threads}). More than the {os.cpu_count()} cores "

@@ -30,21 +30,28 @@ LENGTH = 100  # assumed steps of an episode without a horizon
 LONG = 10_000  # steps of an episode after which an evaluation says that it still goes on
 
 
-def eval_episodes(wanted: int | None, total_steps: int, horizon: int | None) -> int:
-    """Episodes of each evaluation: as given, or sized to the run, 4 to 100."""
+def eval_episodes(wanted: int | None, total_steps: int, horizon: int | None, tasks: int | None = None) -> int:
+    """Episodes of each evaluation: as given, or one of each task, or sized to the run, 4 to 100."""
     if wanted is not None:
         return wanted
+    if tasks is not None:
+        return tasks
     return min(100, max(4, int(EVAL_PART * total_steps / (horizon or LENGTH))))
 
 
-def final_episodes(wanted: int | None, total_steps: int, horizon: int | None, modes: int) -> tuple[int, int]:
+def final_episodes(
+    wanted: int | None, total_steps: int, horizon: int | None, modes: int, tasks: int | None = None
+) -> tuple[int, int]:
     """Episodes of the final evaluation: of the policy, and the most of each other sharing mode.
 
-    If not given, they are sized to the run together: 4 to 400 of the policy, and 2 to ``SWAP_EPISODES`` of
-    each of the ``modes`` other modes, or none if the run is too short.
+    If not given, each plays one episode of each task. Where there are no tasks, episodes are sized to the run
+    together: 4 to 400 of the policy, and 2 to ``SWAP_EPISODES`` of each of the ``modes`` other modes, or none if
+    the run is too short.
     """
     if wanted is not None:
         return wanted, SWAP_EPISODES
+    if tasks is not None:
+        return tasks, tasks
     total = int(FINAL_PART * total_steps / (horizon or LENGTH))
     swap = min(SWAP_EPISODES, max(2, total // (3 * modes))) if total >= 4 + 2 * modes and modes else 0
     return min(400, max(4, total - modes * swap)), swap

@@ -110,6 +110,8 @@ def train_run(
                 _check_contract(scenario, make_env)
             env = stack.enter_context(closing(make_env(config.train.num_envs)))
             _check_learns(config, env.spec)
+            if saved is None:
+                _check_plays_all(env.spec)
             algorithm = make_algorithm(own, env.spec)
             check_support(algorithm, config.algo, ranks)
             places = _sinks(config, run, _resume_step(resume, saved), sinks) if ranks.first else []
@@ -248,6 +250,15 @@ def _check_learns(config: RunConfig, spec: GraphEnvSpec) -> None:
         )
 
 
+def _check_plays_all(spec: GraphEnvSpec) -> None:
+    """Raises a ``ValueError`` if there are more tasks than parallel episodes: the others would never be trained on."""
+    if spec.num_tasks is not None and spec.num_tasks > spec.num_envs:
+        raise ValueError(
+            f"'num_envs' must be at least {spec.num_tasks}, the number of tasks, or some are never trained on (got "
+            f'{spec.num_envs}). Give --num-envs {spec.num_tasks}, or a multiple of it, which trains on all alike.'
+        )
+
+
 def _resume_step(resume: bool, saved: tuple[int, Any] | None) -> int | None:
     if not resume:
         return None
@@ -284,9 +295,11 @@ def final_evaluation(algorithm: Algorithm, make_env: MakeEnv, config: RunConfig)
     other weights, see :func:`~ltos_pyg.training.evaluate.evaluate_modes`."""
     seed = config.train.eval_seed + 1
     with closing(make_env(1)) as env:
-        horizon = env.spec.horizon
+        spec = env.spec
     modes = max(0, len(getattr(algorithm, 'sharing_modes', ())) - 1)
-    episodes, swap = final_episodes(config.train.final_episodes, config.total_steps, horizon, modes)
+    episodes, swap = final_episodes(
+        config.train.final_episodes, config.total_steps, spec.horizon, modes, spec.num_tasks
+    )
     results = evaluate_modes(algorithm, make_env, episodes, seed, swap, show='final evaluation')
     return {
         'env_steps': algorithm.env_steps,

@@ -168,7 +168,8 @@ class Trainer:
         self.last_eval_step = self.algorithm.env_steps
         if not self.ranks.first:
             return
-        episodes = eval_episodes(self.config.eval_episodes, self.total_steps, self.env.spec.horizon)
+        spec = self.env.spec
+        episodes = eval_episodes(self.config.eval_episodes, self.total_steps, spec.horizon, spec.num_tasks)
         with closing(self.make_eval_env(episodes)) as env:
             self.last_eval = flatten(evaluate(self.algorithm, env, self.config.eval_seed, show='evaluation'))
         self._call('on_evaluation', self.last_eval)

@@ -17,12 +17,14 @@ from tqdm import tqdm
 from ltos_pyg.algos import Algorithm
 from ltos_pyg.formatting import rounded
 from ltos_pyg.graph_env import GraphEnvSpec
-from ltos_pyg.training.config import RunConfig
+from ltos_pyg.training.config import MakeEnv, RunConfig
 from ltos_pyg.training.evaluate import Stat, act_once, check_same_sizes, evaluate, playing_in
 from ltos_pyg.training.metrics import MEASURES
 
 if TYPE_CHECKING:
     from ltos_pyg.scenarios.base import Scenario
+
+EPISODES = 100  # of an evaluation, if not given
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,19 @@ def check_evaluation(trained: Any, played: Any) -> None:
         check(trained)
 
 
+def tasks_of(make_env: MakeEnv) -> int | None:
+    """The number of tasks of an environment; ``None`` if its episodes differ."""
+    with closing(make_env(1)) as env:
+        return env.spec.num_tasks
+
+
 def evaluate_over(
     algorithm: Algorithm,
     trained: GraphEnvSpec,
     scenario: Scenario,
     config: RunConfig,
     settings: Sequence[Setting],
-    episodes: int,
+    episodes: int | None,
     seed: int,
     show: bool = False,
     metrics: Sequence[str] = (),
@@ -100,7 +108,7 @@ def evaluate_over(
         scenario: The run's scenario.
         config: The run's configuration.
         settings: See :func:`settings_of`.
-        episodes: Episodes of each setting.
+        episodes: Episodes of each setting. ``None``: one of each task, or 100 where episodes differ.
         seed: Their seed, the same in each setting.
         show: Whether to show a progress bar.
         metrics: Metrics that will be asked for: checked after the first setting.
@@ -116,7 +124,10 @@ def evaluate_over(
         for setting in bar:
             bar.set_postfix_str(str(setting))
             make_env = scenario.make_env(dataclasses.replace(config, env=setting.env))
-            with closing(make_env(episodes)) as env, playing_in(algorithm, trained, env.spec):
+            with (
+                closing(make_env(episodes or tasks_of(make_env) or EPISODES)) as env,
+                playing_in(algorithm, trained, env.spec),
+            ):
                 stats = evaluate(algorithm, env, seed, show='episodes' if show else None)
             _check_metrics(metrics, stats)
             played.append(dataclasses.replace(setting, stats=stats))
@@ -166,7 +177,7 @@ def _check(
 
 
 def as_result(
-    config: RunConfig, settings: Sequence[Setting], fixed: Mapping[str, Any], episodes: int, seed: int
+    config: RunConfig, settings: Sequence[Setting], fixed: Mapping[str, Any], episodes: int | None, seed: int
 ) -> dict[str, Any]:
     """The evaluation as plain data, for JSON.
 
@@ -174,7 +185,7 @@ def as_result(
         config: The run's configuration.
         settings: What :func:`evaluate_over` returned.
         fixed: Options that differ from training in all settings.
-        episodes: Episodes of each setting.
+        episodes: Episodes of each setting. ``None``: one of each task.
         seed: Their seed.
     """
     return {

@@ -109,6 +109,8 @@ def test_evaluations_are_sized_to_the_run():
     assert eval_episodes(7, 100, 10) == 7
     assert [eval_episodes(None, steps, 120) for steps in (6_000, 120_000, 10**7)] == [4, 20, 100]
     assert final_episodes(30, 100, 10, 4) == (30, 20)
+    assert (eval_episodes(None, 10**7, 120, 25), eval_episodes(7, 10**7, 120, 25)) == (25, 7)
+    assert final_episodes(None, 10**7, 120, 4, 25) == (25, 25)  # one of each task, under all modes
     assert final_episodes(None, 6_000, 120, 4) == (4, 0)  # too short for other modes
     assert final_episodes(None, 20_000, 120, 4) == (5, 2)
     policy, swap = final_episodes(None, 120_000, 120, 4)

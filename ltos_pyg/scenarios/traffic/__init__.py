@@ -58,8 +58,8 @@ TRAFFIC = Scenario(
     train={
         'num_envs': 16,
         'eval_every': 14_400,  # 40 episodes of 360 decisions
-        'eval_episodes': 1,  # one deterministic task: all greedy episodes are equal
-        'final_episodes': 1,
+        'eval_episodes': None,  # one of each task: all greedy episodes of a task are equal
+        'final_episodes': None,
         'checkpoint_every': 28_800,
         'log_every': 2_880,
     },
