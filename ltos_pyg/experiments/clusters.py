@@ -99,13 +99,14 @@ class RayCluster:
 
 
 def train_on_worker(run: Run, folder: str, mark: str) -> tuple[str | None, Mapping[str, bytes]]:
-    """Trains a run on a worker: in ``folder`` if the worker sees the driver's ``mark`` there, else in a folder of its
-    own. Returns why it failed, and in the second case the files of the result."""
+    """Trains a run on a worker: in ``folder`` if the worker sees the driver's ``mark`` there, else anew in a temporary
+    folder. Returns why it failed, and in the second case the files of the result."""
     if Path(mark).exists():
         return train_here(run, Path(folder)), {}
-    own = Path(tempfile.gettempdir()) / 'ltos_runs' / run.name
-    reason = train_here(run, own)
-    return reason, {name: (own / name).read_bytes() for name in RESULTS if (own / name).is_file()}
+    with tempfile.TemporaryDirectory(prefix='ltos_run_') as temporary:
+        own = Path(temporary) / run.name
+        reason = train_here(run, own)
+        return reason, {name: (own / name).read_bytes() for name in RESULTS if (own / name).is_file()}
 
 
 class Slurm:

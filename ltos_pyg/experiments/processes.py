@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,6 +18,8 @@ GPUS = ('/dev/nvidiactl', '/dev/kfd', '/dev/dxg')  # what the drivers of NVIDIA,
 
 def start_run(arguments: Sequence[str], log: Path) -> BaseProcess:
     """Starts ``ltos ARGUMENTS`` in a process of its own, on one thread; what it prints goes to the end of ``log``.
+
+    If this process is killed, the other one stops as by SIGTERM: it saves its run.
 
     As with every process of :mod:`multiprocessing`, a script that calls this needs ``if __name__ == '__main__':``.
     """
@@ -39,6 +43,14 @@ def process_context(preload: Sequence[str]) -> Any:
     return context
 
 
+def _stop_with_parent() -> None:
+    """Stops this process, as SIGTERM does, once the one that started it is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _run(arguments: list[str], log: str) -> None:
     """In the new process: runs the command, and ends with its exit code."""
     os.environ.update(ONE_THREAD)
@@ -47,6 +59,7 @@ def _run(arguments: list[str], log: str) -> None:
     with open(log, 'ab') as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
     from ltos_pyg.cli import main
 
     sys.argv = ['ltos', *arguments]

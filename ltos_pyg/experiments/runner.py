@@ -232,8 +232,8 @@ def one_driver(folder: Path) -> Iterator[None]:
 def train_here(run: Run, folder: Path, stop: threading.Event | None = None) -> str | None:
     """Trains one run in a process of its own, on one thread; returns why it failed, or ``None``.
 
-    An interrupted run is resumed. A run that another process trains already, such as one that outlived its driver, is
-    waited for.
+    An interrupted run is resumed. A run that another process trains already, such as one that still saves after its
+    driver was killed, is waited for.
 
     Args:
         run: The run.
@@ -248,11 +248,13 @@ def train_here(run: Run, folder: Path, stop: threading.Event | None = None) -> s
     folder.mkdir(parents=True, exist_ok=True)
     arguments = run.arguments(folder) + (['--resume'] if here.holds_run else [])
     process = start_run(arguments, folder / LOG)
-    while process.is_alive() and not stop.is_set():
-        process.join(POLL)
-    if process.is_alive():
-        process.terminate()
-        process.join()
+    try:
+        while process.is_alive() and not stop.is_set():
+            process.join(POLL)
+    finally:  # also if a cluster cancels this
+        if process.is_alive():
+            process.terminate()
+            process.join()
     if process.exitcode == 0 and here.is_finished:
         return None
     return last_line(folder / LOG) or f'exit code {process.exitcode}'

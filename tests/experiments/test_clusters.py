@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -116,8 +117,25 @@ def test_results_are_fetched_where_no_folder_is_shared(cluster, tmp_path, monkey
     monkeypatch.setattr(clusters, 'train_on_worker', far)
     assert reproduce([tiny()], tmp_path / 'runs', tmp_path / 'out', cluster, quiet=True) == []
     assert (tmp_path / 'out/tiny/table.md').is_file()
-    assert list(elsewhere.glob('ltos_runs/*/checkpoints')), 'the run was not trained elsewhere'
+    command = RunFolder(next((tmp_path / 'runs').glob('*/final.json')).parent).read()['command']
+    assert str(elsewhere) in command, 'the run was not trained elsewhere'
+    assert not list(elsewhere.glob('ltos_run_*'))
     assert not list((tmp_path / 'runs').glob('*/checkpoints'))
+
+
+def test_without_a_shared_folder_each_call_trains_anew(tmp_path, monkeypatch):
+    """The result of an earlier call could be that of another version or of other options of measurement."""
+    from ltos_pyg.experiments.clusters import train_on_worker
+
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+    counts = []
+    for episodes in (4, 6):
+        run = next(iter(tiny(final_episodes=episodes).runs()))
+        reason, files = train_on_worker(run, str(tmp_path / 'unseen'), '/no/such/mark')
+        assert reason is None
+        counts.append(json.loads(files['final.json'])['eval']['policy']['return']['count'])
+    assert counts == [4, 6]
+    assert not list(tmp_path.glob('ltos_run_*'))
 
 
 def test_a_cluster_that_is_not_there_is_named():
