@@ -47,8 +47,8 @@ def main(args: Sequence[str]) -> int:
 
 
 def read_config(head: Head) -> dict[str, Any]:
-    """The options of a configuration file, as ``ltos sweep`` writes it: ``scenario``, ``algo``, ``preset``, and a table
-    ``[options]``. What the command line names itself stays.
+    """The options of a configuration file, as ``ltos sweep`` writes it: ``scenario``, ``algo``, ``preset``, ``imports``
+    and a table ``[options]``. What the command line names itself stays; the modules are imported.
 
     Raises:
         ValueError: If the file cannot be read, or has other keys.
@@ -57,16 +57,19 @@ def read_config(head: Head) -> dict[str, Any]:
 
     path = Path(head.config or '')
     plain = read_toml(path)
-    allowed = ('scenario', 'algo', 'preset', 'options')
+    allowed = ('scenario', 'algo', 'preset', 'options', 'imports')
     unknown = [key for key in plain if key not in allowed]
-    options = plain.get('options', {})
-    if unknown or not isinstance(options, dict):
+    options, imports = plain.get('options', {}), plain.get('imports', [])
+    if unknown or not isinstance(options, dict) or not isinstance(imports, list):
         raise ValueError(
-            f"'{path}': expected the keys {', '.join(allowed)}, the last a table (got {unknown or options})"
+            f"'{path}': expected the keys {', '.join(allowed)}, options a table and imports a list (got "
+            f'{unknown or plain})'
         )
     for name in allowed[:3]:
         if getattr(head, name) is None:
             setattr(head, name, plain.get(name))
+    head.imports = tuple(dict.fromkeys([*head.imports, *imports]))
+    registry.import_modules(head.imports)
     return {name: None if value == 'none' else value for name, value in options.items()}  # TOML has no null
 
 

@@ -49,6 +49,8 @@ class Dimension:
 def parse_dimension(text: str) -> Dimension:
     """``lr=1e-4..1e-2:log``, ``phi_every=1..8`` or ``hidden_channels=64,128``.
 
+    Only two numbers are a range: ``net=../net.json`` is a choice.
+
     Raises:
         ValueError: If it is none of these.
     """
@@ -59,14 +61,12 @@ def parse_dimension(text: str) -> Dimension:
             f"'--vary' takes NAME=A,B,C for choices or NAME=LOW..HIGH for a range, :log for a logarithmic one (got "
             f"'{text}'), e.g. --vary lr=1e-4..1e-2:log"
         )
-    if '..' in values:
-        body, colon, scale = values.partition(':')
-        low, _, high = body.partition('..')
+    body, colon, scale = values.partition(':')
+    low, dots, high = body.partition('..')
+    bounds = [_value(low), _value(high)]
+    if dots and all(isinstance(b, int | float) and not isinstance(b, bool) for b in bounds):
         if scale not in ('', 'log'):
             raise ValueError(f"'--vary {text}': expected ':log' or nothing after the range (got ':{scale}')")
-        bounds = [_value(low), _value(high)]
-        if not all(isinstance(b, int | float) and not isinstance(b, bool) for b in bounds):
-            raise ValueError(f"'--vary {text}': the bounds of a range must be numbers (got '{body}')")
         return Dimension(name, None, bounds[0], bounds[1], bool(colon))
     return Dimension(name, tuple(_value(part) for part in values.split(',')))
 
@@ -116,6 +116,14 @@ class Sweep:
     def __post_init__(self) -> None:
         if not self.space:
             raise ValueError('a sweep needs at least one option to vary, e.g. --vary lr=1e-4..1e-2:log (got none)')
+        named = {name for name, _ in self.options} | {d.name for d in self.space}
+        if 'seed' in named:
+            raise ValueError(
+                f"'seed' cannot be set or varied in a sweep: its runs use the seeds from {FIRST_SEED} on, as many "
+                f'a trial as --seeds says. Leave it out.'
+            )
+        if 'media' in named:
+            raise ValueError("'media' cannot be set in a sweep, whose runs leave no pictures. Leave it out.")
         if self.sampler == 'grid' and any(d.choices is None for d in self.space):
             ranges = [d.name for d in self.space if d.choices is None]
             raise ValueError(f'the grid sampler needs choices, as NAME=A,B,C (got a range for {", ".join(ranges)})')

@@ -165,7 +165,9 @@ def _best(study: Any, out: Path) -> Any:
 def write_best(sweep: Sweep, values: Mapping[str, Any], path: Path) -> None:
     """Writes a configuration for ``ltos train --config``."""
     lines = [f'scenario = {json.dumps(sweep.scenario)}', f'algo = {json.dumps(sweep.algo)}']
-    lines += [f'preset = {json.dumps(sweep.preset)}', '', '[options]']
+    lines += [f'preset = {json.dumps(sweep.preset)}']
+    lines += [f'imports = {json.dumps(sweep.imports)}'] if sweep.imports else []
+    lines += ['', '[options]']
     options = {**dict(sweep.options), **values}
     lines += [f'{name} = {json.dumps("none" if value is None else value)}' for name, value in options.items()]
     write_text(path, '\n'.join(lines) + '\n')

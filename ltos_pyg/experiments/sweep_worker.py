@@ -107,6 +107,8 @@ def _run_trial(study: Any, trial: Any, sweep: Sweep, folder: Path) -> None:
         study.tell(trial, state=state.FAIL)  # without an error: it is resumed by the next call
         raise
     except Exception as error:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise  # such as a full disk, on which all other trials would fail too; the next call resumes this one
         trial.set_user_attr('error', f'{type(error).__name__}: {error}')
         study.tell(trial, state=state.FAIL)
         return

@@ -42,6 +42,8 @@ def sweep(**changes) -> Sweep:
         ('n_step=1..5', Dimension('n_step', low=1, high=5)),
         ('kept=uniform,0.4', Dimension('kept', ('uniform', 0.4))),
         ('augment=true,false', Dimension('augment', (True, False))),
+        ('net=../x', Dimension('net', ('../x',))),  # a path, not a range
+        ('net=../a:b.json,1..2', Dimension('net', ('../a:b.json', '1..2'))),
     ],
 )
 def test_dimensions(text, expected):
@@ -55,7 +57,6 @@ def test_dimensions(text, expected):
         ('lr=2..1', r"'lr': the range must rise \(got 2..1\)"),
         ('lr=0..1:log', r"'lr': a logarithmic range must be above 0"),
         ('lr=0..1:exp', r"expected ':log' or nothing after the range \(got ':exp'\)"),
-        ('lr=a..b', r"the bounds of a range must be numbers \(got 'a..b'\)"),
     ],
 )
 def test_wrong_dimensions_are_refused(text, message):
@@ -72,6 +73,13 @@ def test_wrong_sweeps_are_refused(tmp_path):
         check(sweep(space=(Dimension('gama', (0.5, 0.9)),)))
     with pytest.raises(ValueError, match=r"'gamma' must lie in \[0, 1\]"):
         run_sweep(sweep(space=(Dimension('gamma', low=0.5, high=1.5),)), tmp_path / 'none', quiet=True)
+    with pytest.raises(ValueError, match=r"'lr' must be a number .*'a\.\.b'"):
+        check(sweep(space=(parse_dimension('lr=a..b'),)))
+    for options, space in (((('seed', 3),), (LR,)), ((), (Dimension('seed', (3, 4)),))):
+        with pytest.raises(ValueError, match=r"'seed' cannot be set or varied .* seeds from 100 on.*--seeds"):
+            sweep(options=options, space=space)
+    with pytest.raises(ValueError, match=r"'media' cannot be set in a sweep"):
+        sweep(options=(('media', True),))
     assert not (tmp_path / 'none').exists()
 
 
@@ -195,6 +203,37 @@ def test_the_best_options_keep_a_none(tmp_path, capsys):
     short = ['--total-steps', '64', '--final-episodes', '2', '--eval-episodes', '2', '--no-media']
     assert main(['train', '--config', str(path), *short, '--out', str(tmp_path / 'run')]) == 0
     assert RunFolder(tmp_path / 'run').config().algorithm.alpha is None
+
+
+def test_the_best_options_of_a_plug_in_name_its_modules(tmp_path, monkeypatch):
+    (tmp_path / 'my_algo.py').write_text(
+        'from ltos_pyg import register_algorithm\nfrom ltos_pyg.algos.dqn import DQN\n'
+        "@register_algorithm('mine')\nclass Mine(DQN):\n    pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    write_best(sweep(algo='mine', imports=('my_algo',)), {'lr': 1e-3}, tmp_path / 'best.toml')
+    command = [sys.executable, '-m', 'ltos_pyg', 'train', '--config', 'best.toml', '--no-media', '--out', 'run']
+    ended = subprocess.run(command, capture_output=True, text=True)  # which has not imported the module yet
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads((tmp_path / 'run' / 'config.json').read_text())['imports'] == ['my_algo']
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='Windows has no resource limits')
+def test_a_full_disk_stops_a_sweep_that_goes_on_later(tmp_path):
+    import resource
+
+    large = sweep(options=(*STEPS, ('hidden_channels', 512)), trials=2)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limit[1]))  # enough for the study, not for a checkpoint
+    try:
+        with pytest.raises(ValueError, match=r'(?s)a worker ended early .*larger than allowed.*Call the same command'):
+            run_sweep(large, tmp_path / 'sweep', quiet=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert [trial.state.name for trial in open_study(large, tmp_path / 'sweep').trials] == ['RUNNING']
+    run_sweep(large, tmp_path / 'sweep', quiet=True)
+    rows = list(csv.DictReader((tmp_path / 'sweep' / 'trials.csv').read_text().splitlines()))
+    assert [row['state'] for row in rows] == ['complete', 'complete']
 
 
 def test_an_interrupted_grid_is_completed(tmp_path):
