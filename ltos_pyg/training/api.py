@@ -31,7 +31,7 @@ def train(
     env: Any,
     algo: Any = 'ltos',
     total_steps: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     out: Path | str | None = None,
     callbacks: Sequence[Callback] | None = (),
     *,
@@ -55,12 +55,13 @@ def train(
             parallel environment).
         algo: An algorithm's name, ``'package.module:Name'``, or a class.
         total_steps: Env steps of the run. ``None``: those of the preset.
-        seed: Seed of all random numbers.
+        seed: Seed of all random numbers. ``None``: 0, or that of the run to resume.
         out: The run folder. ``None``: ``runs/ENV-ALGO-seedN``.
         callbacks: See :mod:`ltos_pyg.training.callbacks`.
         preset: The options to start from.
         label: Name of the run in tables and plots.
-        resume: Continue the run in the folder, with the same options; ``total_steps`` may be larger.
+        resume: Continue the run in the folder, with the same options; ``total_steps`` may be larger. A finished run is
+            evaluated again if ``final_episodes`` differs.
         sinks: More sinks for the metrics, see :func:`~ltos_pyg.training.run.train_run`.
         env_options: Options of the environment whose name is also that of another option.
         options: Any option of the loop, the algorithm or the environment, as on the command line, e.g.
@@ -74,7 +75,8 @@ def train(
     if out is not None and not str(out):
         raise ValueError("'out' must name a folder (got ''). Leave it out for runs/ENV-ALGO-seedN.")
     scenario, algorithm = as_scenario(env), algorithm_name(algo)
-    given = {'media': False, **options, 'seed': seed} | ({} if total_steps is None else {'total_steps': total_steps})
+    named = {'seed': seed, 'total_steps': total_steps}
+    given = {'media': False, **options} | {name: value for name, value in named.items() if value is not None}
     config = with_options(scenario.config(algorithm, preset), given, env_options or {})
     folder = default_folder(config) if out is None else Path(out)
     if resume and RunFolder(folder).has_config:

@@ -60,7 +60,8 @@ def train_run(
     """Trains in a run folder (:mod:`~ltos_pyg.training.run_folder`), to the end, and returns the final evaluation.
 
     Everything is built before anything is written. A resumed run may have more ``total_steps`` than before: the
-    schedules of its algorithm then run over the new number, as if it had been given at the start.
+    schedules of its algorithm then run over the new number, as if it had been given at the start. A finished run is
+    evaluated again if ``final_episodes`` differs.
 
     Under torchrun every process calls this and they train the run together, see
     :mod:`ltos_pyg.training.distributed`: ``total_steps`` and all other numbers of steps count the env steps of all of
@@ -91,16 +92,26 @@ def train_run(
                 stack.enter_context(run.lock())
             if resume and run.holds_run:
                 check_number(run.ranks(), ranks)
-            grows = resume and config.total_steps > run.config(scenario).total_steps
-            finished = resume and run.is_finished and not grows
+            before = run.config(scenario) if resume else config
+            grows = config.total_steps > before.total_steps
+            measured = config.train.final_episodes == before.train.final_episodes  # as is asked for now
+            finished = resume and run.is_finished and measured and not grows
         saved = _saved_state(run, config, scenario, ranks) if resume else None
         if finished:
+            if ranks.first:
+                run.relabel(config.label)
             return run.final()
         with together(ranks):
             if resume and run.is_finished and saved is None:
                 raise ValueError(
-                    f"'{run.path}' is finished and has no checkpoint from which more steps could be trained. Train "
-                    f'anew into another folder by --out.'
+                    f"'{run.path}' is finished and has no checkpoint from which more steps could be trained, or other "
+                    f'episodes be played. Train anew into another folder by --out.'
+                )
+            if run.is_finished and not grows and ranks.first:
+                print(
+                    f'ltos: the run is finished and is evaluated again: final_episodes was '
+                    f'{before.train.final_episodes} and is {config.train.final_episodes} now',
+                    file=sys.stderr,
                 )
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(config.train.threads)
@@ -158,9 +169,11 @@ def _start(
     """Writes the configuration of a run that starts or goes on; returns where its metrics go."""
     if not resume:
         run.clear()
+    grows = resume and config.total_steps > run.config(scenario).total_steps
     run.write_config(config, ranks.size, scenario.primary_metric)
-    if run.is_finished:  # a run that is extended: what was measured of it is no longer true
-        shutil.rmtree(run.path / 'zero_shot', ignore_errors=True)
+    if run.is_finished:  # a run that is extended or measured again: what was measured of it is no longer true
+        if grows:
+            shutil.rmtree(run.path / 'zero_shot', ignore_errors=True)
         (run.path / 'card.md').unlink(missing_ok=True)
         run.final_path.unlink()
     return MetricsLogger(run.metrics_path, _resume_step(resume, saved), places)

@@ -233,6 +233,11 @@ class RunFolder:
         plain |= {'primary_metric': primary_metric} if primary_metric else {}
         write_json(self.config_path, ({'label': label} if label else {}) | plain | provenance())
 
+    def relabel(self, label: str | None) -> None:
+        """Changes the label in ``config.json`` and nothing else there; ``None`` keeps it."""
+        if label is not None and label != self.read().get('label'):
+            write_json(self.config_path, self.read() | {'label': label})
+
     def write_final(self, result: Mapping[str, Any]) -> None:
         """Writes ``final.json``."""
         write_json(self.final_path, result)

@@ -304,6 +304,16 @@ def test_a_run_continues_for_longer_and_not_for_shorter(tmp_path, capsys):
         train(out=tmp_path / 'runn', resume=True)
 
 
+def test_a_resumed_run_keeps_its_seed(tmp_path, monkeypatch):
+    run = train(out=tmp_path / 'run', steps=100, seed=3)
+    longer = train(out=tmp_path / 'run', resume=True)
+    assert (longer.result['env_steps'], longer.config.train.seed) == (160, 3)
+    with pytest.raises(ValueError, match="'seed' expected 0, got 3"):
+        train(out=run.folder, seed=0, resume=True)
+    monkeypatch.chdir(tmp_path)
+    assert str(train().folder) == str(train(resume=True).folder) == 'runs/prisoner-dqn-seed0'
+
+
 def test_pictures_are_left_only_if_asked_for(tmp_path, capsys):
     assert not (train(out=tmp_path / 'a').folder / 'curve.png').exists()
     run = train(out=tmp_path / 'b', callbacks=None, media=True)

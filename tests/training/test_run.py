@@ -257,6 +257,33 @@ def test_a_finished_run_gives_its_result_and_changes_nothing(whole, capsys):
     assert contents(whole) == before
 
 
+def test_a_finished_run_is_measured_again_and_renamed(whole, tmp_path, capsys):
+    folder = tmp_path / 'copy'
+    shutil.copytree(whole, folder)
+    before = contents(folder)
+    assert resume(folder, '--label', 'LToS, small') == 0
+    assert json.loads((folder / 'config.json').read_text()) == json.loads((whole / 'config.json').read_text()) | {
+        'label': 'LToS, small'
+    }
+    assert {name for name, content in contents(folder).items() if content != before[name]} == {'config.json'}
+    (folder / 'zero_shot').mkdir()
+    (folder / 'zero_shot' / 'horizon.json').write_text('{}')
+    assert resume(folder, '--final-episodes', '3') == 0
+    assert 'evaluated again: final_episodes was 6 and is 3 now' in capsys.readouterr().err
+    final = json.loads((folder / 'final.json').read_text())
+    assert (final['env_steps'], final['updates']) == (LAST, (LAST - 80) // 16)
+    assert {stats['return']['count'] for stats in final['eval'].values()} == {3}
+    config = json.loads((folder / 'config.json').read_text())
+    assert (config['label'], config['train']['final_episodes']) == ('LToS, small', 3)
+    assert rows(folder) == rows(whole)
+    assert (folder / 'zero_shot' / 'horizon.json').is_file()  # still true
+    assert resume(folder) == 0  # six, as FLAGS say
+    assert (
+        json.loads((folder / 'final.json').read_text())['eval']
+        == json.loads((whole / 'final.json').read_text())['eval']
+    )
+
+
 def test_a_finished_run_of_another_configuration_is_not_passed_off_as_this_one(whole, capsys):
     before = contents(whole)
     assert resume(whole, '--seed', '4') == 1
