@@ -30,7 +30,8 @@ class Callback:
     this step, as if it had reached its last one. A callback must not draw random numbers from the run's own generators,
     as that would change the run.
 
-    If a hook raises, the run is saved, and :class:`CallbackError` names the hook; the run can be resumed.
+    If a hook raises, the run is saved, and :class:`CallbackError` names the hook. A resumed run calls that hook again,
+    and then those that were still due in the step.
     """
 
     def on_start(self, trainer: Trainer) -> None:

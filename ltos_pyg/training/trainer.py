@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from typing import Any, SupportsFloat
 
 from torch import Tensor
@@ -30,6 +31,16 @@ Metrics = dict[str, float]
 
 class Interrupted(Exception):
     """The user stopped the run; its state was saved."""
+
+
+@dataclass
+class HookProgress:
+    """The hooks of a step that were called; a run in which one raised calls the others when it is resumed."""
+
+    since: int | None = None  # env steps before the step; None: all that was due after it is done
+    episodes: dict[str, Tensor] = field(default_factory=dict)  # that ended in the step
+    metrics: Metrics | None = None  # of an evaluation whose row is not written yet
+    called: dict[str, list[str]] = field(default_factory=dict)  # hook -> callbacks
 
 
 class Trainer:
@@ -78,6 +89,7 @@ class Trainer:
         self.last_eval: Metrics = {}
         self.last_eval_step = -1
         self.seconds = dict.fromkeys(('act', 'env', 'replay', 'learn', 'evaluate', 'other'), 0.0)
+        self.hooks = HookProgress()
         self.stopped: str | None = None  # why a callback ended the run
         self.inexact_resumes: list[int] = []  # resumed at these steps with new episodes: env has no saved state
         self.ranks = ranks_of_run.current()
@@ -94,20 +106,29 @@ class Trainer:
         with self._progress() as bar, _catch_signals() as caught:
             with self._agree(caught):
                 self._call('on_start')
-                if algo.env_steps == 0:
+                if algo.env_steps == 0 and self.last_eval_step < 0:
                     self.evaluate()
-            while algo.env_steps < self.total_steps and not self._interrupted and self.stopped is None:
-                before = algo.env_steps
+            while self.hooks.since is not None or (
+                algo.env_steps < self.total_steps and not self._interrupted and self.stopped is None
+            ):
+                shown, before = algo.env_steps, self.hooks.since
                 with self._agree(caught):
-                    self.advance()
+                    if before is None:  # else a callback raised in this step, and the run was resumed
+                        before = algo.env_steps
+                        self.hooks = HookProgress(since=before)
+                        self.advance()
+                    if self.hooks.episodes:
+                        self._call('on_episode_end', self.hooks.episodes)
+                    self._call('on_step')
                     if _passed(before, algo.env_steps, c.eval_every):
                         self.evaluate()
+                self.hooks = HookProgress()
                 if _passed(before, algo.env_steps, c.log_every):
                     self.seconds['other'] += time.perf_counter() - started - sum(self.seconds.values())
                     self.log()
                 if _passed(before, algo.env_steps, c.checkpoint_every):
                     self.save()
-                bar.update(algo.env_steps - before)
+                bar.update(algo.env_steps - shown)
                 bar.set_postfix(self._shown(), refresh=False)
             over = algo.env_steps >= self.total_steps or self.stopped is not None
             with self._agree(caught):
@@ -158,24 +179,26 @@ class Trainer:
         t4 = time.perf_counter()
         for name, took in zip(('act', 'env', 'replay', 'learn'), (t1 - t0, t2 - t1, t3 - t2, t4 - t3), strict=True):
             self.seconds[name] += took
-        if episodes:
-            self._call('on_episode_end', episodes)
-        self._call('on_step')
+        self.hooks.episodes = episodes
 
     def evaluate(self) -> None:
         """Greedy episodes of the policy on seeds that training never uses; one row of metrics. Rank 0 plays them."""
         start = time.perf_counter()
+        if self.ranks.first:
+            metrics = self.hooks.metrics
+            if metrics is None:  # else a callback raised in this evaluation, and the run was resumed
+                spec = self.env.spec
+                episodes = eval_episodes(self.config.eval_episodes, self.total_steps, spec.horizon, spec.num_tasks)
+                with closing(self.make_eval_env(episodes)) as env:
+                    metrics = flatten(evaluate(self.algorithm, env, self.config.eval_seed, show='evaluation'))
+                self.hooks.metrics = metrics
+            self._call('on_evaluation', metrics)
+            self.last_eval = {name: float(value) for name, value in metrics.items()}
+            self.hooks.metrics = None
+            self.hooks.called.pop('on_evaluation', None)
+            self._write(**self.last_eval)
+            self.seconds['evaluate'] += time.perf_counter() - start
         self.last_eval_step = self.algorithm.env_steps
-        if not self.ranks.first:
-            return
-        spec = self.env.spec
-        episodes = eval_episodes(self.config.eval_episodes, self.total_steps, spec.horizon, spec.num_tasks)
-        with closing(self.make_eval_env(episodes)) as env:
-            self.last_eval = flatten(evaluate(self.algorithm, env, self.config.eval_seed, show='evaluation'))
-        self._call('on_evaluation', self.last_eval)
-        self.last_eval = {name: float(value) for name, value in self.last_eval.items()}
-        self._write(**self.last_eval)
-        self.seconds['evaluate'] += time.perf_counter() - start
 
     def log(self) -> None:
         """One row of metrics: means since the last row, over all ranks, and the time of each phase on this one."""
@@ -205,6 +228,8 @@ class Trainer:
 
     def save(self) -> None:
         """Saves a checkpoint with everything that a resumed run needs."""
+        if self.hooks.metrics is not None:  # callbacks may have added numbers of other types
+            self.hooks.metrics = {name: float(value) for name, value in self.hooks.metrics.items()}
         state = {
             'algorithm': self.algorithm.state_dict(),
             'env': self.env.state_dict(),
@@ -214,6 +239,7 @@ class Trainer:
             'last_eval_step': self.last_eval_step,
             'seconds': dict(self.seconds),
             'stopped': self.stopped,
+            'hooks': asdict(self.hooks),
             'inexact_resumes': list(self.inexact_resumes),
             'callbacks': {name: callback.state_dict() for name, callback in self._named_callbacks()},
         }
@@ -244,16 +270,38 @@ class Trainer:
         self.last_eval, self.seconds = state['last_eval'], state['seconds']
         self.last_eval_step = state.get('last_eval_step', -1)
         self.stopped = state.get('stopped')
-        saved = state.get('callbacks', {})
-        for callback_name, callback in self._named_callbacks():
-            if callback_name in saved:
-                callback.load_state_dict(saved[callback_name])
+        self.hooks = HookProgress(**state.get('hooks', {}))
+        self._load_callbacks(state.get('callbacks', {}))
+
+    def _load_callbacks(self, saved: dict[str, dict[str, Any]]) -> None:
+        """Gives each callback the state of the one of its class, several of a class in order. Where their number has
+        changed, they start anew, and it says so."""
+        before: dict[str, list[dict[str, Any]]] = {}
+        now: dict[str, list[Callback]] = {}
+        for name, state in saved.items():
+            before.setdefault(name.partition(' ')[2], []).append(state)
+        for name, callback in self._named_callbacks():
+            now.setdefault(name.partition(' ')[2], []).append(callback)
+        for kind in before | now:
+            states, callbacks = before.get(kind, []), now.get(kind, [])
+            if len(states) == len(callbacks):
+                for callback, state in zip(callbacks, states, strict=True):
+                    callback.load_state_dict(state)
+            elif any(states) or any(callback.state_dict() for callback in callbacks):
+                self._say(
+                    f'the checkpoint has the state of {len(states)} {kind}, and the resumed run has {len(callbacks)}: '
+                    f'what they remembered (e.g. the best evaluation) is not restored. Resume with the callbacks of '
+                    f'before to keep it.'
+                )
 
     def _named_callbacks(self) -> list[tuple[str, Callback]]:
         return [(f'{i} {type(callback).__name__}', callback) for i, callback in enumerate(self.callbacks)]
 
     def _call(self, hook: str, *args: Any) -> None:
-        for callback in self.callbacks:
+        called = [] if hook == 'on_start' else self.hooks.called.setdefault(hook, [])
+        for name, callback in self._named_callbacks():
+            if name in called:  # before the run was resumed
+                continue
             try:
                 getattr(callback, hook)(self, *args)
             except Exception as error:
@@ -261,6 +309,7 @@ class Trainer:
                     f'{type(callback).__name__}.{hook} raised {type(error).__name__}: {error}. The run was saved at '
                     f'step {self.algorithm.env_steps:,}: fix the callback, then resume the run.'
                 ) from error
+            called.append(name)
 
     def _progress(self) -> Any:
         return tqdm(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch_geometric.data import Batch, Data
+from trainer_zoo import untimed
 
 import ltos_pyg
 from ltos_pyg.cli import main
@@ -269,6 +270,61 @@ def test_a_callback_that_raises_leaves_a_run_that_continues_to_the_same_end(tmp_
     assert CheckpointStore(tmp_path / 'run' / 'checkpoints').steps()[-1] == 100
     run, whole = train(out=tmp_path / 'run', resume=True), train(out=tmp_path / 'whole')
     assert all(torch.equal(value, weights(run.folder)[name]) for name, value in weights(whole.folder).items())
+
+
+class RaisesOnce(Callback):
+    """Adds a metric, and raises at the first call of a hook in a step."""
+
+    def __init__(self, hook: str, step: int) -> None:
+        self.raised = False
+        setattr(self, hook, lambda trainer, *args: self.fail(trainer, step, *args))
+
+    def fail(self, trainer: Any, step: int, metrics: Any = None) -> None:
+        if trainer.algorithm.env_steps == step and not self.raised:
+            self.raised = True
+            raise KeyError('oops')
+        if metrics is not None:
+            metrics['eval/late'] = np.float32(2.0)
+        trainer.record(mine=trainer.algorithm.env_steps)
+
+
+@pytest.mark.parametrize(
+    ('hook', 'step'),
+    [
+        ('on_start', 0), ('on_evaluation', 0), ('on_step', 40), ('on_episode_end', 80), ('on_step', 80),
+        ('on_evaluation', 80), ('on_step', 160), ('on_evaluation', 160), ('on_end', 160),
+    ],
+)  # fmt: skip
+def test_a_callback_that_raises_once_leaves_no_gap_in_the_metrics(tmp_path, hook, step):
+    def callbacks() -> list[Callback]:
+        counted = [CustomMetric(name, lambda t: t.algorithm.env_steps) for name in ('before', 'after')]
+        patient = EarlyStopping(patience=3, min_delta=1e9)
+        return [recorder, counted[0], patient, fails, counted[1]]
+
+    recorder, fails = Recorder(), RaisesOnce(hook, step)
+    with pytest.raises(CallbackError, match=f'RaisesOnce.{hook} raised KeyError'):
+        train(out=tmp_path / 'run', callbacks=callbacks())
+    run = train(out=tmp_path / 'run', callbacks=callbacks(), resume=True)
+    calls, recorder = recorder.calls, Recorder()
+    whole = train(out=tmp_path / 'whole', callbacks=callbacks())
+    assert untimed(run.metrics) == untimed(whole.metrics)
+    assert [call for call in calls if call != 'start'] == recorder.calls[1:]
+    assert run.result['eval'] == whole.result['eval']
+
+
+def test_states_of_callbacks_go_to_those_of_their_class(tmp_path, capsys):
+    best, patient = BestModel('length'), EarlyStopping(patience=5, metric='length')
+    train(out=tmp_path / 'run', steps=80, callbacks=[best, patient])
+    again = [EarlyStopping(patience=5, metric='length'), CustomMetric('one', lambda _: 1.0), BestModel('length')]
+    train(out=tmp_path / 'run', callbacks=again, resume=True)
+    assert (again[0].waited, again[0].best_step, again[2].best_step) == (patient.waited + 1, 0, 0)
+    assert 'the checkpoint has the state' not in capsys.readouterr().err
+    two = [BestModel('length'), BestModel('return')]
+    train(out=tmp_path / 'run', steps=240, callbacks=two, resume=True)
+    said = capsys.readouterr().err
+    assert 'the checkpoint has the state of 1 BestModel, and the resumed run has 2' in said
+    assert 'the checkpoint has the state of 1 EarlyStopping, and the resumed run has 0' in said
+    assert 'CustomMetric' not in said
 
 
 def test_metrics_go_to_any_sink(tmp_path):
