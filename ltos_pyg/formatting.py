@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def rounded(*values: float) -> list[str]:
     """The values with three decimals, or all with one if the size of one is at least 10."""
     digits = 1 if max(map(abs, values), default=0.0) >= 10 else 3
     return [f'{value:.{digits}f}' for value in values]
+
+
+def finite(content: Any) -> Any:
+    """Content for JSON, which has no NaN and no infinity: ``None`` in their place."""
+    if isinstance(content, Mapping):
+        return {name: finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

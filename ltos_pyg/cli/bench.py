@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from ltos_pyg.cli.options import parse
+from ltos_pyg.formatting import finite
 
 
 @dataclass
@@ -44,7 +45,7 @@ def main(args: Sequence[str]) -> int:
     sys.path.insert(0, str(root))
     benchmarks = importlib.import_module('benchmarks')  # not in the wheel
     rows = benchmarks.run_benchmarks(list(options.names))
-    print(json.dumps(rows, indent=2) if options.json else format_bench(rows))
+    print(json.dumps(finite(rows), indent=2) if options.json else format_bench(rows))
     if options.out is not None:
         _leave(rows, options.out)
     return 0
@@ -53,7 +54,7 @@ def main(args: Sequence[str]) -> int:
 def _leave(rows: list[dict[str, Any]], folder: Path) -> None:
     """Writes the rows, and the picture if there is one."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'bench.json').write_text(json.dumps(rows, indent=1) + '\n', encoding='utf-8')
+    (folder / 'bench.json').write_text(json.dumps(finite(rows), indent=1) + '\n', encoding='utf-8')
     with (folder / 'bench.csv').open('w', encoding='utf-8', newline='') as file:
         names = dict.fromkeys(name for row in rows for name in row)
         writer = csv.DictWriter(file, list(names), lineterminator='\n')

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ltos_pyg.cli.options import ImportArg, PolicyArg, env_flags, other_options, parse, say_loading
+from ltos_pyg.formatting import finite
 
 Changes = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar='NAME=VALUE …')]
 Grid = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar='NAME=VALUE,VALUE …')]
@@ -89,7 +90,7 @@ def main(args: Sequence[str]) -> int:
         number, swap = final_episodes(episodes, 0, None, 0, played.num_tasks)
         results = evaluate_modes(algorithm, make_env, number, options.seed, swap, show='evaluation')
     plain = {mode: as_plain(stats) for mode, stats in results.items()}
-    print(json.dumps(plain, indent=2) if options.json else format_stats(plain))
+    print(json.dumps(finite(plain), indent=2) if options.json else format_stats(plain))
     return 0
 
 
@@ -151,7 +152,7 @@ def _evaluate_over(
         print(f'wrote {path}', file=sys.stderr)
     metrics = zero_shot.metrics_of(result, scenario.primary_metric, options.metric)
     if options.json:
-        print(json.dumps(result, indent=2))
+        print(json.dumps(finite(result), indent=2))
     elif options.format == 'csv':
         print(zero_shot.as_csv(result, metrics))
     else:

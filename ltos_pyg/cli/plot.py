@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ltos_pyg.cli.options import ImportArg, RunArgs, check_runs, parse
+from ltos_pyg.formatting import finite
 
 
 @dataclass
@@ -39,7 +40,7 @@ def main(args: Sequence[str]) -> int:
     registry.import_modules(options.imports)
     metric = options.metric or f'eval/{RunFolder(options.folders[0]).primary_metric()}'
     summary = summarise(options.folders, metric)
-    print(json.dumps(summary, indent=2) if options.json else format_summary(summary))
+    print(json.dumps(finite(summary), indent=2) if options.json else format_summary(summary))
     out = plot_curves(options.folders, metric, options.out, options.log)
     print(f'wrote {out}', file=sys.stderr)
     return 0

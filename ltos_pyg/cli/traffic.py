@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 
 from ltos_pyg.cli.options import RunArg, parse
+from ltos_pyg.formatting import finite
 
 ALL = 'all'  # every controller, to compare them
 COLUMNS = ('duration', 'average_travel_time', 'entered', 'finished', 'queue', 'red_lights_delay', 'red_lights_queue')
@@ -146,7 +147,7 @@ def _simulate(args: Simulate) -> int:
     print('ltos: simulating; the first run here compiles kernels, which takes up to a minute', file=sys.stderr)
     results = {name: as_plain(stats) for name, stats in simulate(args, names).items()}
     if args.json:
-        print(json.dumps(results, indent=2))
+        print(json.dumps(finite(results), indent=2))
     elif len(names) == 1:
         print(_metric_table(results[names[0]]))
     else:

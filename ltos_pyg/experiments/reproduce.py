@@ -20,7 +20,7 @@ from ltos_pyg.experiments.report import (
 )
 from ltos_pyg.experiments.runner import Backend, Failure, Planned, one_driver, plan, train_missing
 from ltos_pyg.experiments.zero_shot import check_over, evaluate_missing, zero_shot_csv, zero_shot_table
-from ltos_pyg.formatting import markdown
+from ltos_pyg.formatting import finite, markdown
 from ltos_pyg.training.atomic import write_text
 from ltos_pyg.training.run_folder import RunFolder, provenance, write_json
 
@@ -100,7 +100,7 @@ def write_report(experiment: Experiment, runs: Path, out: Path) -> list[Path]:
     }
     written = [write_text(out / name, text) for name, text in texts.items()]
     for name, content in (('marl_eval.json', marl_eval(results, runs)), ('about.json', _about(results))):
-        write_json(out / name, content)
+        write_json(out / name, finite(content))
         written.append(out / name)
     try:
         written += _figures(experiment, done, runs, out)

@@ -10,18 +10,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import platform
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltos_pyg import __version__, registry
+from ltos_pyg.formatting import finite
 from ltos_pyg.training.atomic import write_text
 from ltos_pyg.training.config import RENAMED, WITHOUT_EFFECT, RunConfig, TrainConfig
 from ltos_pyg.training.logging import read_metrics
@@ -190,7 +192,7 @@ class RunFolder:
             return 0
 
     def final(self) -> dict[str, Any]:
-        """The result of the run, ``final.json``, with the current names of metrics.
+        """The result of the run, ``final.json``, with the current names of metrics; ``null`` is read as NaN.
 
         Raises:
             ValueError: If the run has not ended, or the file is not as a run writes it.
@@ -205,15 +207,16 @@ class RunFolder:
                 f"'{self.final_path}' is not what a run writes: it has no 'eval'. Delete it and add --resume to "
                 f'evaluate again.'
             )
-        return plain | {'eval': {mode: renamed(stats) for mode, stats in plain['eval'].items()}}
+        return plain | {'eval': {mode: renamed(_with_nan(stats)) for mode, stats in plain['eval'].items()}}
 
     def ranks(self) -> int:
         """How many processes train, or trained, the run together."""
         return int(self.read().get('ranks', 1))
 
     def zero_shot(self) -> list[dict[str, Any]]:
-        """The evaluations in other settings, as :meth:`write_zero_shot` wrote them."""
-        return [_read_json(path) for path in sorted((self.path / 'zero_shot').glob('*.json'))]
+        """The evaluations in other settings, as :meth:`write_zero_shot` wrote them; ``null`` is read as NaN."""
+        stored = [_read_json(path) for path in sorted((self.path / 'zero_shot').glob('*.json'))]
+        return [_each_eval(result, _with_nan) for result in stored]
 
     def store(self, config: RunConfig | None = None, rank: int = 0) -> CheckpointStore:
         """The checkpoints of the run; of the other ranks of a data-parallel run, their parts of them."""
@@ -239,13 +242,14 @@ class RunFolder:
             write_json(self.config_path, self.read() | {'label': label})
 
     def write_final(self, result: Mapping[str, Any]) -> None:
-        """Writes ``final.json``."""
-        write_json(self.final_path, result)
+        """Writes ``final.json``, NaN and infinite numbers as ``null``."""
+        write_json(self.final_path, finite(result))
 
     def write_zero_shot(self, name: str, result: Mapping[str, Any]) -> Path:
-        """Writes an evaluation in other settings, ``zero_shot/NAME.json``, over an earlier one of that name."""
+        """Writes an evaluation in other settings, ``zero_shot/NAME.json``, over an earlier one of that name. NaN and
+        infinite numbers become ``null`` in the metrics, and stay in the options of the environment."""
         path = self.path / 'zero_shot' / f'{name}.json'
-        write_json(path, result)
+        write_json(path, _each_eval(result, finite))
         return path
 
     def clear(self) -> None:
@@ -342,6 +346,20 @@ def renamed(metrics: Mapping[str, Any]) -> dict[str, Any]:
     for old, new in RENAMED_METRICS.items():
         plain = {name.replace(old, new): value for name, value in plain.items()}
     return plain
+
+
+def _with_nan(stats: Mapping[str, Any]) -> dict[str, Any]:
+    """The statistics of metrics, with NaN for the numbers that JSON has as ``null``."""
+    return {
+        metric: {name: math.nan if value is None else value for name, value in stat.items()}
+        for metric, stat in stats.items()
+    }
+
+
+def _each_eval(result: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """An evaluation in other settings, with the metrics of each setting changed."""
+    settings = [setting | {'eval': change(setting['eval'])} for setting in result['settings']]
+    return {**result, 'settings': settings}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 
 from ltos_pyg.experiments.statistics import bootstrap_interval
 from ltos_pyg.experiments.tables import final_table
+from ltos_pyg.training.run_folder import RunFolder
 
 
 def write_run(folder, algo, seed, **modes):
@@ -36,6 +37,15 @@ def test_seeds_stand_in_order_with_their_means_and_interval(tmp_path):
         '| 8.000, 8.000 [7.000, 9.000] (9.000, 7.000) |',
         '| jungle: dqn | 1 | -0.250 | 3.500 |',
     ]
+
+
+def test_a_number_that_is_not_finite_is_null_in_the_file_and_nan_in_the_table(tmp_path):
+    run = RunFolder(write_run(tmp_path / 'a', 'dqn', 0, policy={}))
+    run.write_final({'eval': {'policy': {'reward': {'mean': np.nan, 'std': np.inf, 'count': 2}}}})
+    stored = json.loads(run.final_path.read_text(), parse_constant=pytest.fail)
+    assert stored == {'eval': {'policy': {'reward': {'mean': None, 'std': None, 'count': 2}}}}
+    assert final_table([run.path], ['reward']).splitlines()[-1] == '| jungle: dqn | 1 | nan |'
+    assert np.isnan(run.final()['eval']['policy']['reward']['std'])
 
 
 def test_the_interquartile_mean_leaves_the_extremes_out(tmp_path):

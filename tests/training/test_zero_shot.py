@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +45,16 @@ def networked(tmp_path_factory: pytest.TempPathFactory) -> ltos_pyg.Run:
     """A short run of a method with networks per agent."""
     out = tmp_path_factory.mktemp('zero_shot') / 'neurcomm'
     return ltos_pyg.train('jungle', 'neurcomm', 200, out=out, num_envs=4, final_episodes=2, eval_episodes=2, **JUNGLE)
+
+
+def test_numbers_that_are_not_finite_are_null_in_the_file_and_nan_in_the_table(tmp_path):
+    stat = {'mean': math.nan, 'std': math.inf, 'count': 2}
+    result = {'settings': [{'options': {'radius': math.inf}, 'trained': False, 'eval': {'reward': stat}}]}
+    path = RunFolder(tmp_path).write_zero_shot('radius', result)
+    (found,) = RunFolder(tmp_path).zero_shot()
+    assert json.loads(path.read_text())['settings'][0]['eval']['reward'] == {'mean': None, 'std': None, 'count': 2}
+    assert table_cells(found, ['reward'])[1] == [['radius=inf', 'nan ± nan']]
+    assert as_csv(found, ['reward']).splitlines()[-1] == 'inf,false,reward,nan,nan,nan,nan,2'
 
 
 def test_each_setting_has_the_numbers_of_an_evaluation_of_its_own(run):
