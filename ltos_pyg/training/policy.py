@@ -11,6 +11,7 @@ from torch_geometric.data import Batch, Data
 from ltos_pyg.algos import Algorithm
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import Sharing
+from ltos_pyg.nn.validation import check_finite
 
 
 class Policy:
@@ -42,7 +43,8 @@ class Policy:
                 ``action_mask`` (N, A) if and only if the environment has them. Graphs may have any number of nodes.
 
         Raises:
-            ValueError: If its features differ from the graphs of training: says which, expected and got.
+            ValueError: If its features differ from the graphs of training, are NaN or infinite, or an edge is there
+                twice: says which, expected and got.
         """
         check_graph(graph, self.spec)
         batch = graph if isinstance(graph, Batch) else Batch.from_data_list([graph])
@@ -67,6 +69,12 @@ def check_graph(graph: Any, spec: GraphEnvSpec) -> None:
         raise ValueError(
             f"'edge_index' must name nodes in [0, {nodes - 1}] (got {int(edge_index.min())}..{int(edge_index.max())})"
         )
+    doubles = edges - (edge_index[0] * nodes + edge_index[1]).unique().numel()
+    if doubles > 0:
+        raise ValueError(
+            f"'edge_index' must have each edge once (got {doubles} too many): a neighbour counts once. Drop them with "
+            f'torch_geometric.utils.coalesce.'
+        )
     wanted: dict[str, tuple[int, int] | None] = {
         'x': (nodes, spec.num_features),
         'edge_attr': None if spec.edge_dim is None else (edges, spec.edge_dim),
@@ -80,3 +88,6 @@ def check_graph(graph: Any, spec: GraphEnvSpec) -> None:
                 f"'{name}' expected shape {shape}, as in training, got {got}. Build the graph as the environment of "
                 f'the run does.'
             )
+    for name in ('x', 'edge_attr'):
+        if wanted[name] is not None:
+            check_finite(name, graph[name])

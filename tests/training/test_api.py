@@ -115,6 +115,10 @@ def test_a_policy_refuses_a_graph_with_other_features(tmp_path):
         policy(Data(x=torch.zeros(2, 5), edge_index=edge_index))
     with pytest.raises(ValueError, match=r"'edge_index' must name nodes in \[0, 1\] \(got 0\.\.7\)"):
         policy(Data(x=torch.zeros(2, 20), edge_index=torch.tensor([[0], [7]])))
+    with pytest.raises(ValueError, match=r"'edge_index' must have each edge once \(got 2 too many\)"):
+        policy(Data(x=torch.zeros(2, 20), edge_index=edge_index.repeat(1, 2)))
+    with pytest.raises(ValueError, match=r"'x' must be finite \(got 1 NaN or infinite of 40 entries, first at"):
+        policy(Data(x=torch.where(torch.arange(40).view(2, 20) == 23, math.inf, 0.0), edge_index=edge_index))
     with pytest.raises(ValueError, match=r"'graph' must be a torch_geometric Data, Snapshot or Batch \(got dict\)"):
         policy({'x': 1})
     assert policy(Batch.from_data_list([Data(x=torch.zeros(2, 20), edge_index=edge_index)] * 2))[0].shape == (4,)
