@@ -246,7 +246,7 @@ def test_runs_are_plotted_together(capsys, runs, tmp_path):
 def test_how_runs_ended_is_a_markdown_table(capsys, runs):
     assert main(['table', str(runs / 'prisoner'), str(runs / 'prisoner-dqn')]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == '| mean, IQM [95 % interval] (each seed) | seeds | return |'
+    assert lines[0] == '| mean, IQM [95 % interval] (each seed) | seeds | episodes | return |'
     swaps = [f'| prisoner: ltos, played with {what}' for what in ('constant weights', 'uniform weights', 'all kept')]
     assert [line.split(' | ')[0] for line in lines[2:]] == [
         '| prisoner: ltos', *swaps, '| prisoner: ltos, played with random weights', '| prisoner: dqn'
@@ -323,6 +323,13 @@ def test_a_table_pads_its_columns():
 def test_results_are_printed_with_their_interval():
     stats = {'policy': {'return': {'mean': 0.5, 'std': 0.2, 'count': 16}}}
     assert format_stats(stats).splitlines()[2].split() == ['policy', 'return', '0.5000', '0.0980', '0.2000', '16']
+
+
+def test_it_is_said_that_the_policy_played_more_episodes_than_other_weights():
+    stats = {mode: {'return': {'mean': 0.5, 'std': 0.2, 'count': n}} for mode, n in (('policy', 100), ('uniform', 20))}
+    assert 'The policy played 100 episodes, and 20 under each of the other weights' in format_stats(stats)
+    stats['policy']['return']['count'] = 20
+    assert 'The policy played' not in format_stats(stats)
 
 
 def test_numbers_of_all_sizes_are_readable():

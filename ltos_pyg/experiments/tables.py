@@ -29,7 +29,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def format_stats(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Evaluation results, one line per sharing mode and metric."""
+    """Evaluation results, one line per sharing mode and metric; says so if the policy played more episodes than it did
+    under other weights."""
     rows = []
     for mode, stats in results.items():
         for name, s in stats.items():
@@ -37,7 +38,15 @@ def format_stats(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> st
             if name == 'kept_std_states':  # one number for all episodes
                 half = std = ''
             rows.append([mode, name, f'{s["mean"]:.4f}', half, std, str(s['count'])])
-    return table(['weights', 'metric', 'mean', '± 95 %', 'std', 'episodes'], rows)
+    text = table(['weights', 'metric', 'mean', '± 95 %', 'std', 'episodes'], rows)
+    counts = {mode: max((int(s['count']) for s in stats.values()), default=0) for mode, stats in results.items()}
+    policy = counts.pop('policy', None)
+    if policy is None or all(count == policy for count in counts.values()):
+        return text
+    return (
+        f'{text}\nThe policy played {policy} episodes, and {min(counts.values())} under each of the other weights: '
+        f'compare them with their intervals in mind.'
+    )
 
 
 def format_summary(summary: Sequence[Mapping[str, Any]]) -> str:
@@ -64,9 +73,9 @@ def final_table(folders: Sequence[Path], metrics: Sequence[str], measures: bool 
     """Final results over seeds, per algorithm (and, for LToS, per sharing mode of the evaluation) and metric.
 
     These are the mean, the interquartile mean with its 95 % bootstrap interval
-    (:func:`~ltos_pyg.experiments.statistics.bootstrap_interval`), the number of seeds, and each seed's value by rising
-    seed; of one seed just the value. All are from ``final.json``, the final evaluation. A row without the metric has no
-    entry.
+    (:func:`~ltos_pyg.experiments.statistics.bootstrap_interval`), the number of seeds, the episodes of each, and each
+    seed's value by rising seed; of one seed just the value. All are from ``final.json``, the final evaluation. A row
+    without the metric has no entry.
 
     Args:
         folders: The run folders.
@@ -89,8 +98,8 @@ def final_table(folders: Sequence[Path], metrics: Sequence[str], measures: bool 
             (name, metric, values) for name, row in rows.items() for metric, values in zip(metrics, row, strict=True)
         ]
         return _csv([(name, metric, values) for name, metric, values in lines if values is not None])
-    head = ['mean, IQM [95 % interval] (each seed)', 'seeds', *metrics]
-    cells = [[name, str(len(ends[name])), *map(_cell_of, row)] for name, row in rows.items()]
+    head = ['mean, IQM [95 % interval] (each seed)', 'seeds', 'episodes', *metrics]
+    cells = [[name, str(len(ends[name])), _episodes(ends[name]), *map(_cell_of, row)] for name, row in rows.items()]
     return markdown(head, cells)
 
 
@@ -119,6 +128,14 @@ def _played_with(mode: str) -> str:
     if mode == 'policy':
         return ''
     return ', played with all kept' if mode == 'keep' else f', played with {mode} weights'
+
+
+def _episodes(seeds: Mapping[int, End]) -> str:
+    """How many episodes each seed played: ``'20'``, or ``'20 to 100'`` if seeds differ."""
+    counts = [int(stat['count']) for end in seeds.values() for stat in end.values() if 'count' in stat]
+    if not counts:
+        return ''
+    return str(min(counts)) if min(counts) == max(counts) else f'{min(counts)} to {max(counts)}'
 
 
 def _of_seeds(seeds: Mapping[int, End], metric: str) -> Array | None:

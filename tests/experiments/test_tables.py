@@ -11,13 +11,18 @@ from ltos_pyg.experiments.statistics import bootstrap_interval
 from ltos_pyg.experiments.tables import final_table
 from ltos_pyg.training.run_folder import RunFolder
 
+COUNTS = {'policy': 100}  # episodes; 20 under other weights
+
 
 def write_run(folder, algo, seed, **modes):
     folder.mkdir()
     (folder / 'config.json').write_text(json.dumps({'scenario': 'jungle', 'algo': algo, 'seed': seed}))
     (folder / 'metrics.jsonl').write_text('')
     final = {
-        'eval': {mode: {name: {'mean': value} for name, value in values.items()} for mode, values in modes.items()}
+        'eval': {
+            mode: {name: {'mean': value, 'count': COUNTS.get(mode, 20)} for name, value in values.items()}
+            for mode, values in modes.items()
+        }
     }
     (folder / 'final.json').write_text(json.dumps(final))
     return folder
@@ -30,12 +35,13 @@ def test_seeds_stand_in_order_with_their_means_and_interval(tmp_path):
         write_run(tmp_path / 'c', 'dqn', 0, policy={'reward': -0.25, 'queue': 3.5}),
     ]
     assert final_table(runs, ['reward', 'queue']).splitlines() == [
-        '| mean, IQM [95 % interval] (each seed) | seeds | reward | queue |',
-        '| --- | --- | --- | --- |',
-        '| jungle: ltos | 2 | 0.850, 0.850 [0.800, 0.900] (0.800, 0.900) | 25.0, 25.0 [20.0, 30.0] (20.0, 30.0) |',
-        '| jungle: ltos, played with all kept | 2 | 0.300, 0.300 [0.200, 0.400] (0.400, 0.200) '
+        '| mean, IQM [95 % interval] (each seed) | seeds | episodes | reward | queue |',
+        '| --- | --- | --- | --- | --- |',
+        '| jungle: ltos | 2 | 100 | 0.850, 0.850 [0.800, 0.900] (0.800, 0.900) '
+        '| 25.0, 25.0 [20.0, 30.0] (20.0, 30.0) |',
+        '| jungle: ltos, played with all kept | 2 | 20 | 0.300, 0.300 [0.200, 0.400] (0.400, 0.200) '
         '| 8.000, 8.000 [7.000, 9.000] (9.000, 7.000) |',
-        '| jungle: dqn | 1 | -0.250 | 3.500 |',
+        '| jungle: dqn | 1 | 100 | -0.250 | 3.500 |',
     ]
 
 
@@ -44,7 +50,7 @@ def test_a_number_that_is_not_finite_is_null_in_the_file_and_nan_in_the_table(tm
     run.write_final({'eval': {'policy': {'reward': {'mean': np.nan, 'std': np.inf, 'count': 2}}}})
     stored = json.loads(run.final_path.read_text(), parse_constant=pytest.fail)
     assert stored == {'eval': {'policy': {'reward': {'mean': None, 'std': None, 'count': 2}}}}
-    assert final_table([run.path], ['reward']).splitlines()[-1] == '| jungle: dqn | 1 | nan |'
+    assert final_table([run.path], ['reward']).splitlines()[-1] == '| jungle: dqn | 1 | 2 | nan |'
     assert np.isnan(run.final()['eval']['policy']['reward']['std'])
 
 
@@ -67,10 +73,10 @@ def test_measures_stand_beside_the_metrics_where_a_run_has_them(tmp_path):
         write_run(tmp_path / 'b', 'dqn', 0, policy={'reward': 0.2}),
     ]
     assert final_table(runs, ['reward'], measures=True).splitlines()[0::2] == [
-        '| mean, IQM [95 % interval] (each seed) | seeds | reward | kept | kept_std_nodes | uneven '
+        '| mean, IQM [95 % interval] (each seed) | seeds | episodes | reward | kept | kept_std_nodes | uneven '
         '| switched_uniform |',
-        '| jungle: ltos | 1 | 0.800 | 0.500 | 0.100 | 0.300 | 0.040 |',
-        '| jungle: dqn | 1 | 0.200 |  |  |  |  |',
+        '| jungle: ltos | 1 | 100 | 0.800 | 0.500 | 0.100 | 0.300 | 0.040 |',
+        '| jungle: dqn | 1 | 100 | 0.200 |  |  |  |  |',
     ]
     assert final_table(runs, ['reward'], measures=True, format='csv').splitlines() == [
         'run,metric,seeds,mean,iqm,low,high,by_seed',
@@ -91,14 +97,14 @@ def test_a_value_that_one_seed_lacks_is_left_out(tmp_path):
         write_run(tmp_path / 'b', 'ltos', 1, policy={'reward': 0.8, 'kept': 0.5}),
     ]
     (line,) = final_table(runs, ['reward'], measures=True).splitlines()[2:]
-    assert line.split(' | ')[2:] == [
+    assert line.split(' | ')[3:] == [
         '0.800, 0.800 [0.800, 0.800] (0.800, 0.800)', '0.500, 0.500 [0.500, 0.500] (0.500, 0.500)', '', '', ' |'
     ]  # fmt: skip
 
 
 def test_runs_of_earlier_versions_have_the_names_of_today(tmp_path):
     run = write_run(tmp_path / 'a', 'ltos', 0, policy={'reward': 0.8, 'selfishness': 0.4})
-    assert final_table([run], ['kept']).splitlines()[2] == '| jungle: ltos | 1 | 0.400 |'
+    assert final_table([run], ['kept']).splitlines()[2] == '| jungle: ltos | 1 | 100 | 0.400 |'
 
 
 def test_what_cannot_be_computed_is_named(tmp_path):
@@ -139,4 +145,4 @@ def test_tables_and_curves_do_not_wait_for_pytorch(tmp_path):
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == '[0, 0] False'
-    assert '| pursuit: mine | 1 | 0.500 |' in done.stdout
+    assert '| pursuit: mine | 1 | 100 | 0.500 |' in done.stdout
