@@ -14,6 +14,7 @@ ROOMS = {  # each may import from those before it
         'ltos_pyg.seeding',
         'ltos_pyg.ranges',
         'ltos_pyg.formatting',
+        'ltos_pyg.progress',
         'ltos_pyg.launch',
         'ltos_pyg.jit',
     ],

@@ -160,7 +160,6 @@ def simulate(args: Simulate, names: tuple[str, ...]) -> dict[str, dict[str, Any]
     """Statistics over the demands and episodes of every metric, for each controller."""
     import numpy as np
     import torch
-    from tqdm import tqdm
 
     from ltos_pyg.envs.checks import check_count
     from ltos_pyg.envs.traffic.controllers import drive, make_controller
@@ -168,6 +167,7 @@ def simulate(args: Simulate, names: tuple[str, ...]) -> dict[str, dict[str, Any]
     from ltos_pyg.envs.traffic.metrics import TrafficMetrics
     from ltos_pyg.envs.traffic.signals import signal_choices
     from ltos_pyg.envs.traffic.tasks import load_tasks
+    from ltos_pyg.progress import Progress
     from ltos_pyg.training.evaluate import Stat
 
     check_count('--episodes', args.episodes, 1)
@@ -179,7 +179,7 @@ def simulate(args: Simulate, names: tuple[str, ...]) -> dict[str, dict[str, Any]
         engine = make_engine(network, flow, args.episodes, args.backend)
         measure = TrafficMetrics(engine)
         try:
-            for name in tqdm(names, desc=f'demand {k + 1} of {len(tasks)}', unit='', leave=False, delay=1):
+            for name in Progress(names, desc=f'demand {k + 1} of {len(tasks)}', unit='', leave=False, delay=1):
                 controller = make_controller(name, network, choices, args.fixed_seconds, args.seed + k)
                 drive(engine, controller, choices, args.horizon, yellow=args.yellow)
                 for metric, value in measure().items():

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tqdm import tqdm
-
 from ltos_pyg import registry
 from ltos_pyg.experiments.experiment import NOT_TRAINING, Run
 from ltos_pyg.experiments.processes import start_run
 from ltos_pyg.experiments.speeds import expected_seconds
+from ltos_pyg.progress import Progress
 from ltos_pyg.training.api import with_options
 from ltos_pyg.training.config import RunConfig
 from ltos_pyg.training.run_folder import RunFolder, hold_lock
@@ -175,7 +174,7 @@ def train_missing(planned: Sequence[Planned], backend: Backend, quiet: bool = Fa
             display.finished += 1
             if reason is not None:
                 failures.append(Failure(one.run.name, reason, one.folder / LOG))
-                tqdm.write(f'ltos: {one.run.name} failed: {reason}', file=sys.stderr)
+                Progress.write(f'ltos: {one.run.name} failed: {reason}', file=sys.stderr)
     return failures
 
 
@@ -186,7 +185,7 @@ class Display:
         self.todo, self.finished = {one.folder: one for one in todo}, len(planned) - len(todo)
         self.total = len(planned)
         whole, trained = sum(one.seconds for one in todo), sum(one.seconds * one.fraction for one in todo)
-        self.bar = tqdm(
+        self.bar = Progress(
             total=round(whole), initial=round(trained),
             disable=quiet, smoothing=0.05, unit='s',
             bar_format='{desc}: {percentage:3.0f}% |{bar}| {elapsed} < {remaining}{postfix}',

@@ -15,12 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ltos_pyg.experiments.processes import ONE_THREAD
 from ltos_pyg.experiments.runner import LOG, POLL, last_line, one_driver
 from ltos_pyg.experiments.search_space import Sweep, check, read_sweep
 from ltos_pyg.experiments.sweep_worker import counted, import_optuna, open_study, work
+from ltos_pyg.progress import Progress
 from ltos_pyg.training.atomic import write_text
 from ltos_pyg.training.run_folder import write_json
 
@@ -136,7 +135,7 @@ def _ray_workers(out: Path, jobs: int, ray: Any) -> Iterator[Callable[[], list[s
 
 def _watch(study: Any, sweep: Sweep, states: Callable[[], list[str | None]], quiet: bool) -> None:
     """Shows the progress until all workers ended; raises a ``ValueError`` if one failed."""
-    with tqdm(total=sweep.number_of_trials, desc='trials', unit=' trials', disable=quiet) as bar:
+    with Progress(total=sweep.number_of_trials, desc='trials', unit=' trials', disable=quiet) as bar:
         while True:
             now = states()
             ended = [t for t in counted(study.get_trials(deepcopy=False)) if t.state.is_finished()]

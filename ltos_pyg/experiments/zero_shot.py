@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ltos_pyg.experiments.experiment import Experiment, Run
 from ltos_pyg.experiments.report import Cells, Result, seeds_of, with_interval
 from ltos_pyg.experiments.runner import config_of
+from ltos_pyg.progress import Progress
 from ltos_pyg.training import api
 from ltos_pyg.training.run_folder import RunFolder, provenance
 from ltos_pyg.training.zero_shot import as_result, option_text, result_name, settings_of
@@ -49,7 +49,7 @@ def evaluate_missing(experiments: Sequence[Experiment], runs: Path, quiet: bool 
         if RunFolder(runs / run.name).is_finished and _stored(runs, run, option, values) is None
     }
     jobs = {(name, option): values for (name, option), values in jobs.items() if RunFolder(runs / name).store().steps()}
-    with tqdm(jobs.items(), desc='zero-shot', unit='', disable=quiet or not jobs, dynamic_ncols=True) as bar:
+    with Progress(jobs.items(), desc='zero-shot', unit='', disable=quiet or not jobs, dynamic_ncols=True) as bar:
         for (name, option), values in bar:
             bar.set_postfix_str(f'{name} over {option}')
             run = api.Run(runs / name)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch
-from tqdm import tqdm
 
 from ltos_pyg.algos import Algorithm, Decision
 from ltos_pyg.algos.base import first_nonfinite
@@ -19,6 +18,7 @@ from ltos_pyg.graph_env import GraphEnv, GraphEnvSpec
 from ltos_pyg.graph_env.base import check_step
 from ltos_pyg.graph_env.checker.walk import random_action
 from ltos_pyg.nn import Sharing
+from ltos_pyg.progress import Progress
 from ltos_pyg.seeding import seed_stream
 from ltos_pyg.training.metrics import SWITCHED, is_own
 
@@ -346,11 +346,11 @@ def evaluate(
     switched = SwitchTally(algorithm, num_graphs) if switches else None
     pending = torch.ones(num_graphs, dtype=torch.bool)
     done: dict[str, list[Tensor]] = {}
-    bar = tqdm(total=env.spec.horizon, desc=show, unit=' steps', leave=False, delay=1, disable=show is None)
+    bar = Progress(total=env.spec.horizon, desc=show, unit=' steps', leave=False, delay=1, disable=show is None)
     with _play_seeded(algorithm, seed), bar:
         for played in range(max_steps):
             if played == LONG and show is not None:
-                tqdm.write(
+                Progress.write(
                     f'ltos: {int(pending.sum())} of {num_graphs} episodes have not ended after {LONG:,} steps. Does '
                     f"the environment set 'terminated' or 'truncated'? This gives up after {max_steps:,} steps.",
                     file=sys.stderr,

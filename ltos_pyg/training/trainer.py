@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, SupportsFloat
 
 from torch import Tensor
-from tqdm import tqdm
 
 from ltos_pyg.algos import Algorithm
 from ltos_pyg.algos import ranks as ranks_of_run
 from ltos_pyg.graph_env import GraphEnv
 from ltos_pyg.graph_env.base import check_step
+from ltos_pyg.progress import Progress
 from ltos_pyg.seeding import seed_stream
 from ltos_pyg.training.callbacks import Callback, CallbackError
 from ltos_pyg.training.checkpoint import CheckpointStore, state_must_fit
@@ -312,7 +312,7 @@ class Trainer:
             called.append(name)
 
     def _progress(self) -> Any:
-        return tqdm(
+        return Progress(
             total=self.total_steps,
             initial=self.algorithm.env_steps,
             unit=' steps',
@@ -324,7 +324,7 @@ class Trainer:
     def _say(self, message: str) -> None:
         """Prints a line above the progress bar."""
         if self.ranks.first:
-            tqdm.write(f'ltos: {message}', file=sys.stderr)
+            Progress.write(f'ltos: {message}', file=sys.stderr)
 
     def _shown(self) -> dict[str, str]:
         shown = {f'train {self.primary_metric}': self.window.latest.get(f'train/{self.primary_metric}')}

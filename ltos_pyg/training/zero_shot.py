@@ -12,11 +12,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from ltos_pyg.algos import Algorithm
 from ltos_pyg.formatting import rounded
 from ltos_pyg.graph_env import GraphEnvSpec
+from ltos_pyg.progress import Progress
 from ltos_pyg.training.config import MakeEnv, RunConfig
 from ltos_pyg.training.evaluate import Stat, act_once, check_same_sizes, evaluate, playing_in
 from ltos_pyg.training.metrics import MEASURES
@@ -120,7 +119,7 @@ def evaluate_over(
     for setting in settings:
         _check(algorithm, trained, scenario, config, setting, seed)
     played = []
-    with tqdm(settings, desc='settings', unit='', leave=False, delay=1, disable=not show) as bar:
+    with Progress(settings, desc='settings', unit='', leave=False, delay=1, disable=not show) as bar:
         for setting in bar:
             bar.set_postfix_str(str(setting))
             make_env = scenario.make_env(dataclasses.replace(config, env=setting.env))

@@ -9,9 +9,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from ltos_pyg import registry
+from ltos_pyg.progress import Progress
 from ltos_pyg.training.run import load_run
 from ltos_pyg.viz.curves import plot_curves
 from ltos_pyg.viz.drawing import save_gif, save_pngs
@@ -78,4 +77,4 @@ def show_run(
 
 def _with_bar(items: Iterable[T], what: str) -> Iterator[T]:
     """The items, with a progress bar if they take long."""
-    yield from tqdm(items, desc=what, unit='', leave=False, delay=2)
+    yield from Progress(items, desc=what, unit='', leave=False, delay=2)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -436,7 +437,9 @@ def test_a_film_is_no_folder(whole, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_closed_stderr_saves(tmp_path):
     folder = tmp_path / 'closed'
-    command = f'{sys.executable} -m ltos_pyg.cli {" ".join(FLAGS)} --checkpoint-every 100000 --out {folder}'
+    often = 'from ltos_pyg import cli, progress; progress.SECONDS = 0.1; raise SystemExit(cli.main())'
+    flags = [*FLAGS, '--checkpoint-every', '100000', '--out', str(folder)]
+    command = shlex.join([sys.executable, '-c', often, *flags])
     shell = f'set -o pipefail; {command} 2>&1 | head -c 400'  # closes before the end of the training
     done = subprocess.run(['bash', '-c', shell], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == cli.INTERRUPTED
