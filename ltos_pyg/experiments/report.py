@@ -23,8 +23,10 @@ from ltos_pyg.experiments.statistics import (
     probability_of_improvement,
 )
 from ltos_pyg.formatting import rounded
-from ltos_pyg.training.evaluate import metric_names
-from ltos_pyg.training.metrics import MEASURES, is_own, less_is_better
+from ltos_pyg.training.config import RunConfig
+from ltos_pyg.training.evaluate import act_once, final_episodes, metric_names
+from ltos_pyg.training.metrics import MEASURES, OWN_METRICS, SWITCHED, is_own, less_is_better
+from ltos_pyg.training.run import make_algorithm, on_device, without_replay
 from ltos_pyg.training.run_folder import RunFolder
 
 Cells = list[list[str]]  # rows of a table, the header first
@@ -74,10 +76,23 @@ def results_of(experiment: Experiment, folder: Path) -> list[Result]:
 
 
 def check_metric(experiment: Experiment, setting: Setting) -> None:
-    """Raises a ``ValueError`` if the metric that an experiment names for a setting is none of its environment's: an
-    episode with random actions shows those."""
+    """Raises a ``ValueError`` if the metric that an experiment names for a setting is none of its environment's, which
+    an episode with random actions shows, or is of sharing weights and one of the methods has none."""
     metric = setting.metric or experiment.metric
-    if metric is None or is_own(metric):
+    if metric is None:
+        return
+    if is_own(metric):
+        always = [name for name in OWN_METRICS if name not in MEASURES]
+        for method in experiment.methods if metric not in always else ():
+            shares = _sharing_metrics(config_of(experiment.run(setting, method, experiment.first_seed)))
+            if experiment.report not in ('line', 'sharing'):  # curves: only the final evaluation has the others
+                shares = [name for name in shares if name in MEASURES]
+            if metric not in shares:
+                raise ValueError(
+                    f"'{experiment.name}': report '{experiment.report}' has no metric '{metric}' of method "
+                    f"'{method.label}' in setting '{setting.label}'. Choose from: {', '.join([*always, *shares])}, and "
+                    f'those of the environment'
+                )
         return
     config = config_of(experiment.run(setting, experiment.methods[0], experiment.first_seed))
     with closing(registry.scenario(setting.scenario).make_env(config)(1)) as env:
@@ -87,6 +102,18 @@ def check_metric(experiment: Experiment, setting: Setting) -> None:
             f"'{experiment.name}': unknown metric '{metric}' of setting '{setting.label}'. Choose from: "
             f'{", ".join([*known, *MEASURES])}'
         )
+
+
+def _sharing_metrics(config: RunConfig) -> list[str]:
+    """The metrics of sharing weights in the final evaluation of a run; none if its algorithm does not share."""
+    config = on_device(config, 'cpu')  # the runs may be trained elsewhere
+    with closing(registry.scenario(config.scenario).make_env(config)(1)) as env:
+        algorithm: Any = make_algorithm(without_replay(config, env.spec), env.spec)
+        if act_once(algorithm, env, config.train.seed).sharing is None:
+            return []
+        others = getattr(algorithm, 'sharing_modes', ())[1:]
+        played = final_episodes(config.train.final_episodes, config.total_steps, env.spec.horizon, len(others))[1]
+    return [*MEASURES, *(SWITCHED + mode for mode in others if played > 0)]
 
 
 # tables --------------------------------------------------------------------------------------------------------------
@@ -113,16 +140,18 @@ def main_table(experiment: Experiment, results: Sequence[Result]) -> Cells:
 
 
 def sharing_table(results: Sequence[Result]) -> Cells:
-    """A row a method: the result, the share kept and its spread, and the result when evaluated with other weights."""
+    """A row a method and setting: the result, the share kept and its spread, and the result under other weights."""
     swaps = ('constant', 'uniform', 'keep', 'random')
     measures = {'kept': 'kept', 'sd states': 'kept_std_states', 'sd nodes': 'kept_std_nodes'}
-    metric = results[0].metric
-    rows = [['trained with', 'seeds', metric, 'each', *measures, *(f'played with {swap}' for swap in swaps)]]
+    several = len({one.setting.label for one in results}) > 1
+    metrics = ' or '.join(dict.fromkeys(one.metric for one in results))
+    rows = [['trained with', 'seeds', metrics, 'each', *measures, *(f'played with {swap}' for swap in swaps)]]
     for one in results:
         each = ' '.join(rounded(*one.values))
         shares = [_mean(one, 'policy', name) for name in measures.values()]
-        swapped = [_mean(one, mode, metric) for mode in swaps]
-        rows.append([one.method.label, seeds_of(one), with_interval(one.values), each, *shares, *swapped])
+        swapped = [_mean(one, mode, one.metric) for mode in swaps]
+        label = f'{one.method.label}, {one.setting.label}' if several else one.method.label
+        rows.append([label, seeds_of(one), with_interval(one.values), each, *shares, *swapped])
     return rows
 
 

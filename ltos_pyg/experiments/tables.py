@@ -13,7 +13,7 @@ import numpy as np
 from ltos_pyg.experiments.statistics import Array, bootstrap_interval, iqm
 from ltos_pyg.formatting import markdown, rounded
 from ltos_pyg.training.labels import distinct_labels
-from ltos_pyg.training.metrics import MEASURES, SWITCHED
+from ltos_pyg.training.metrics import MEASURES, SWITCHED, WITHOUT_INTERVAL
 from ltos_pyg.training.run_folder import RunFolder
 
 End = Mapping[str, Mapping[str, float]]  # one evaluation of one run: metric -> mean, std, count
@@ -35,7 +35,7 @@ def format_stats(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> st
     for mode, stats in results.items():
         for name, s in stats.items():
             half, std = f'{1.96 * s["std"] / s["count"] ** 0.5:.4f}', f'{s["std"]:.4f}'
-            if name == 'kept_std_states':  # one number for all episodes
+            if name == WITHOUT_INTERVAL:
                 half = std = ''
             rows.append([mode, name, f'{s["mean"]:.4f}', half, std, str(s['count'])])
     text = table(['weights', 'metric', 'mean', '± 95 %', 'std', 'episodes'], rows)

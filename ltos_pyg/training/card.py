@@ -15,6 +15,7 @@ from ltos_pyg.formatting import markdown
 from ltos_pyg.training.atomic import atomic_write
 from ltos_pyg.training.checkpoint import save_file
 from ltos_pyg.training.config import RECORDING, RunConfig
+from ltos_pyg.training.metrics import WITHOUT_INTERVAL
 from ltos_pyg.training.pretrained import find_run, is_packaged
 from ltos_pyg.training.run import load_algorithm, on_device
 from ltos_pyg.training.run_folder import RunFolder, write_json
@@ -200,8 +201,8 @@ def _episodes(final: Mapping[str, Any]) -> str:
 def _numbers(final: Mapping[str, Any], primary: str) -> str:
     rows = []
     for name, stat in sorted(final['eval']['policy'].items(), key=lambda entry: entry[0] != primary):
-        if name == 'kept_std_states':  # one number for all episodes
-            rows.append([f'`{name}`', interval(stat | {'count': 1}), '', str(stat['count'])])
+        if name == WITHOUT_INTERVAL:
+            rows.append([f'`{name}`', interval(stat, False), '', str(stat['count'])])
         else:
             rows.append([f'`{name}`', interval(stat), f'{stat["std"]:.3g}', str(stat['count'])])
     return markdown(['metric', 'mean ± 95 %', 'std', 'episodes'], rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MEASURES = ('kept', 'kept_std_nodes', 'kept_std_states', 'uneven')  # of sharing weights
+WITHOUT_INTERVAL = 'kept_std_states'  # one number for all episodes
 OWN_METRICS = ('return', 'reward', 'length', *MEASURES)
 LESS_IS_BETTER = (
     'attacks',

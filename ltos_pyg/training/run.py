@@ -351,7 +351,7 @@ def load_algorithm(config: RunConfig, spec: GraphEnvSpec, folder: Path, best: bo
         raise ValueError(f"'{folder}' has no best model: train with callbacks=[BestModel()]")
     if saved is None:
         raise ValueError(f"'{folder}' has no checkpoint yet. Train it with: ltos train --resume …")
-    algorithm = make_algorithm(_without_replay(config, spec), spec)
+    algorithm = make_algorithm(without_replay(config, spec), spec)
     try:
         algorithm.load_policy(saved[1]['algorithm'])
     except (KeyError, RuntimeError) as error:
@@ -363,7 +363,7 @@ def load_algorithm(config: RunConfig, spec: GraphEnvSpec, folder: Path, best: bo
     return algorithm
 
 
-def _without_replay(config: RunConfig, spec: GraphEnvSpec) -> RunConfig:
+def without_replay(config: RunConfig, spec: GraphEnvSpec) -> RunConfig:
     """The configuration with the smallest replay, if the algorithm has one."""
     if not hasattr(config.algorithm, 'replay_size'):
         return config

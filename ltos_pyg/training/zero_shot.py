@@ -18,7 +18,7 @@ from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.progress import Progress
 from ltos_pyg.training.config import MakeEnv, RunConfig
 from ltos_pyg.training.evaluate import Stat, act_once, check_same_sizes, evaluate, playing_in
-from ltos_pyg.training.metrics import MEASURES
+from ltos_pyg.training.metrics import MEASURES, WITHOUT_INTERVAL
 
 if TYPE_CHECKING:
     from ltos_pyg.scenarios.base import Scenario
@@ -233,7 +233,7 @@ def table_cells(result: Mapping[str, Any], metrics: Sequence[str]) -> tuple[list
     rows = []
     for setting in result['settings']:
         label = ', '.join(f'{name}={option_text(value)}' for name, value in setting['options'].items())
-        of = [interval(setting['eval'].get(metric)) for metric in metrics]
+        of = [interval(setting['eval'].get(metric), metric != WITHOUT_INTERVAL) for metric in metrics]
         rows.append([label + (' (as trained)' if setting['trained'] else ''), *of])
     return ['setting', *metrics], rows
 
@@ -249,18 +249,20 @@ def as_csv(result: Mapping[str, Any], metrics: Sequence[str]) -> str:
         for metric in metrics:
             if metric in setting['eval']:
                 stat = Stat(**setting['eval'][metric])
-                bounds = [stat.mean - stat.ci95, stat.mean + stat.ci95] if stat.count > 1 else ['', '']
-                line = [str(setting['trained']).lower(), metric, stat.mean, *bounds, stat.std, stat.count]
+                spread = [stat.mean - stat.ci95, stat.mean + stat.ci95] if stat.count > 1 else ['', '']
+                spread = ['', '', ''] if metric == WITHOUT_INTERVAL else [*spread, stat.std]
+                line = [str(setting['trained']).lower(), metric, stat.mean, *spread, stat.count]
                 writer.writerow([*values, *line])
     return out.getvalue().rstrip('\n')
 
 
-def interval(stat: Mapping[str, Any] | None) -> str:
-    """Mean and 95 % interval over episodes, e.g. ``0.872 ± 0.014``; the mean alone of one episode."""
+def interval(stat: Mapping[str, Any] | None, over_episodes: bool = True) -> str:
+    """Mean and 95 % interval over episodes, e.g. ``0.872 ± 0.014``; the mean alone of one episode, and of a metric that
+    is one number for all episodes."""
     if stat is None:
         return ''
     of = Stat(**stat)
-    return ' ± '.join(rounded(*([of.mean, of.ci95] if of.count > 1 else [of.mean])))
+    return ' ± '.join(rounded(*([of.mean, of.ci95] if of.count > 1 and over_episodes else [of.mean])))
 
 
 def option_text(value: Any) -> str:

@@ -20,7 +20,7 @@ from ltos_pyg.cli import main
 from ltos_pyg.experiments.catalogue import EXPERIMENTS
 from ltos_pyg.experiments.experiment import Experiment, Method, Setting
 from ltos_pyg.experiments.figures import curves
-from ltos_pyg.experiments.report import results_of
+from ltos_pyg.experiments.report import results_of, table_of
 from ltos_pyg.experiments.reproduce import archive, reproduce, write_report
 from ltos_pyg.experiments.runner import ThisMachine, config_of, one_driver, plan
 from ltos_pyg.training.run_folder import RunFolder
@@ -104,6 +104,14 @@ def test_a_report_says_what_is_missing(finished, tmp_path):
     nothing = tiny(Method(label='x', algo='qmix'))
     assert write_report(nothing, finished / 'runs', tmp_path / 'none') == []
     assert not (tmp_path / 'none').exists()
+
+
+def test_rows_of_a_sharing_report_name_their_setting(finished):
+    settings = (*tiny().settings, Setting(label='long', scenario='prisoner', options={'length': 9}, metric='length'))
+    more = dataclasses.replace(tiny(), report='sharing', settings=settings)
+    header, *rows = table_of(more, results_of(more, finished / 'runs'))
+    assert header[2] == 'return or length'
+    assert [row[0] for row in rows] == ['DQN, prisoner', 'DQN, long', 'DGN, prisoner', 'DGN, long']
 
 
 def test_the_archive_has_the_evaluations_only(finished, tmp_path):
@@ -316,6 +324,30 @@ def test_an_unknown_metric_in_a_file_is_named_before_anything_is_trained(tmp_pat
     assert main(['reproduce', str(file), '--runs', str(tmp_path / 'runs'), '--out', str(tmp_path / 'out')]) == 1
     assert "'mine': unknown metric 'luck' of setting 'prisoner'. Choose from: return, reward" in capsys.readouterr().err
     assert not (tmp_path / 'runs').exists()
+
+
+@pytest.mark.parametrize(
+    ('algo', 'report', 'metric', 'known'),
+    [
+        ('dqn', 'table', 'kept', 'return, reward, length, and'),
+        ('ltos', 'table', 'switched_uniform', 'kept, kept_std_nodes, kept_std_states, uneven, and'),
+        ('ltos', 'line', 'switched_uniform', None),
+        ('ltos', 'sharing', 'switched_phi', 'switched_constant, switched_uniform, switched_keep, switched_random, and'),
+        ('fixed_ltos', 'line', 'switched_uniform', 'uneven, and'),
+        ('fixed_ltos', 'table', 'kept_std_nodes', None),
+    ],
+)
+def test_a_metric_of_sharing_weights_must_be_one_of_the_report(tmp_path, capsys, algo, report, metric, known):
+    file = tmp_path / 'mine.toml'
+    file.write_text(
+        f'metric = "{metric}"\nreport = "{report}"\n[[settings]]\nscenario = "prisoner"\nx = 1\n'
+        f'[[methods]]\nalgo = "{algo}"\n'
+    )
+    assert main(['reproduce', str(file), '--dry-run']) == (known is not None)
+    if known is not None:
+        said = capsys.readouterr().err
+        assert f"report '{report}' has no metric '{metric}' of method '{algo}' in setting 'prisoner'" in said
+        assert f'{known} those of the environment' in said
 
 
 @pytest.mark.parametrize(('lower', 'scale'), [(True, 'log'), (False, 'linear')])

@@ -57,6 +57,13 @@ def test_numbers_that_are_not_finite_are_null_in_the_file_and_nan_in_the_table(t
     assert as_csv(found, ['reward']).splitlines()[-1] == 'inf,false,reward,nan,nan,nan,nan,2'
 
 
+def test_one_number_for_all_episodes_has_no_interval():
+    stats = {'kept_std_states': {'mean': 0.25, 'std': 0.0, 'count': 3}}
+    result = {'settings': [{'options': {'size': 9}, 'trained': False, 'eval': stats}]}
+    assert table_cells(result, ['kept_std_states'])[1] == [['size=9', '0.250']]
+    assert as_csv(result, ['kept_std_states']).splitlines()[-1] == '9,false,kept_std_states,0.25,,,,3'
+
+
 def test_each_setting_has_the_numbers_of_an_evaluation_of_its_own(run):
     settings = run.evaluate_over(episodes=4, seed=7, num_agents=[5, 8], size=[10, 14], num_foods=3)
     assert [setting.options for setting in settings] == [
