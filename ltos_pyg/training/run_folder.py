@@ -313,8 +313,13 @@ def hold_lock(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        os.close(file)
+        if fcntl is None:  # Windows removes no open file
+            os.close(file)
+            with suppress(PermissionError):  # another process has it open
+                path.unlink(missing_ok=True)
+        else:  # while it is locked: another process could lock it before it is removed
+            path.unlink(missing_ok=True)
+            os.close(file)
 
 
 def _acquire(path: Path, doing: str, wait: bool) -> int:

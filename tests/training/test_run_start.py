@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from run_zoo import FLAGS
 from ltos_pyg import cli
 from ltos_pyg.cli.train import parse_options
 from ltos_pyg.registry import SCENARIOS, scenario
+from ltos_pyg.training import run_folder
 from ltos_pyg.training.config import RunConfig
 from ltos_pyg.training.evaluate import eval_episodes, final_episodes
 from ltos_pyg.training.run import train_run
@@ -65,6 +67,20 @@ def test_the_lock_of_a_process_that_died_counts_for_nothing(tmp_path):
     with RunFolder(tmp_path).lock():
         assert 'on elsewhere' not in (tmp_path / 'run.lock').read_text()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path('/proc/self/fd').is_dir(), reason='lists the open files in /proc')
+def test_the_lock_file_is_closed_first_where_open_files_are_not_removed(tmp_path, monkeypatch):
+    def unlink(path: Path, missing_ok: bool = False) -> None:  # as on Windows
+        if any(file.is_symlink() and os.readlink(file) == str(path) for file in Path('/proc/self/fd').iterdir()):
+            raise OSError(f'{path} is open')
+        os.unlink(path)
+
+    monkeypatch.setattr(run_folder, 'fcntl', None)
+    monkeypatch.setattr(Path, 'unlink', unlink)
+    with RunFolder(tmp_path).lock():
+        assert (tmp_path / 'run.lock').exists()
+    assert not (tmp_path / 'run.lock').exists()
 
 
 def test_a_start_that_fails_leaves_nothing_and_blocks_nothing(tmp_path):
