@@ -320,16 +320,19 @@ def test_a_table_pads_its_columns():
     assert lines == ['name        n', '---------  --', 'a           1', 'long name  23']
 
 
-def test_results_are_printed_with_their_interval():
-    stats = {'policy': {'return': {'mean': 0.5, 'std': 0.2, 'count': 16}}}
-    assert format_stats(stats).splitlines()[2].split() == ['policy', 'return', '0.5000', '0.0980', '0.2000', '16']
-
-
-def test_it_is_said_that_the_policy_played_more_episodes_than_other_weights():
-    stats = {mode: {'return': {'mean': 0.5, 'std': 0.2, 'count': n}} for mode, n in (('policy', 100), ('uniform', 20))}
-    assert 'The policy played 100 episodes, and 20 under each of the other weights' in format_stats(stats)
-    stats['policy']['return']['count'] = 20
-    assert 'The policy played' not in format_stats(stats)
+def test_results_are_printed_with_their_interval_beside_those_under_other_weights():
+    policy = {
+        'return': {'mean': 0.5, 'std': 0.2, 'count': 16},
+        'kept_std_states': {'mean': 0.1, 'std': 0.0, 'count': 16},
+    }
+    printed = format_stats({'policy': policy, 'uniform': {'return': {'mean': -2.0, 'std': 0.0, 'count': 1}}})
+    assert printed.splitlines() == [
+        'mean ± 95 %             policy  uniform',
+        '---------------  -------------  -------',
+        'return           0.500 ± 0.098   -2.000',
+        'kept_std_states          0.100         ',
+        'episodes                    16        1',
+    ]
 
 
 def test_numbers_of_all_sizes_are_readable():

@@ -29,24 +29,20 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def format_stats(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Evaluation results, one line per sharing mode and metric; says so if the policy played more episodes than it did
-    under other weights."""
-    rows = []
-    for mode, stats in results.items():
-        for name, s in stats.items():
-            half, std = f'{1.96 * s["std"] / s["count"] ** 0.5:.4f}', f'{s["std"]:.4f}'
-            if name == WITHOUT_INTERVAL:
-                half = std = ''
-            rows.append([mode, name, f'{s["mean"]:.4f}', half, std, str(s['count'])])
-    text = table(['weights', 'metric', 'mean', '± 95 %', 'std', 'episodes'], rows)
-    counts = {mode: max((int(s['count']) for s in stats.values()), default=0) for mode, stats in results.items()}
-    policy = counts.pop('policy', None)
-    if policy is None or all(count == policy for count in counts.values()):
-        return text
-    return (
-        f'{text}\nThe policy played {policy} episodes, and {min(counts.values())} under each of the other weights: '
-        f'compare them with their intervals in mind.'
-    )
+    """Evaluation results: a row a metric, a column for the policy and for each of the other weights, and how many
+    episodes each has played. Cells are the mean and its 95 % interval over episodes."""
+    names = dict.fromkeys(name for stats in results.values() for name in stats)
+    episodes = [max((int(stat['count']) for stat in stats.values()), default=0) for stats in results.values()]
+    rows = [[name, *(_with_interval(name, stats.get(name)) for stats in results.values())] for name in names]
+    return table(['mean ± 95 %', *results], [*rows, ['episodes', *map(str, episodes)]])
+
+
+def _with_interval(name: str, stat: Mapping[str, float] | None) -> str:
+    if stat is None:
+        return ''
+    if stat['count'] == 1 or name == WITHOUT_INTERVAL:
+        return rounded(stat['mean'])[0]
+    return ' ± '.join(rounded(stat['mean'], 1.96 * stat['std'] / stat['count'] ** 0.5))
 
 
 def format_summary(summary: Sequence[Mapping[str, Any]]) -> str:
