@@ -22,7 +22,8 @@ class Progress(tqdm):
     _last = float('-inf')  # when one of them printed a line
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self.plain = not sys.stderr.isatty() and 'ipykernel' not in sys.modules
+        to_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self.plain = not to_terminal and 'ipykernel' not in sys.modules
         if self.plain:
             options['file'] = io.StringIO()  # what tqdm writes to move and clear bars
         super().__init__(*args, **options)

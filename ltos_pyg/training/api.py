@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ltos_pyg import registry
+from ltos_pyg.launch import launched_rank
 from ltos_pyg.ranges import as_option
 from ltos_pyg.scenarios import Scenario
 from ltos_pyg.training.callbacks import Callback
@@ -91,7 +92,7 @@ def train(
         config = with_options(stored, given, env_options or {})
     config = dataclasses.replace(config, label=label)
     train_run(config, scenario, folder, resume, callbacks, sinks)
-    if config.train.media:
+    if config.train.media and launched_rank() == 0:
         from ltos_pyg.viz.watch import save_media
 
         save_media(folder, f'eval/{scenario.primary_metric}')
