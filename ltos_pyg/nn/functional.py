@@ -36,6 +36,25 @@ class Sharing(NamedTuple):
         return Sharing(self.given.to(*args, **kwargs), self.kept.to(*args, **kwargs))
 
 
+torch.serialization.add_safe_globals([Sharing])  # so that torch.load reads stored weights
+
+
+def as_sharing(sharing: Any) -> Sharing:
+    """A pair ``(given, kept)`` as :class:`Sharing`.
+
+    Raises:
+        ValueError: If it is no pair.
+    """
+    if isinstance(sharing, Sharing):
+        return sharing
+    if isinstance(sharing, tuple | list) and len(sharing) == 2:
+        return Sharing(*sharing)
+    raise ValueError(
+        f'sharing weights must be Sharing(given, kept): one tensor (E,) for edges, one (N,) for nodes (got '
+        f'{type(sharing).__name__}). Make them with ltos_pyg.nn.constant_sharing or sender_softmax.'
+    )
+
+
 def sender_softmax(edge_logit: Tensor, self_logit: Tensor, edge_index: Tensor) -> Sharing:
     r"""Softmax over each sender's {self} and out-edges.
 
@@ -105,7 +124,7 @@ def constant_sharing(edge_index: Tensor, num_nodes: int, kept: Tensor | float | 
         kept: The share kept, in [0, 1]: one number, or one per node :math:`(N,)`. ``None`` is uniform sharing,
             :math:`w_{jj} = w_{ji} = 1 / (1 + \text{out-degree}_j)`.
 
-    A node without out-edges keeps all.
+    A node without out-edges keeps all. The weights are float32, or have the dtype of a tensor ``kept``.
 
     Raises:
         ValueError: If ``kept`` lies outside [0, 1] or has another length than ``num_nodes``, or ``edge_index`` does not
@@ -113,7 +132,8 @@ def constant_sharing(edge_index: Tensor, num_nodes: int, kept: Tensor | float | 
     """
     check_edge_index(edge_index, num_nodes)
     sender = edge_index[0]
-    degree = out_degree(edge_index, num_nodes)
+    exact = isinstance(kept, Tensor) and kept.is_floating_point()
+    degree = out_degree(edge_index, num_nodes, kept.dtype if exact else torch.float32)
     if kept is None:
         kept = 1 / (1 + degree)
     else:
@@ -150,6 +170,7 @@ def share_value(value: Tensor, edge_index: Tensor, sharing: Sharing) -> Tensor:
     if value.dim() not in (1, 2):
         raise ValueError(f"'value' must have shape (N,) or (N, D) (got {tuple(value.shape)})")
     check_edge_index(edge_index, value.size(0))
+    sharing = as_sharing(sharing)
     check_rows('sharing.given', sharing.given, edge_index.size(1), 'edge')
     check_rows('sharing.kept', sharing.kept, value.size(0), 'node')
     given, kept = sharing

@@ -160,7 +160,7 @@ class EdgeQHead(nn.Module):
         - **output:** own values :math:`(N, A)`, pair values :math:`(P, A)`; float32 also under autocast
 
     Raises:
-        ValueError: If ``edge_attr`` does not fit.
+        ValueError: If ``pairs`` or ``edge_attr`` does not fit.
     """
 
     def __init__(
@@ -185,6 +185,10 @@ class EdgeQHead(nn.Module):
 
     def forward(self, h: Tensor, pairs: Tensor, edge_attr: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns (own values, pair values)."""
+        if pairs.dim() != 2 or pairs.size(0) != 2:
+            raise ValueError(
+                f"'pairs' must have shape (2, P), row 0 whose reward, row 1 whose action (got {tuple(pairs.shape)})"
+            )
         hidden = self.lin_owner(h).index_select(0, pairs[0])
         hidden += self.lin_actor(h).index_select(0, pairs[1])
         hidden = add_edges(hidden, self.lin_edge, edge_attr).relu_()

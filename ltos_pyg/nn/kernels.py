@@ -36,7 +36,8 @@ class _NeighbourAttention(torch.autograd.Function):
         csr = sender, *group_by_receiver(receiver, N)
         alpha, mean_attr, out = (qkv.new_empty(shape) for shape in ((E + N, H), (N, D, H), (N, H, C)))
         attention_forward(*[t.numpy() for t in inputs], *csr, alpha.numpy(), mean_attr.numpy(), out.numpy())
-        ctx.save_for_backward(*inputs, alpha, mean_attr)
+        # `csr` reads the memory of `edge_index`: saved too, PyTorch refuses a backward after it was changed in place.
+        ctx.save_for_backward(*inputs, alpha, mean_attr, edge_index)
         ctx.csr = csr
         return out
 
@@ -45,7 +46,7 @@ class _NeighbourAttention(torch.autograd.Function):
     def backward(ctx: Any, g_out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         from ltos_pyg.nn.kernels_numba import attention_backward
 
-        *inputs, alpha, mean_attr = ctx.saved_tensors
+        *inputs, alpha, mean_attr, _ = ctx.saved_tensors
         gradients = [make(t) for make, t in zip(_GRADIENTS, inputs, strict=True)]
         rest = [t.numpy() for t in (alpha, mean_attr, g_out.contiguous(), *gradients)]
         attention_backward(*[t.numpy() for t in inputs], *ctx.csr, *rest)

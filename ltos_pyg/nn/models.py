@@ -87,6 +87,11 @@ class DGNTrunk(nn.Module):
         self.sharing = sharing
         self.encoder = MLP([in_channels, *encoder_channels, hidden_channels], norm=None, plain_last=False)
         first = [*encoder_channels, hidden_channels][0]
+        if sharing and in_channels < 0:
+            raise ValueError(
+                f"'in_channels' must be the size of a node feature in a trunk with sharing weights, whose initial "
+                f'parameters depend on it (got {in_channels})'
+            )
         self.lin_sharing = Linear(4, first, bias=False) if sharing else None
         edge_dim = (edge_dim or 0) + (2 if sharing else 0)
         self.convs = nn.ModuleList(make_conv(conv, hidden_channels, heads, edge_dim or None) for _ in range(num_layers))
@@ -144,10 +149,9 @@ class DGNTrunk(nn.Module):
         assert self.lin_sharing is not None
         first, *rest = self.encoder.lins
         h = first(x) if copies == 1 else first(x).repeat(copies, 1)
-        h += self.lin_sharing(of_node.to(self.lin_sharing.weight.dtype))
-        h.relu_()
+        h = (h + self.lin_sharing(of_node.to(self.lin_sharing.weight.dtype))).relu()
         for lin in rest:
-            h = lin(h).relu_()
+            h = lin(h).relu()
         return h
 
 

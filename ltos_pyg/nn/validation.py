@@ -83,8 +83,8 @@ def check_edge_index(edge_index: Tensor, num_nodes: int) -> None:
     check_tensor('edge_index', edge_index)
     if edge_index.layout is not torch.strided:
         raise ValueError(
-            f"'edge_index' must be a (2, E) tensor of node numbers (got a {edge_index.layout} matrix). Convert it with "
-            f'torch_geometric.utils.to_edge_index.'
+            f"'edge_index' must be a (2, E) tensor of node numbers (got a {edge_index.layout} matrix). Of PyG's "
+            f'adj_t, whose rows receive, it is torch_geometric.utils.to_edge_index(adj_t)[0].flip(0).'
         )
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
         raise ValueError(

@@ -4,6 +4,11 @@ import numpy as np
 import pytest
 import torch
 from nn_zoo import CASES
+from torch.testing import assert_close
+from torch_geometric.data import Data
+from torch_geometric.nn import GATConv
+from torch_geometric.transforms import ToSparseTensor
+from torch_geometric.utils import to_edge_index
 
 from ltos_pyg.nn import (
     DGN,
@@ -245,6 +250,38 @@ def test_arrays_are_no_tensors():
         DGNConv(5, 8, heads=2)(X, EDGES.numpy())
 
 
+@pytest.mark.filterwarnings('ignore:Sparse')  # PyTorch's own
 def test_a_sparse_adjacency_is_no_edge_index():
     with pytest.raises(ValueError, match=r'must be a \(2, E\) tensor of node numbers'):
         DGNConv(5, 8, heads=2)(torch.randn(2, 5), torch.eye(2).to_sparse())
+    data = Data(x=X, edge_index=EDGES)
+    adj_t = ToSparseTensor(layout=torch.sparse_coo)(data.clone()).adj_t
+    with pytest.raises(ValueError, match=r'adj_t, whose rows receive, it is .*to_edge_index\(adj_t\)\[0\].flip\(0\)'):
+        LToSConv(5, 3)(X, adj_t)
+    conv = LToSConv(5, 3)
+    assert_close(conv(X, to_edge_index(adj_t)[0].flip(0)), conv(X, EDGES))
+
+
+def test_edge_features_are_not_dropped_in_silence():
+    with pytest.raises(ValueError, match=r"'edge_attr' was given to a layer without edge features"):
+        IntentionConv(5, 8)(X, EDGES, torch.randn(3, 2))
+
+
+def test_pairs_of_pair_values_are_edges():
+    with pytest.raises(ValueError, match=r"'pairs' must have shape \(2, P\)"):
+        EdgeQHead(5, 3)(X, EDGES.t())
+
+
+def test_a_trunk_with_sharing_weights_needs_its_size():
+    with pytest.raises(ValueError, match=r"'in_channels' must be the size of a node feature in a trunk with sharing"):
+        DGNTrunk(-1, sharing=True)
+
+
+def test_a_layer_is_no_class_of_layers():
+    with pytest.raises(ValueError, match=r"'conv' must be a class or a name, .* \(got a layer, GATConv.*Give GATConv"):
+        DGN(5, 3, conv=GATConv(128, 16, heads=8))
+
+
+def test_constant_weights_have_the_precision_of_the_share():
+    sharing = constant_sharing(EDGES, 4, torch.full((4,), 0.1, dtype=torch.float64))
+    assert sharing.given.dtype == sharing.kept.dtype == torch.float64

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 from torch_geometric.explain import Explainer, GNNExplainer
-from torch_geometric.nn import to_hetero
+from torch_geometric.nn import Linear, to_hetero
 
 from ltos_pyg.nn import DGN, DGNConv
 from ltos_pyg.testing import random_snapshot
@@ -111,6 +111,25 @@ def test_message_hooks_see_the_messages_on_either_path(path):
     handle.remove()
     assert_close(conv(graph.x, graph.edge_index), expected, rtol=0, atol=0)
     assert len(seen) == 1
+
+
+def test_attention_is_that_of_the_messages(path):
+    graph, conv = random_snapshot(9, 20, 5, 2), DGNConv(5, 8, 2, edge_dim=2)
+    of_edges, of_nodes = conv.attention(graph.x, graph.edge_index, graph.edge_attr)
+    assert_close(of_nodes.index_add(0, graph.edge_index[1], of_edges), torch.ones(9, 2))
+    _, _, v = conv.lin_qkv(graph.x).view(9, 3, 2, 4).relu().unbind(1)
+    v_edge = v[graph.edge_index[0]] + conv.lin_edge_value(graph.edge_attr).view(20, 2, 4)
+    summed = (of_nodes.unsqueeze(-1) * v).index_add(0, graph.edge_index[1], of_edges.unsqueeze(-1) * v_edge)
+    assert_close(conv.lin_out(summed.flatten(1)).relu(), conv(graph.x, graph.edge_index, graph.edge_attr))
+
+
+def test_hooks_of_its_linear_layers_may_watch_gradients(path):
+    graph, net, seen = random_snapshot(9, 20, 5), DGN(5, 3, hidden_channels=8, heads=2, num_layers=1), []
+    for module in net.modules():
+        if isinstance(module, Linear):
+            module.register_full_backward_hook(lambda module, inputs, outputs: seen.append(module))
+    net(graph.x.clone().requires_grad_(), graph.edge_index).sum().backward()
+    assert len(seen) == sum(isinstance(module, Linear) for module in net.modules())
 
 
 def test_an_explainer_works_on_either_path(path):

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from torch.testing import assert_close
+from torch_geometric.nn.aggr import MaxAggregation
 
 from ltos_pyg.nn import DGNConv, kernels
 from ltos_pyg.testing import random_snapshot
@@ -113,6 +114,35 @@ def test_inputs_are_left_alone_and_a_graph_may_be_differentiated_twice_over(monk
     first = torch.autograd.grad(out, x, retain_graph=True)[0]
     assert torch.equal(torch.autograd.grad(out, x)[0], first)
     assert torch.equal(x, graph.x)
+
+
+@pytest.mark.parametrize('change', [lambda e: e.add_(10**9), lambda e: e.copy_(e.flip(0))])
+def test_edges_changed_before_the_backward_are_refused(change):
+    graph = random_snapshot(60, 300, 6)
+    edge_index = graph.edge_index.repeat(1, 4)  # long enough for the kernel
+    assert edge_index.size(1) >= kernels.MIN_EDGES
+    out = DGNConv(6, 16, 4)(graph.x.clone().requires_grad_(), edge_index)
+    change(edge_index)
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        out.sum().backward()
+
+
+def test_a_subclass_with_messages_of_its_own_is_asked_for_them(monkeypatch):
+    class Half(DGNConv):
+        def message(self, v_j, weight):
+            return 0.5 * super().message(v_j, weight)
+
+    class Same(DGNConv):
+        pass
+
+    graph = random_snapshot(60, 300, 6)
+    conv, same = Half(6, 16, 4), Same(6, 16, 4)
+    plain = conv(graph.x, graph.edge_index)
+    monkeypatch.setattr(kernels, 'MIN_EDGES', 0)
+    assert_close(conv(graph.x, graph.edge_index), plain, rtol=0, atol=0)
+    assert not same._needs_messages()
+    same.aggr_module = MaxAggregation()
+    assert same._needs_messages()
 
 
 def test_a_second_derivative_is_refused_not_wrong(monkeypatch):

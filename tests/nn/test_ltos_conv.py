@@ -7,7 +7,7 @@ import torch
 from nn_zoo import SIZES
 from torch.testing import assert_close
 from torch_geometric.data import Data
-from torch_geometric.explain import Explainer, GNNExplainer
+from torch_geometric.explain import AttentionExplainer, Explainer, GNNExplainer
 from torch_geometric.nn import GCNConv, Sequential, to_hetero
 from torch_geometric.utils import k_hop_subgraph
 
@@ -152,6 +152,31 @@ def test_goes_through_to_hetero_and_explainers():
     data = Data(x=graph.x, edge_index=graph.edge_index)
     out = hetero({'agent': data.x}, {('agent', 'gives', 'agent'): data.edge_index})
     assert out['agent'].shape == (6, 3)
+
+
+def test_an_explainer_reads_its_weights():
+    graph, conv = random_snapshot(6, 14, 5), LToSConv(5, 3)
+    explainer = Explainer(
+        conv,
+        AttentionExplainer(),
+        explanation_type='model',
+        edge_mask_type='object',
+        model_config={'mode': 'regression', 'task_level': 'node', 'return_type': 'raw'},
+    )
+    assert_close(explainer(graph.x, graph.edge_index).edge_mask, conv.share(graph.x, graph.edge_index).given)
+
+
+def test_stored_weights_are_loaded_and_a_pair_will_do(tmp_path):
+    graph, conv = random_snapshot(6, 14, 5), LToSConv(5, 3)
+    sharing = conv.share(graph.x, graph.edge_index)
+    torch.save(sharing, tmp_path / 'sharing.pt')
+    loaded = torch.load(tmp_path / 'sharing.pt')
+    assert isinstance(loaded, Sharing)
+    expected = conv(graph.x, graph.edge_index)
+    assert_close(conv(graph.x, graph.edge_index, share=loaded), expected)
+    assert_close(conv(graph.x, graph.edge_index, share=tuple(sharing)), expected)
+    with pytest.raises(ValueError, match=r'sharing weights must be Sharing\(given, kept\).* \(got Tensor\)'):
+        share_value(graph.x, graph.edge_index, sharing.given)
 
 
 def test_repr():

@@ -21,6 +21,11 @@ def find_conv(conv: Conv) -> Callable[..., nn.Module]:
     Raises:
         ValueError: If there is no such layer.
     """
+    if isinstance(conv, nn.Module):
+        raise ValueError(
+            f"'conv' must be a class or a name, of which the layers of the network are built (got a layer, {conv}). "
+            f'Give {type(conv).__name__}, or a function that makes one from its sizes.'
+        )
     if not isinstance(conv, str):
         return conv
     module, _, name = conv.rpartition(':')

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 from torch_geometric.nn import Linear, MessagePassing
+from torch_geometric.nn.aggr import SumAggregation
 
 from ltos_pyg.nn.functional import at_least_float32
 from ltos_pyg.nn.kernels import can_use_kernel, neighbour_attention
@@ -32,10 +33,10 @@ class DGNConv(MessagePassing):
     so no tensor of size :math:`E \times \text{out\_channels}` is made for them.
 
     On the CPU in float32 and from about a thousand edges on, the attention runs in one compiled kernel (Numba; see
-    :mod:`ltos_pyg.nn.kernels`); elsewhere, under ``torch.compile``, ``torch.export`` and ``torch.func``, and while
-    message hooks or an explainer are attached, in plain PyTorch. The kernel has a first derivative only (set
-    ``ltos_pyg.nn.kernels.MIN_EDGES`` to ``sys.maxsize`` for more). TorchScript, deprecated by PyTorch, is not
-    supported.
+    :mod:`ltos_pyg.nn.kernels`); elsewhere, under ``torch.compile``, ``torch.export`` and ``torch.func``, while message
+    hooks or an explainer are attached, and in subclasses with messages of their own, in plain PyTorch. The kernel has a
+    first derivative only, by backward (no second one, no forward mode, no vectorised Jacobian): set
+    ``ltos_pyg.nn.kernels.MIN_EDGES`` to ``sys.maxsize`` for more. TorchScript, deprecated by PyTorch, is not supported.
 
     Args:
         in_channels (int): Size of each node feature. ``-1`` infers it at the first call.
@@ -49,7 +50,8 @@ class DGNConv(MessagePassing):
           :math:`(E, D)` *(if edge_dim)*
         - **output:** node features :math:`(N, F^{\prime})`
 
-    A node without neighbours attends to itself alone; :math:`N = 0` and :math:`E = 0` are ordinary.
+    A node without neighbours attends to itself alone; :math:`N = 0` and :math:`E = 0` are ordinary. The output is one
+    of a ReLU, which PyTorch does not let you change in place (``h += 1``, ``ReLU(inplace=True)``) before the backward.
 
     Raises:
         ValueError: If ``heads`` does not divide ``out_channels``, ``edge_index`` does not fit ``x``, or ``edge_attr``
@@ -87,9 +89,22 @@ class DGNConv(MessagePassing):
         H, C = self.heads, self.out_channels // self.heads
         qkv = at_least_float32(self.lin_qkv(x)).view(-1, 3, H, C)
         edge_attr, edge_key, edge_value = self._edge_terms(qkv, edge_index, edge_attr)
-        attend = neighbour_attention if can_use_kernel(qkv, edge_index) and not self._is_watched() else self._attend
+        fast = can_use_kernel(qkv, edge_index) and not self._needs_messages()
+        attend = neighbour_attention if fast else self._attend
         out = attend(qkv, edge_attr, edge_key, edge_value, edge_index)
-        return self.lin_out(out.reshape(-1, self.out_channels).to(self.lin_out.weight.dtype)).relu_()
+        return self.lin_out(out.reshape(-1, self.out_channels).to(self.lin_out.weight.dtype)).relu()
+
+    def attention(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        r"""The attention weights :math:`\alpha`: of each edge, from its receiver to its sender (E, H), and of each node
+        to itself (N, H). For each receiver they sum to one.
+        """
+        check_node_features(x)
+        check_edge_index(edge_index, x.size(0))
+        qkv = at_least_float32(self.lin_qkv(x)).view(-1, 3, self.heads, self.out_channels // self.heads)
+        edge_attr, edge_key, _ = self._edge_terms(qkv, edge_index, edge_attr)
+        q, k, _ = qkv.relu().unbind(1)
+        weight, self_weight, total = self._weights(q, k, edge_attr, edge_key, edge_index)
+        return weight / total.index_select(0, edge_index[1]), self_weight / total
 
     def _edge_terms(self, qkv: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Edge features (E, D) and their maps to keys and to values (D, H, C); D = 0 if the layer has none."""
@@ -105,17 +120,32 @@ class DGNConv(MessagePassing):
         maps = [lin.weight.t().reshape(-1, H, C).to(qkv.dtype) for lin in (self.lin_edge_key, self.lin_edge_value)]
         return edge_attr.to(qkv.dtype), maps[0], maps[1]
 
-    def _is_watched(self) -> bool:
-        """Whether a hook or an explainer needs single messages, which the kernel does not compute."""
-        steps = ('propagate', 'message', 'aggregate', 'edge_update')
-        hooks = (getattr(self, f'_{step}_forward{pre}_hooks') for step in steps for pre in ('_pre', ''))
-        return bool(self.explain) or any(hooks)
+    def _needs_messages(self) -> bool:
+        """Whether single messages are needed, which the kernel does not compute: by a hook, an explainer, a subclass
+        that overrides one of the steps, or another aggregation."""
+        steps = ('message', 'aggregate', 'edge_update')
+        hooks = (getattr(self, f'_{s}_forward{pre}_hooks') for s in ('propagate', *steps) for pre in ('_pre', ''))
+        own = (getattr(type(self), step) is not getattr(DGNConv, step) for step in (*steps, 'update'))
+        return bool(self.explain) or any(hooks) or any(own) or not isinstance(self.aggr_module, SumAggregation)
 
     def _attend(
         self, qkv: Tensor, edge_attr: Tensor, edge_key: Tensor, edge_value: Tensor, edge_index: Tensor
     ) -> Tensor:
         """What :func:`~ltos_pyg.nn.kernels.neighbour_attention` computes, in plain PyTorch."""
         q, k, v = qkv.relu().unbind(1)
+        weight, self_weight, total = self._weights(q, k, edge_attr, edge_key, edge_index)
+        receiver = edge_index[1]
+        # propagate_type: (v: Tensor, weight: Tensor)
+        out = self.propagate(edge_index, v=v, weight=weight, size=(v.size(0), v.size(0)))
+        sent = weight.unsqueeze(-1) * edge_attr.unsqueeze(1)
+        mean_attr = sent.new_zeros(v.size(0), *sent.shape[1:]).index_add(0, receiver, sent) / total.unsqueeze(-1)
+        out = (out + self_weight.unsqueeze(-1) * v) / total.unsqueeze(-1)
+        return out + torch.einsum('nhd,dhc->nhc', mean_attr, edge_value)
+
+    def _weights(
+        self, q: Tensor, k: Tensor, edge_attr: Tensor, edge_key: Tensor, edge_index: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights of edges (E, H) and of nodes themselves (N, H), and their sum for each receiver (N, H)."""
         scale = 1 / math.sqrt(q.size(-1))
         self_score = (q * k).sum(-1) * scale
         q_edge = torch.einsum('nhc,dhc->nhd', q, edge_key).to(q.dtype)
@@ -125,13 +155,7 @@ class DGNConv(MessagePassing):
         index = receiver.unsqueeze(-1).expand_as(score)
         top = self_score.detach().scatter_reduce(0, index, score.detach(), 'amax', include_self=True)
         weight, self_weight = (score - top.index_select(0, receiver)).exp(), (self_score - top).exp()
-        total = self_weight.index_add(0, receiver, weight)
-        # propagate_type: (v: Tensor, weight: Tensor)
-        out = self.propagate(edge_index, v=v, weight=weight, size=(q.size(0), q.size(0)))
-        sent = weight.unsqueeze(-1) * edge_attr.unsqueeze(1)
-        mean_attr = torch.zeros_like(q_edge).index_add(0, receiver, sent) / total.unsqueeze(-1)
-        out = (out + self_weight.unsqueeze(-1) * v) / total.unsqueeze(-1)
-        return out + torch.einsum('nhd,dhc->nhc', mean_attr, edge_value)
+        return weight, self_weight, self_weight.index_add(0, receiver, weight)
 
     def edge_update(self, q_i: Tensor, k_j: Tensor, q_edge_i: Tensor, edge_attr: Tensor) -> Tensor:
         return (q_i * k_j).sum(-1) + (q_edge_i * edge_attr.unsqueeze(1)).sum(-1)

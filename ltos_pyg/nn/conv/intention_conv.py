@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch_geometric.nn import Linear, MessagePassing
+from torch_geometric.nn.resolver import activation_resolver
 
 from ltos_pyg.nn.validation import check_edge_index, check_in_channels, check_node_features, check_rows
 
@@ -26,7 +27,7 @@ class IntentionConv(MessagePassing):
         rounds (int): M.
         edge_dim (int, optional): Size of each edge feature, if there are any.
         aggr (str): ``'add'`` as in the formula, or ``'mean'``, which does not grow with the number of neighbours.
-        activation: :math:`\sigma`.
+        activation: :math:`\sigma`: a function, a module, or its name, as PyG's ``act``.
 
     Shapes:
         - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)` without self-loops, edge features
@@ -44,14 +45,14 @@ class IntentionConv(MessagePassing):
         rounds: int = 2,
         edge_dim: int | None = None,
         aggr: str = 'add',
-        activation: Callable[[Tensor], Tensor] = torch.relu,
+        activation: str | Callable[[Tensor], Tensor] = torch.relu,
     ) -> None:
         if rounds < 1:
             raise ValueError(f"'rounds' must be at least 1 (got {rounds})")
         check_in_channels(in_channels)
         super().__init__(aggr=aggr, node_dim=0)
         self.in_channels, self.out_channels, self.rounds, self.edge_dim = in_channels, out_channels, rounds, edge_dim
-        self.activation = activation
+        self.activation = activation_resolver(activation) if isinstance(activation, str) else activation
         self.lin_self = Linear(in_channels, out_channels)
         self.lin_neighbour = Linear(out_channels, out_channels, bias=False)
         self.lin_edge = Linear(edge_dim, out_channels, bias=False) if edge_dim else None
@@ -84,6 +85,8 @@ class IntentionConv(MessagePassing):
     def _edges(self, edge_attr: Tensor | None, edge_index: Tensor, like: Tensor) -> Tensor:
         """Term of the edge features in a message, (E, F') or, without any, (E, 1) of zeros."""
         if self.lin_edge is None:
+            if edge_attr is not None:
+                raise ValueError("'edge_attr' was given to a layer without edge features: build it with edge_dim=...")
             return like.new_zeros(edge_index.size(1), 1)
         if edge_attr is None or edge_attr.dim() != 2 or edge_attr.size(1) != self.edge_dim:
             got = None if edge_attr is None else tuple(edge_attr.shape)

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch_geometric.nn import Linear, MessagePassing
 from torch_geometric.nn.inits import glorot, zeros
 
-from ltos_pyg.nn.functional import Sharing, at_least_float32, softmax_by_sender
+from ltos_pyg.nn.functional import Sharing, as_sharing, at_least_float32, softmax_by_sender
 from ltos_pyg.nn.validation import check_edge_index, check_in_channels, check_node_features, check_rows
 
 
@@ -107,7 +107,8 @@ class LToSConv(MessagePassing):
             edge_index (Tensor): Edge indices.
             edge_attr (Tensor, optional): Edge features.
             share (Sharing, optional): Weights to use in place of the learned ones, as :meth:`share` gives them, or one
-                weight per edge and node for all heads.
+                weight per edge and node for all heads. They are used as they are: any numbers, also weights that do not
+                sum to one.
         """
         check_node_features(x)
         check_edge_index(edge_index, x.size(0))
@@ -115,10 +116,11 @@ class LToSConv(MessagePassing):
         if share is None:
             share = self._share(value, edge_index, edge_attr)
         else:
+            share = as_sharing(share)
             given = self._per_head('share.given', share.given, edge_index.size(1), 'edge')
             share = Sharing(given, self._per_head('share.kept', share.kept, x.size(0), 'node'))
-        # propagate_type: (value: Tensor, given: Tensor)
-        out = self.propagate(edge_index, value=value, given=share.given, size=(x.size(0), x.size(0)))
+        # propagate_type: (value: Tensor, alpha: Tensor)
+        out = self.propagate(edge_index, value=value, alpha=share.given, size=(x.size(0), x.size(0)))
         out = (out + share.kept.unsqueeze(-1) * value).view(-1, self.out_channels)
         out = out if self.bias is None else out + self.bias
         return out.to(self.lin.weight.dtype)
@@ -168,8 +170,8 @@ class LToSConv(MessagePassing):
     def edge_update(self, sender_j: Tensor, receiver_i: Tensor, edge_logit: Tensor) -> Tensor:
         return torch.nn.functional.leaky_relu(sender_j + receiver_i + edge_logit, self.negative_slope)
 
-    def message(self, value_j: Tensor, given: Tensor) -> Tensor:
-        return given.unsqueeze(-1) * value_j
+    def message(self, value_j: Tensor, alpha: Tensor) -> Tensor:  # `alpha`: the name that PyG's explainer looks for
+        return alpha.unsqueeze(-1) * value_j
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}({self.in_channels}, {self.out_channels}, heads={self.heads})'
