@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from ltos_pyg.algos import ALGORITHMS
 from ltos_pyg.envs import DilemmasEnv, JungleEnv, PrisonerEnv, TrafficConfig
 from ltos_pyg.envs.traffic import make_traffic
 from ltos_pyg.experiments.catalogue import TABLE3
+from ltos_pyg.experiments.statistics import iqm
 from ltos_pyg.training.metrics import MEASURES, OWN_METRICS
 
 DOCS = Path(__file__).parents[2] / 'docs'
@@ -113,11 +115,14 @@ def test_the_table_of_all_methods_on_the_jungle_is_that_of_the_kept_runs():
     ]
     shown = {row[0]: row[1:] for row in rows[1:]}
     assert set(shown) == {*METHODS, 'fixed LToS (uniform)'} - {'fixed LToS'}
-    for label, (reward, _, attacks, food) in shown.items():
-        (end,) = ends(f'jungle-{METHODS[label.removesuffix(" (uniform)")]}-seed10').values()
-        for name, number in (('reward', reward), ('attacks', attacks), ('food', food)):
-            digits = len(number.partition('.')[2])
-            assert float(number) == pytest.approx(end['policy'][name]['mean'], abs=0.51 * 10**-digits), (label, name)
+    for label, (seeds, *numbers, each) in shown.items():
+        runs = ends(f'jungle-{METHODS[label.removesuffix(" (uniform)")]}-seed1[0-9]').values()
+        assert int(seeds) == len(runs), label
+        assert each.split() == [f'{end["policy"]["reward"]["mean"]:.3f}' for end in runs], label
+        assert numbers[0] == f'{iqm(np.array([end["policy"]["reward"]["mean"] for end in runs])):.3f}'
+        for name, number in zip(('attacks', 'food'), numbers[2:], strict=True):
+            mean = sum(end['policy'][name]['mean'] for end in runs) / len(runs)
+            assert float(number) == pytest.approx(mean, abs=0.51 * 10 ** -len(number.partition('.')[2])), (label, name)
 
 
 def test_the_table_of_all_methods_on_traffic_is_that_of_the_kept_runs():
@@ -140,7 +145,11 @@ def test_the_table_of_all_methods_on_traffic_is_that_of_the_kept_runs():
 
 def test_the_means_of_the_offers_are_those_of_the_kept_runs():
     text = page('results.md').partition('| node, edge critic | learned |')[2].partition('\n\n')[0]
-    for label, topology, best in (('star', 'star', 0.05), ('preferential attachment', 'ba', 0.18)):
+    for label, topology, best in (
+        ('star', 'star', 0.05),
+        ('preferential attachment', 'ba', 0.18),
+        ('random trees', 'tree', 0.25),
+    ):
         line = next(line for line in text.splitlines() if line.startswith(f'| {label} |'))
         cells = [cell.strip().split(', ') for cell in line.split('|')[2:-1]]
         start = f'dilemmas-graph=offers-topology={topology}'
