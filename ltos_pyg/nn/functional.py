@@ -132,8 +132,8 @@ def constant_sharing(edge_index: Tensor, num_nodes: int, kept: Tensor | float | 
     """
     check_edge_index(edge_index, num_nodes)
     sender = edge_index[0]
-    exact = isinstance(kept, Tensor) and kept.is_floating_point()
-    degree = out_degree(edge_index, num_nodes, kept.dtype if exact else torch.float32)
+    dtype = kept.dtype if isinstance(kept, Tensor) and kept.is_floating_point() else torch.float32
+    degree = out_degree(edge_index, num_nodes, dtype)
     if kept is None:
         kept = 1 / (1 + degree)
     else:
