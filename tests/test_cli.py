@@ -12,6 +12,7 @@ import torch
 import ltos_pyg
 from ltos_pyg.cli import main
 from ltos_pyg.experiments.tables import format_bench, format_stats, format_summary, table
+from ltos_pyg.formatting import rounded
 from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.run_folder import RunFolder
 
@@ -206,10 +207,11 @@ def test_an_evaluation_for_people_is_a_table_of_the_same_numbers(capsys, runs):
     assert main(['evaluate', folder, '--episodes', '7', '--seed', '5', '--json']) == 0
     stat = json.loads(capsys.readouterr().out)['policy']['reward']
     assert main(['evaluate', folder, '--episodes', '7', '--seed', '5']) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    half = 1.96 * stat['std'] / 7**0.5
-    assert lines[0] == ['weights', 'metric', 'mean', '±', '95', '%', 'std', 'episodes']
-    assert ['policy', 'reward', f'{stat["mean"]:.4f}', f'{half:.4f}', f'{stat["std"]:.4f}', '7'] in lines
+    lines = {line.split('  ')[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    mean, half = rounded(stat['mean'], 1.96 * stat['std'] / 7**0.5)
+    assert lines['mean ± 95 %'][4:] == ['policy', 'constant', 'uniform', 'keep', 'random']
+    assert lines['reward'][1:4] == [mean, '±', half]
+    assert lines['episodes'][1:] == ['7'] * 5
 
 
 def test_an_evaluation_may_draw_actions_from_a_softmax(capsys, runs):

@@ -219,6 +219,7 @@ def test_the_best_options_of_a_plug_in_name_its_modules(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='Windows has no resource limits')
+@pytest.mark.slow
 def test_a_full_disk_stops_a_sweep_that_goes_on_later(tmp_path):
     import resource
 
