@@ -6,8 +6,8 @@ import dataclasses
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,36 +102,18 @@ def train_run(
                 run.relabel(config.label)
             return run.final()
         with together(ranks):
-            if resume and run.is_finished and saved is None:
-                raise ValueError(
-                    f"'{run.path}' is finished and has no checkpoint from which more steps could be trained, or other "
-                    f'episodes be played. Train anew into another folder by --out.'
-                )
-            if run.is_finished and not grows and ranks.first:
-                print(
-                    f'ltos: the run is finished and is evaluated again: final_episodes was '
-                    f'{before.train.final_episodes} and is {config.train.final_episodes} now',
-                    file=sys.stderr,
-                )
+            if resume and run.is_finished:
+                _goes_on(run, config, before, saved, grows, ranks)
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(config.train.threads)
             own = own_config(config, ranks)
             make_env = scenario.make_env(own)
-            if scenario.check and saved is None and ranks.first:
-                _check_contract(scenario, make_env)
-            env = stack.enter_context(closing(make_env(config.train.num_envs)))
-            _check_learns(config, env.spec)
-            if saved is None:
-                _check_plays_all(env.spec)
+            env = stack.enter_context(_checked_env(config, scenario, make_env, saved is None, ranks))
             algorithm = make_algorithm(own, env.spec)
             check_support(algorithm, config.algo, ranks)
             places = _sinks(config, run, _resume_step(resume, saved), sinks) if ranks.first else []
         with together(ranks):
-            log = (
-                stack.enter_context(_start(run, config, scenario, ranks, resume, saved, places))
-                if ranks.first
-                else None
-            )
+            log = stack.enter_context(_start(run, config, scenario, ranks, resume, saved, places))
             trainer = Trainer(
                 algorithm,
                 env,
@@ -148,13 +130,47 @@ def train_run(
                 trainer.load(saved[1])
                 trainer.stopped = None if grows else trainer.stopped
         if saved is None:
-            same_weights(algorithm, ranks)
-            if not ranks.first:
-                forget_after(trainer.store, -1)  # of a start that failed
+            _start_alike(trainer, ranks)
         trainer.run()
         with together(ranks):
             result = _finish(run, config, trainer, make_env) if ranks.first else None
         return ranks.from_first(result)
+
+
+def _goes_on(
+    run: RunFolder,
+    config: RunConfig,
+    before: RunConfig,
+    saved: tuple[int, Any] | None,
+    grows: bool,
+    ranks: Ranks,
+) -> None:
+    """Raises a ``ValueError`` if a finished run cannot go on; says so if it is only evaluated again."""
+    if saved is None:
+        raise ValueError(
+            f"'{run.path}' is finished and has no checkpoint from which more steps could be trained, or other "
+            f'episodes be played. Train anew into another folder by --out.'
+        )
+    if not grows and ranks.first:
+        print(
+            f'ltos: the run is finished and is evaluated again: final_episodes was {before.train.final_episodes} and '
+            f'is {config.train.final_episodes} now',
+            file=sys.stderr,
+        )
+
+
+@contextmanager
+def _checked_env(
+    config: RunConfig, scenario: Scenario, make_env: MakeEnv, new: bool, ranks: Ranks
+) -> Iterator[GraphEnv]:
+    """The environment of a run; a new run's is checked first."""
+    if scenario.check and new and ranks.first:
+        _check_contract(scenario, make_env)
+    with closing(make_env(config.train.num_envs)) as env:
+        _check_learns(config, env.spec)
+        if new:
+            _check_plays_all(env.spec)
+        yield env
 
 
 def _start(
@@ -165,8 +181,10 @@ def _start(
     resume: bool,
     saved: tuple[int, Any] | None,
     places: Sequence[Sink],
-) -> MetricsLogger:
-    """Writes the configuration of a run that starts or goes on; returns where its metrics go."""
+) -> AbstractContextManager[MetricsLogger | None]:
+    """Writes the configuration of a run that starts or goes on; returns where its metrics go. Rank 0 does so."""
+    if not ranks.first:
+        return nullcontext()
     if not resume:
         run.clear()
     grows = resume and config.total_steps > run.config(scenario).total_steps
@@ -177,6 +195,13 @@ def _start(
         (run.path / 'card.md').unlink(missing_ok=True)
         run.final_path.unlink()
     return MetricsLogger(run.metrics_path, _resume_step(resume, saved), places)
+
+
+def _start_alike(trainer: Trainer, ranks: Ranks) -> None:
+    """Gives all ranks of a new run the weights of rank 0."""
+    same_weights(trainer.algorithm, ranks)
+    if not ranks.first:
+        forget_after(trainer.store, -1)  # of a start that failed
 
 
 def _finish(run: RunFolder, config: RunConfig, trainer: Trainer, make_env: MakeEnv) -> dict[str, Any]:
