@@ -19,7 +19,8 @@ from ltos_pyg.experiments.speeds import expected_seconds
 from ltos_pyg.progress import Progress
 from ltos_pyg.training.api import with_options
 from ltos_pyg.training.config import RunConfig
-from ltos_pyg.training.run_folder import RunFolder, hold_lock
+from ltos_pyg.training.lock_file import hold_lock
+from ltos_pyg.training.run_folder import RunFolder
 
 LOG = 'log.txt'  # what a run printed, in its folder
 POLL = 0.5  # seconds between looks at the progress of running runs

@@ -19,7 +19,8 @@ from ltos_pyg.experiments.runner import POLL
 from ltos_pyg.experiments.search_space import FIRST_SEED, Sweep, read_sweep
 from ltos_pyg.training.api import train
 from ltos_pyg.training.callbacks import Callback, Metrics
-from ltos_pyg.training.run_folder import RunFolder, hold_lock
+from ltos_pyg.training.lock_file import hold_lock
+from ltos_pyg.training.run_folder import RunFolder
 from ltos_pyg.training.trainer import Interrupted
 
 if TYPE_CHECKING:

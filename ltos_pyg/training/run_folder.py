@@ -7,16 +7,13 @@ has ``config.json`` (with the spec of the environment), ``final.json`` and ``pol
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
 import os
 import platform
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,17 +23,13 @@ from ltos_pyg import __version__, registry
 from ltos_pyg.formatting import finite
 from ltos_pyg.training.atomic import write_text
 from ltos_pyg.training.config import RENAMED, WITHOUT_EFFECT, RunConfig, TrainConfig
+from ltos_pyg.training.lock_file import hold_lock, is_locked
 from ltos_pyg.training.logging import read_metrics
 
 if TYPE_CHECKING:
     from ltos_pyg.graph_env import GraphEnvSpec
     from ltos_pyg.scenarios.base import Scenario
     from ltos_pyg.training.checkpoint import CheckpointStore
-
-try:
-    import fcntl
-except ImportError:  # no such locks on Windows: two processes in one folder are not detected there
-    fcntl = None  # type: ignore[assignment]
 
 RENAMED_METRICS = {'selfishness': 'kept'}
 
@@ -93,16 +86,7 @@ class RunFolder:
     @property
     def is_locked(self) -> bool:
         """Whether a process trains here now."""
-        if fcntl is None:
-            return False
-        try:
-            with self.lock_path.open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return False
+        return is_locked(self.lock_path)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -286,7 +270,7 @@ class RunFolder:
                 yield
         finally:
             for folder in made:
-                with contextlib.suppress(OSError):  # it is not empty
+                with suppress(OSError):  # it is not empty
                     folder.rmdir()
 
 
@@ -295,54 +279,6 @@ def _make_folder(path: Path) -> list[Path]:
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     return missing
-
-
-@contextmanager
-def hold_lock(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
-    """Within this context, no other process can hold this lock file. The lock of a process that died is ignored.
-
-    Args:
-        path: The lock file.
-        doing: What the process does that holds it, for the message.
-        wait: Wait while another process holds it.
-
-    Raises:
-        ValueError: If another process holds it, and ``wait`` is false; the message names it.
-    """
-    file = _acquire(path, doing, wait)
-    try:
-        yield
-    finally:
-        if fcntl is None:  # Windows removes no open file
-            os.close(file)
-            with suppress(PermissionError):  # another process has it open
-                path.unlink(missing_ok=True)
-        else:  # while it is locked: another process could lock it before it is removed
-            path.unlink(missing_ok=True)
-            os.close(file)
-
-
-def _acquire(path: Path, doing: str, wait: bool) -> int:
-    """The open lock file, locked until this process ends or closes it."""
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except OSError as error:
-                with os.fdopen(file) as opened:
-                    owner = opened.read().strip() or 'another process'
-                raise ValueError(
-                    f"'{path.parent}' is in use: {owner} {doing}. Wait for it, stop it, or choose another folder."
-                ) from error
-        with suppress(FileNotFoundError):  # its owner has just removed it
-            if os.path.samestat(os.fstat(file), path.stat()):
-                break
-        os.close(file)
-    os.truncate(file, 0)
-    now = time.strftime('%Y-%m-%d %H:%M:%S')
-    os.write(file, f'process {os.getpid()} on {socket.gethostname()} (since {now})'.encode())
-    return file
 
 
 def renamed(metrics: Mapping[str, Any]) -> dict[str, Any]:

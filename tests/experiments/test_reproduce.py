@@ -195,7 +195,7 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path):
     folder.mkdir()
     holder = subprocess.Popen(
         [sys.executable, '-c',
-         'import sys, time, pathlib\nfrom ltos_pyg.training.run_folder import hold_lock\n'
+         'import sys, time, pathlib\nfrom ltos_pyg.training.lock_file import hold_lock\n'
          f'with hold_lock(pathlib.Path({str(folder / "run.lock")!r}), "trains in it"):\n'
          '    print("held", flush=True); time.sleep(2)\n'],
         stdout=subprocess.PIPE, text=True,

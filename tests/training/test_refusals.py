@@ -22,8 +22,9 @@ from ltos_pyg.training.api import train, with_options
 from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.config import TrainConfig
 from ltos_pyg.training.evaluate import evaluate
+from ltos_pyg.training.lock_file import hold_lock
 from ltos_pyg.training.logging import MetricsLogger
-from ltos_pyg.training.run_folder import RunFolder, hold_lock
+from ltos_pyg.training.run_folder import RunFolder
 from ltos_pyg.training.trainer import Trainer
 
 

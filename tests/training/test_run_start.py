@@ -16,7 +16,7 @@ from run_zoo import FLAGS
 from ltos_pyg import cli
 from ltos_pyg.cli.train import parse_options
 from ltos_pyg.registry import SCENARIOS, scenario
-from ltos_pyg.training import run_folder
+from ltos_pyg.training import lock_file
 from ltos_pyg.training.config import RunConfig
 from ltos_pyg.training.evaluate import eval_episodes, final_episodes
 from ltos_pyg.training.run import train_run
@@ -76,7 +76,7 @@ def test_the_lock_file_is_closed_first_where_open_files_are_not_removed(tmp_path
             raise OSError(f'{path} is open')
         os.unlink(path)
 
-    monkeypatch.setattr(run_folder, 'fcntl', None)
+    monkeypatch.setattr(lock_file, 'fcntl', None)
     monkeypatch.setattr(Path, 'unlink', unlink)
     with RunFolder(tmp_path).lock():
         assert (tmp_path / 'run.lock').exists()
