@@ -125,6 +125,16 @@ def test_the_table_of_all_methods_on_the_jungle_is_that_of_the_kept_runs():
             assert float(number) == pytest.approx(mean, abs=0.51 * 10 ** -len(number.partition('.')[2])), (label, name)
 
 
+def test_no_learned_run_with_the_edge_critic_collapses_on_the_jungle_as_the_results_say():
+    assert 'no evaluation of a learned run after 60,000 steps is below 0.86' in page('results.md')
+    logs = sorted((DOCS / 'results/runs').glob('jungle-ltos_edge-seed1[0-9]/metrics.jsonl'))
+    assert len(logs) == 5
+    for log in logs:
+        rows = [json.loads(line) for line in log.read_text(encoding='utf-8').splitlines()]
+        late = [row['eval/reward'] for row in rows if 'eval/reward' in row and row['step'] > 60_000]
+        assert min(late) > 0.855, log.parent.name
+
+
 def test_the_table_of_all_methods_on_traffic_is_that_of_the_kept_runs():
     text = page('results.md').partition("### The authors' networks")[2].partition('\n- ')[0]
     rows = [
