@@ -261,10 +261,11 @@ def train_here(run: Run, folder: Path, stop: threading.Event | None = None) -> s
 
 
 def last_line(log: Path) -> str:
-    """The last message in the log of a run."""
+    """The last message in the log of a run, with the place where it was raised, if that follows it."""
     text = log.read_text(encoding='utf-8', errors='replace') if log.is_file() else ''
     lines = [line.strip() for line in text.replace('\r', '\n').splitlines() if line.strip()]
-    return lines[-1][-300:] if lines else ''
+    start = -2 if lines and lines[-1].startswith('raised in ') else -1
+    return ' '.join(lines[start:])[-300:]
 
 
 class ThisMachine:
