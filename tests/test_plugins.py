@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +16,12 @@ import torch
 import ltos_pyg
 from ltos_pyg import registry
 from ltos_pyg.cli import main
+from ltos_pyg.cli.train import parse_options
 from ltos_pyg.graph_env import VectorGraphEnv
+from ltos_pyg.training.api import with_options
+from ltos_pyg.training.card import command_of
 from ltos_pyg.training.checkpoint import CheckpointStore
+from ltos_pyg.training.config import flags_of
 from ltos_pyg.training.run_folder import RunFolder
 
 QUICK = [
@@ -247,6 +252,21 @@ def test_an_algorithm_without_options_says_what_is_missing(modules, capsys):
 
 
 # --- registering -----------------------------------------------------------------------------------------------------
+
+
+def test_an_option_that_shares_its_name_with_another_has_a_flag_of_its_own(modules):
+    modules(walk_env=WALK.replace('stride: float = 0.1', 'gamma: float = 0.1, loud: bool = True, threads: int = 0'))
+    start = registry.scenario('walk_env:Walk').config('dqn')
+    options = {'gamma': 0.5, 'env.gamma': 0.3, 'env.threads': 7, 'horizon': 5, 'loud': False, 'seed': 3}
+    config = with_options(start, options, {})
+    assert (config.algorithm.gamma, config.env.gamma, config.env.threads, config.train.seed) == (0.5, 0.3, 7, 3)
+    flags = [flag for name, value in options.items() for flag in flags_of(name, value)]
+    assert flags[2:4] == ['--env.gamma', '0.3']
+    assert parse_options(start, ['walk_env:Walk', '--algo', 'dqn', *flags])[1] == config
+    assert parse_options(start, ['walk_env:Walk', '--env.no-loud', '--env.horizon=1e1'])[1].env.horizon == 10
+    assert parse_options(start, shlex.split(command_of(config))[2:])[1] == config
+    with pytest.raises(ValueError, match="unknown option 'gama' of the environment of walk_env:Walk"):
+        with_options(start, {'env.gama': 1}, {})
 
 
 def test_an_imported_module_registers_both_and_its_runs_remember_it(modules, capsys):

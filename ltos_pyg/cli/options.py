@@ -37,9 +37,9 @@ def parse(options: type[T], args: Sequence[str], prog: str, description: str | N
     )  # fmt: skip
 
 
-def whole_numbers(args: Sequence[str], options: Any) -> list[str]:
+def whole_numbers(args: Sequence[str], options: Any, prefix: str = '') -> list[str]:
     """The arguments, with ``1e4`` replaced by ``10000`` for integer options."""
-    whole = set(_whole_options(options))
+    whole = {f'--{prefix}{flag.removeprefix("--")}' for flag in _whole_options(options)}
     out: list[str] = []
     for i, arg in enumerate(args):
         flag, equals, value = arg.partition('=')

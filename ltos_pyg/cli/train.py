@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from ltos_pyg import registry
 from ltos_pyg.launch import launched_rank
+from ltos_pyg.training.config import ENV_PREFIX, RunConfig, flags_of, shared_names
 
 ALGO, PRESET = 'ltos', 'default'
 
@@ -181,10 +182,7 @@ def parse_options(config: Any, args: Sequence[str]) -> tuple[Any, Any]:
         return tyro.conf.arg(help=help)
 
     parts = ('train', 'algorithm', 'env')
-    names = {part: {f.name for f in dataclasses.fields(getattr(config, part))} for part in parts}
-    clash = names['env'] & (
-        names['train'] | names['algorithm'] | {'scenario', 'algo', 'preset', 'label', 'out', 'config'}
-    )
+    shared = shared_names(config)
     fields: list[Any] = [
         ('scenario', Annotated[str, tyro.conf.Positional, told('what to train on')], config.scenario),
         ('algo', Annotated[str, told('the algorithm, or package.module:Name')], config.algo),
@@ -197,21 +195,34 @@ def parse_options(config: Any, args: Sequence[str]) -> tuple[Any, Any]:
     ]
     for part in parts:
         value = getattr(config, part)
-        # If an option of a user's environment has the name of another option, its flag is --env.NAME.
-        kind: Any = Annotated[type(value), tyro.conf.arg(name='')] if clash and part != 'env' else type(value)
+        kind: Any = Annotated[type(value), tyro.conf.arg(name='')] if shared and part != 'env' else type(value)
         fields.append((part, kind, dataclasses.field(default=value)))
     options: Any = dataclasses.make_dataclass('TrainOptions', fields, frozen=True)
-    whole: list[str] = list(args)
+    whole = env_prefixed(args, config)
     for part in parts:
-        whole = whole_numbers(whole, getattr(config, part))
+        whole = whole_numbers(whole, getattr(config, part), ENV_PREFIX if shared and part == 'env' else '')
     parsed: Any = tyro.cli(
         options,
         args=whole,
         prog='ltos train',
         description=f'Options of {config.algo} on {config.scenario}, with the defaults of preset {config.preset!r}.',
-        config=() if clash else (tyro.conf.OmitArgPrefixes,),
+        config=() if shared else (tyro.conf.OmitArgPrefixes,),
     )
     return parsed, dataclasses.replace(config, train=parsed.train, algorithm=parsed.algorithm, env=parsed.env)
+
+
+def env_prefixed(args: Sequence[str], config: RunConfig) -> list[str]:
+    """The arguments, where some options of the environment share their name with others, with ``--env.NAME`` for all
+    of the environment: then only those that share their name must be written so."""
+    shared = shared_names(config)
+    if not shared:
+        return list(args)
+    prefixed = {}
+    for name in {field.name for field in dataclasses.fields(config.env)} - shared:
+        for on in (True, False):
+            prefixed |= dict(zip(flags_of(name, on), flags_of(f'{ENV_PREFIX}{name}', on), strict=True))
+    parts = [arg.partition('=') for arg in args]
+    return [prefixed.get(flag.replace('_', '-'), flag) + equals + value for flag, equals, value in parts]
 
 
 def _print_result(folder: Path, result: dict[str, Any]) -> None:

@@ -15,6 +15,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+from ltos_pyg.training.config import flags_of
+
 FIRST_SEED = 10  # settings were chosen on 100 to 104; 0 to 9 were used while bugs were fixed, some settings on them
 NOT_TRAINING = ('final_episodes', 'eval_episodes', 'eval_every', 'eval_seed', 'media', 'threads', 'device',
                 'checkpoint_every', 'log_every')  # fmt: skip
@@ -207,16 +209,6 @@ class Experiment:
 
 def _options(options: Mapping[str, Any]) -> Options:
     return tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in sorted(options.items()))
-
-
-def flags_of(name: str, value: Any) -> list[str]:
-    """An option as flags of ``ltos train``."""
-    flag = name.replace('_', '-')
-    if isinstance(value, bool):
-        return [f'--{flag}' if value else f'--no-{flag}']
-    if isinstance(value, list | tuple):
-        return [f'--{flag}', *map(str, value)]
-    return [f'--{flag}', str(value)]
 
 
 def _short(value: Any) -> str:

@@ -168,7 +168,9 @@ def write_best(sweep: Sweep, values: Mapping[str, Any], path: Path) -> None:
     lines += [f'imports = {json.dumps(sweep.imports)}'] if sweep.imports else []
     lines += ['', '[options]']
     options = {**dict(sweep.options), **values}
-    lines += [f'{name} = {json.dumps("none" if value is None else value)}' for name, value in options.items()]
+    for name, value in options.items():
+        key = json.dumps(name) if '.' in name else name
+        lines.append(f'{key} = {json.dumps("none" if value is None else value)}')
     write_text(path, '\n'.join(lines) + '\n')
 
 

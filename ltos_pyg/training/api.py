@@ -16,7 +16,7 @@ from ltos_pyg.launch import launched_rank
 from ltos_pyg.ranges import as_option
 from ltos_pyg.scenarios import Scenario
 from ltos_pyg.training.callbacks import Callback
-from ltos_pyg.training.config import RunConfig, check_device
+from ltos_pyg.training.config import ENV_PREFIX, RunConfig, check_device
 from ltos_pyg.training.evaluate import Stat, evaluate, playing_in
 from ltos_pyg.training.logging import Sink
 from ltos_pyg.training.policy import Policy
@@ -277,8 +277,8 @@ def with_options(
 
     Args:
         config: The configuration.
-        options: The changes.
-        env_options: Changes of the environment's options whose name is also that of another option.
+        options: The changes. ``env.NAME`` is an option of the environment whose name is also that of another option.
+        env_options: Changes of options of the environment only.
         more_to_come: Do not check ranges yet, because other options will be changed before the result is used.
 
     Raises:
@@ -289,15 +289,17 @@ def with_options(
         part: {f.name for f in dataclasses.fields(getattr(config, part))} for part in ('algorithm', 'train', 'env')
     }
     changes: dict[str, dict[str, Any]] = {part: {} for part in parts}
-    for name, value in options.items():
-        part = next((part for part, names in parts.items() if name in names), None)
-        if part is None:
-            raise _unknown(name, set().union(*parts.values()), f'{config.algo} on {config.scenario}')
-        changes[part][name] = as_option(type(getattr(config, part)), name, value)
-    for name, value in env_options.items():
-        if name not in parts['env']:
-            raise _unknown(name, parts['env'], f'the environment of {config.scenario}')
-        changes['env'][name] = as_option(type(config.env), name, value)
+    for name, value in [*options.items(), *((f'{ENV_PREFIX}{name}', value) for name, value in env_options.items())]:
+        own = name.removeprefix(ENV_PREFIX)
+        if own == name:
+            part = next((part for part, names in parts.items() if name in names), None)
+            if part is None:
+                raise _unknown(name, set().union(*parts.values()), f'{config.algo} on {config.scenario}')
+        else:
+            part = 'env'
+            if own not in parts[part]:
+                raise _unknown(own, parts[part], f'the environment of {config.scenario}')
+        changes[part][own] = as_option(type(getattr(config, part)), own, value)
     replace = _replaced_unchecked if more_to_come else dataclasses.replace
     new = {part: replace(getattr(config, part), **change) for part, change in changes.items() if change}
     return dataclasses.replace(config, **new)

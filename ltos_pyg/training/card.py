@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -14,7 +15,7 @@ from ltos_pyg import registry
 from ltos_pyg.formatting import markdown
 from ltos_pyg.training.atomic import atomic_write
 from ltos_pyg.training.checkpoint import save_file
-from ltos_pyg.training.config import RECORDING, RunConfig
+from ltos_pyg.training.config import ENV_PREFIX, RECORDING, RunConfig, flags_of, shared_names
 from ltos_pyg.training.metrics import WITHOUT_INTERVAL
 from ltos_pyg.training.pretrained import find_run, is_packaged
 from ltos_pyg.training.run import load_algorithm, on_device
@@ -137,20 +138,15 @@ def command_of(config: RunConfig) -> str:
     base = registry.scenario(config.scenario).config(config.algo, config.preset)
     flags = [f'--preset {config.preset}'] if config.preset != 'default' else []
     flags += [f'--import {module}' for module in config.imports if module not in base.imports]
+    shared = shared_names(config)
     for part in ('train', 'algorithm', 'env'):
         ours, theirs = getattr(config, part), getattr(base, part)
         for field in dataclasses.fields(ours):
-            value = getattr(ours, field.name)
-            if field.name not in ('seed', *NOT_RESULTS) and value != getattr(theirs, field.name):
-                flags.append(_flag(field.name, value))
+            value, of_env = getattr(ours, field.name), part == 'env'
+            if value != getattr(theirs, field.name) and (of_env or field.name not in ('seed', *NOT_RESULTS)):
+                name = f'{ENV_PREFIX}{field.name}' if of_env and field.name in shared else field.name
+                flags.append(shlex.join(flags_of(name, value)))
     return ' '.join(['ltos train', config.scenario, f'--algo {config.algo} --seed {config.train.seed}', *flags])
-
-
-def _flag(name: str, value: Any) -> str:
-    flag = name.replace('_', '-')
-    if isinstance(value, bool):
-        return f'--{flag}' if value else f'--no-{flag}'
-    return f'--{flag} {" ".join(map(str, value)) if isinstance(value, tuple) else value}'
 
 
 # --- the parts of a card ---------------------------------------------------------------------------------------------

@@ -34,6 +34,9 @@ RENAMED: dict[str, dict[str, str]] = {
 # Options that earlier versions had where they changed nothing: those of message passing, in dqn, qmix and joint_dqn.
 WITHOUT_EFFECT = {'algorithm': ('num_layers', 'heads', 'conv'), 'env': (), 'train': ()}
 MAX_THREADS = 1024  # several thousand crash the process
+ENV_PREFIX = 'env.'  # of an option of the environment whose name is also that of another option
+# What determines a run besides its options; an option of an environment may have the same name.
+RUN_NAMES = ('scenario', 'algo', 'preset', 'label', 'out', 'config', 'resume', 'imports', 'import', 'help')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,3 +134,21 @@ class RunConfig:
         plain.pop('imports', None)
         plain['train'] = {k: v for k, v in plain['train'].items() if k not in RECORDING}
         return plain
+
+
+def shared_names(config: RunConfig) -> set[str]:
+    """The options of the environment whose name is also that of another option."""
+    names = {
+        part: {f.name for f in dataclasses.fields(getattr(config, part))} for part in ('train', 'algorithm', 'env')
+    }
+    return names['env'] & {*names['train'], *names['algorithm'], *RUN_NAMES}
+
+
+def flags_of(name: str, value: Any) -> list[str]:
+    """An option as flags of ``ltos train``, e.g. ``['--num-agents', '20']`` or ``['--no-media']``."""
+    prefix = ENV_PREFIX if name.startswith(ENV_PREFIX) else ''
+    flag = name.removeprefix(ENV_PREFIX).replace('_', '-')
+    if isinstance(value, bool):
+        return [f'--{prefix}{flag}' if value else f'--{prefix}no-{flag}']
+    values = value if isinstance(value, list | tuple) else [value]
+    return [f'--{prefix}{flag}', *map(str, values)]
