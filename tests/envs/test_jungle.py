@@ -116,7 +116,12 @@ def test_magent_charges_every_attack(backend: str) -> None:
     assert {name: count.tolist() for name, count in step.info.items()} == {'attacks': [2], 'food': [1], 'blanks': [1]}
 
 
-@pytest.mark.parametrize('options', OPTIONS)
+COMPILES = 'beyond a byte'  # kernels of its own, for wider integers: a slow test
+
+
+@pytest.mark.parametrize(
+    'options', [pytest.param(COMPILES, marks=pytest.mark.slow), *sorted(OPTIONS.keys() - {COMPILES})]
+)
 def test_numba_and_torch_play_the_same_episodes(options: str) -> None:
     numba, torch_ = (JungleEnv(num_envs=4, horizon=25, seed=3, backend=b, **OPTIONS[options]) for b in BACKENDS)
     assert_same_graph(numba.reset(), torch_.reset())

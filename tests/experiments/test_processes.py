@@ -18,7 +18,7 @@ from ltos_pyg.training.run_folder import RunFolder
 pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='sessions are those of POSIX')
 
 
-@pytest.mark.parametrize('gpu', [False, True])
+@pytest.mark.parametrize('gpu', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_has_a_session_and_a_log_of_its_own_and_ends_with_its_exit_code(tmp_path, monkeypatch, gpu):
     monkeypatch.setattr(processes, 'GPUS', (os.devnull,) if gpu else ())
     log = tmp_path / 'log.txt'

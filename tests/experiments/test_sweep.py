@@ -205,6 +205,7 @@ def test_the_best_options_keep_a_none(tmp_path, capsys):
     assert RunFolder(tmp_path / 'run').config().algorithm.alpha is None
 
 
+@pytest.mark.slow
 def test_the_best_options_of_a_plug_in_name_its_modules(tmp_path, monkeypatch):
     (tmp_path / 'my_algo.py').write_text(
         'from ltos_pyg import register_algorithm\nfrom ltos_pyg.algos.dqn import DQN\n'

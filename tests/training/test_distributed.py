@@ -70,6 +70,7 @@ def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
     return [name for name in a if not torch.equal(a[name], b[name])]
 
 
+@pytest.mark.slow
 def test_two_ranks_with_equal_data_learn_what_one_process_learns(tmp_path):
     both(tmp_path, learn_all, tmp_path)
     first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in (0, 1))
