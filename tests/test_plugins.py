@@ -129,7 +129,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     registry._load_plugins.cache_clear()
 
 
-def weights(folder: str) -> dict[str, torch.Tensor]:
+def weights(folder: Path | str) -> dict[str, torch.Tensor]:
     _, state = CheckpointStore(Path(folder) / 'checkpoints').load_latest()
     return state['algorithm']['modules']['network']
 
@@ -243,6 +243,39 @@ def test_an_algorithm_of_one_file_trains_resumes_and_plots(modules, capsys, tmp_
     assert all(torch.equal(value, whole[name]) for name, value in weights('vdn').items())
     assert main(['plot', 'vdn', '--out', 'curve.svg']) == 0
     assert 'vdn_algo:VDN' in capsys.readouterr().out
+
+
+CONV = """
+from torch_geometric.nn import MessagePassing
+from torch_geometric.nn.dense import Linear
+
+
+class MaxConv(MessagePassing):
+    def __init__(self, in_channels, out_channels, edge_dim):
+        super().__init__(aggr='max')
+        self.lin = Linear(in_channels + edge_dim, out_channels)
+
+    def reset_parameters(self):
+        self.lin.reset_parameters()
+
+    def forward(self, x, edge_index, edge_attr):
+        return self.propagate(edge_index, x=x, edge_attr=edge_attr)
+
+    def message(self, x_j, edge_attr):
+        return self.lin(torch.cat([x_j, edge_attr], -1))
+"""
+
+
+def test_a_layer_of_one_file_trains_and_resumes(modules, capsys):
+    modules(max_conv='import torch\n' + CONV)
+    command = ['train', 'jungle', '--algo', 'ltos', '--conv', 'max_conv:MaxConv', *QUICK, '--out', 'run', '--no-media']
+    assert main(command) == 0, capsys.readouterr().err
+    assert main([*command, '--resume', '--total-steps', '200']) == 0, capsys.readouterr().err
+    assert any('trunk.convs.0.conv.lin' in name for name in weights('run'))
+    options = {name[2:].replace('-', '_'): int(value) for name, value in zip(QUICK[::2], QUICK[1::2], strict=True)}
+    options['encoder_channels'] = (options['encoder_channels'],)
+    run = ltos_pyg.train('jungle', 'ltos', out='python', **{**options, 'conv': 'max_conv:MaxConv', 'total_steps': 200})
+    assert weights(run.folder).keys() == weights('run').keys()
 
 
 def test_an_algorithm_without_options_says_what_is_missing(modules, capsys):

@@ -7,10 +7,29 @@ from typing import Any
 
 from torch import nn
 
-from ltos_pyg.algos.dqn import DQN, IndependentQConfig, MessageQConfig
+from ltos_pyg.algos.dqn import DQN, DQNConfig, IndependentQConfig
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import DGN as DGNNetwork
 from ltos_pyg.nn.conv.by_name import Conv
+from ltos_pyg.ranges import check_range
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessageQConfig(DQNConfig):
+    """Options of the methods of the DQN family whose nodes exchange messages."""
+
+    num_layers: int = 2  # message-passing layers
+    heads: int = 8  # attention heads of a layer
+    conv: str = 'DGNConv'  # message-passing layer: a name in ltos_pyg.nn or torch_geometric.nn, or package.module:Name
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, 'heads', least=1)
+        check_range(self, 'num_layers', least=0)
+        if self.conv == 'DGNConv' and self.num_layers > 0 and self.hidden_channels % self.heads:
+            raise ValueError(
+                f"'heads' must divide 'hidden_channels' (got {self.heads} heads, {self.hidden_channels} channels)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,24 +40,6 @@ class DQNConfig(OffPolicyConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MessageQConfig(DQNConfig):
-    """Options of the methods of that family whose nodes exchange messages."""
-
-    num_layers: int = 2  # message-passing layers
-    heads: int = 8  # attention heads of a layer
-    conv: str = 'DGNConv'  # message-passing layer: a name in ltos_pyg.nn or torch_geometric.nn, or package.module:Name
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, 'heads', least=1)
-        check_range(self, 'num_layers', least=0)
-        if self.conv == 'DGNConv' and self.num_layers > 0 and self.hidden_channels % self.heads:
-            raise ValueError(
-                f"'heads' must divide 'hidden_channels' (got {self.heads} heads, {self.hidden_channels} channels)"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
 class IndependentQConfig(DQNConfig):
     """Options of DQN."""
 

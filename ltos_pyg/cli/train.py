@@ -25,6 +25,7 @@ class Head:
     preset: str | None = None
     out: str | None = None
     config: str | None = None
+    seed: int | None = None
     resume: bool = False
     help: bool = False
     imports: tuple[str, ...] = ()
@@ -80,10 +81,12 @@ def read_head(args: Sequence[str]) -> Head:
     first = True
     while rest:
         flag, equals, value = rest.pop(0).partition('=')
-        if flag in ('--algo', '--preset', '--out', '--config', '--import', '--label'):
+        if flag in ('--algo', '--preset', '--out', '--config', '--import', '--label', '--seed'):
             value = value if equals else rest.pop(0) if rest else ''
             if flag == '--import':
                 head.imports += (value,)
+            elif flag == '--seed':
+                head.seed = int(value) if value.isdecimal() else None  # the parser says what is wrong with another one
             elif flag != '--label':
                 setattr(head, flag[2:], value)
         elif flag in ('--resume', '--help', '-h'):
@@ -119,17 +122,14 @@ def _train(head: Head, args: Sequence[str], options: dict[str, Any]) -> int:
     assert head.scenario is not None
     scenario = registry.scenario(head.scenario)
     base = _with_file(scenario.config(head.algo or ALGO, head.preset or PRESET), head, options)
-    if head.resume:
-        parsed, config = parse_options(base, args)
-        run = RunFolder(head.out or default_folder(config))
-        if run.has_config:  # options of the first call are the defaults
-            base = _with_file(run.config(), head, options)
-            _check_same(head, base, run.path)
+    folder = Path(head.out) if head.out else default_folder(base, head.seed)
+    if head.resume and RunFolder(folder).has_config:  # options of the first call are the defaults
+        base = _with_file(RunFolder(folder).config(), head, options)
+        _check_same(head, base, folder)
     parsed, config = parse_options(base, args)
     config = dataclasses.replace(
         config, label=parsed.label, imports=tuple(dict.fromkeys([*config.imports, *head.imports]))
     )
-    folder = Path(head.out) if head.out else default_folder(config)
     first = launched_rank() == 0
     if first:
         print(

@@ -78,19 +78,18 @@ def train(
     scenario, algorithm = as_scenario(env), algorithm_name(algo)
     named = {'seed': seed, 'total_steps': total_steps}
     given = {'media': False, **options} | {name: value for name, value in named.items() if value is not None}
-    config = with_options(scenario.config(algorithm, preset), given, env_options or {})
-    folder = default_folder(config) if out is None else Path(out)
+    base = scenario.config(algorithm, preset)
+    folder = default_folder(base, seed) if out is None else Path(out)
     if resume and RunFolder(folder).has_config:
-        stored = RunFolder(folder).config(scenario)
+        base = RunFolder(folder).config(scenario)
         for name, asked, found in (
-            ('env', scenario.name, stored.scenario),
-            ('algo', algorithm, stored.algo),
-            ('preset', preset, stored.preset),
+            ('env', scenario.name, base.scenario),
+            ('algo', algorithm, base.algo),
+            ('preset', preset, base.preset),
         ):
             if asked != found:
                 raise ValueError(f"'{folder}' holds a run with {name}='{found}' (got '{asked}'). Resume it with that.")
-        config = with_options(stored, given, env_options or {})
-    config = dataclasses.replace(config, label=label)
+    config = dataclasses.replace(with_options(base, given, env_options or {}), label=label)
     train_run(config, scenario, folder, resume, callbacks, sinks)
     if config.train.media and launched_rank() == 0:
         from ltos_pyg.viz.watch import save_media

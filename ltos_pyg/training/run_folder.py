@@ -331,11 +331,11 @@ def _find(plain: Mapping[str, Any], path: Path) -> Scenario:
         ) from error
 
 
-def default_folder(config: RunConfig) -> Path:
-    """The default folder of a run."""
+def default_folder(config: RunConfig, seed: int | None = None) -> Path:
+    """The default folder of a run, or of one with another seed."""
     preset = '' if config.preset == 'default' else f'-{config.preset}'
     scenario, algo = (name.rpartition(':')[2] for name in (config.scenario, config.algo))
-    return Path('runs') / f'{scenario}-{algo}{preset}-seed{config.train.seed}'
+    return Path('runs') / f'{scenario}-{algo}{preset}-seed{config.train.seed if seed is None else seed}'
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch_geometric.data import Batch, Data
 from trainer_zoo import untimed
 
 import ltos_pyg
+from ltos_pyg import registry
 from ltos_pyg.cli import main
 from ltos_pyg.data import Snapshot
 from ltos_pyg.envs import PrisonerEnv
@@ -362,6 +363,18 @@ def test_a_run_continues_for_longer_and_not_for_shorter(tmp_path, capsys):
         train(out=tmp_path / 'run', algo='dgn', resume=True)
     with pytest.raises(ValueError, match=r"runn' holds no run to resume: expected a config.json in it"):
         train(out=tmp_path / 'runn', resume=True)
+
+
+def test_a_run_shorter_than_the_preset_waits_for_before_learning_continues_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quick = ['--num-envs', '4', '--eval-episodes', '2', '--final-episodes', '2', '--no-media', '--seed', '5']
+    assert main(['train', 'prisoner', '--algo', 'dqn', '--total-steps', '100', '--learning-starts', '40', *quick]) == 0
+    assert registry.scenario('prisoner').config('dqn').algorithm.learning_starts > 200
+    again = ['train', 'prisoner', '--algo', 'dqn', '--seed=5', '--resume', '--total-steps']
+    assert main([*again, '200']) == 0
+    assert json.loads(Path('runs/prisoner-dqn-seed5/final.json').read_text())['env_steps'] == 200
+    longer = ltos_pyg.train('prisoner', 'dqn', total_steps=240, seed=5, resume=True)
+    assert longer.result['env_steps'] == 240
 
 
 def test_a_resumed_run_keeps_its_seed(tmp_path, monkeypatch):

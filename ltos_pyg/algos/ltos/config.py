@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ltos_pyg.algos.dqn import MessageQConfig
+from ltos_pyg.algos.dgn import MessageQConfig
 from ltos_pyg.ranges import LARGEST_WIDTH, check_range
 
 

@@ -14,6 +14,8 @@ from ltos_pyg.nn.conv.dgn_conv import DGNConv
 
 Conv = str | Callable[..., nn.Module]
 
+EDGE_SIZES = ('edge_dim', 'in_edge_channels', 'dim')  # what layers call the size of their edge features
+
 
 def find_conv(conv: Conv) -> Callable[..., nn.Module]:
     """The class of a layer, from its name in ``ltos_pyg.nn`` or ``torch_geometric.nn`` or ``package.module:Name``.
@@ -36,6 +38,8 @@ def find_conv(conv: Conv) -> Callable[..., nn.Module]:
             raise ValueError(f"'conv' names a module that cannot be imported (got {conv!r}): {error}") from error
         if callable(found):
             return found
+    if module:
+        raise ValueError(f"'conv' names a layer that its module does not have: {module} has no {name!r} to call")
     raise ValueError(
         f"'conv' must name a layer of ltos_pyg.nn or torch_geometric.nn, such as 'GATv2Conv', or 'package.module:Name' "
         f'(got {conv!r})'
@@ -68,8 +72,9 @@ class ConvLayer(nn.Module):
 def make_conv(conv: Conv, channels: int, heads: int, edge_dim: int | None) -> nn.Module:
     """A layer from ``channels`` to ``channels`` node features, built from its class or name.
 
-    ``heads`` and ``edge_dim`` are passed on where its constructor has them. Where it concatenates its heads
-    (``concat``, as :class:`~torch_geometric.nn.GATv2Conv`), each has ``channels / heads`` features.
+    ``heads`` and the size of the edge features (``edge_dim``, also called ``in_edge_channels`` or ``dim``) are passed
+    on where its constructor has them. Where it concatenates its heads (``concat``, as
+    :class:`~torch_geometric.nn.GATv2Conv`), each has ``channels / heads`` features.
 
     Raises:
         ValueError: If there is no such layer, it cannot be built from sizes alone, edges have features that it does
@@ -80,19 +85,22 @@ def make_conv(conv: Conv, channels: int, heads: int, edge_dim: int | None) -> nn
         return DGNConv(channels, channels, heads, edge_dim=edge_dim)
     name = getattr(make, '__name__', repr(make))
     known = inspect.signature(make).parameters
-    if edge_dim is not None and 'edge_dim' not in known:
-        raise ValueError(
-            f"'conv' must take edge features: edges here have {edge_dim}, sharing weights included. Use a layer with "
-            f"an argument 'edge_dim', such as GATv2Conv or TransformerConv (got {name})."
-        )
+    edge_size = next((argument for argument in EDGE_SIZES if argument in known), None)
     options = {'heads': heads} if 'heads' in known else {}
     if edge_dim is not None:
-        options['edge_dim'] = edge_dim
+        if edge_size is None:
+            raise ValueError(
+                f"'conv' must be told how many features an edge has: {edge_dim} here, sharing weights included. Use a "
+                f"layer with an argument 'edge_dim', such as GATv2Conv or TransformerConv, or give a function that "
+                f'makes the layer from (in_channels, out_channels, edge_dim) (got {name}).'
+            )
+        options[edge_size] = edge_dim
     out = channels // heads if 'heads' in known and 'concat' in known else channels
     if out * (heads if out != channels else 1) != channels:
         raise ValueError(f"'heads' must divide 'hidden_channels' for {name} (got {heads} heads, {channels} channels)")
     try:
-        layer = make(channels, out, **options)
+        one_size = 'channels' in known and 'out_channels' not in known  # as CGConv
+        layer = make(channels, **options) if one_size else make(channels, out, **options)
     except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"'conv' must be built from (in_channels, out_channels): {name} is not ({error}). Give a function that "

@@ -6,7 +6,7 @@ import pytest
 import torch
 from algos_zoo import Loop, jungle
 from torch import Tensor, nn
-from torch_geometric.nn import GATv2Conv, GCNConv, TransformerConv
+from torch_geometric.nn import GATv2Conv, GCNConv, NNConv, TransformerConv
 
 from ltos_pyg.algos import DGN, DGNConfig, LToS, LToSConfig, LToSEdge
 from ltos_pyg.nn import DGNConv, DGNTrunk, SharingPolicy, constant_sharing
@@ -71,6 +71,10 @@ def test_a_layer_sees_the_weights_that_edges_carry():
     assert not torch.equal(algo.q_values(algo.network, graph, few), algo.q_values(algo.network, graph, many))
 
 
+def nn_conv(in_channels: int, out_channels: int, edge_dim: int) -> NNConv:
+    return NNConv(in_channels, out_channels, nn.Linear(edge_dim, in_channels * out_channels))
+
+
 def test_the_default_layer_is_the_same_by_class_and_by_name():
     for conv in (DGNConv, 'DGNConv'):
         trunk = DGNTrunk(4, 16, heads=2, edge_dim=3, conv=conv)
@@ -84,12 +88,23 @@ def test_layers_without_edge_features_do_where_edges_have_none():
     assert isinstance(trunk.convs[0].conv, GCNConv)
 
 
+@pytest.mark.parametrize('conv', ['GeneralConv', 'CGConv', 'TransformerConv', 'ResGatedGraphConv', nn_conv])
+def test_edge_features_reach_every_layer_that_takes_them(conv):
+    trunk = DGNTrunk(4, 16, encoder_channels=(), heads=2, edge_dim=3, conv=conv)
+    x, edge_index, edge_attr = torch.randn(3, 4), torch.tensor([[0, 1], [1, 2]]), torch.randn(2, 3, requires_grad=True)
+    trunk(x, edge_index, edge_attr).pow(2).sum().backward()
+    assert (edge_attr.grad != 0).any(-1).all()
+
+
 @pytest.mark.parametrize(
     ('conv', 'message'),
     [
         ('NoConv', "such as 'GATv2Conv'"),
         ('no.such.module:Conv', 'cannot be imported'),
-        ('GCNConv', 'must take edge features'),
+        ('math:Conv', "math has no 'Conv' to call"),
+        ('GCNConv', 'must be told how many features an edge has: 3 here'),
+        ('NNConv', 'or give a function'),
+        ('SplineConv', 'must be built from'),
         ('GINEConv', 'must be built from'),
         (lambda *sizes, heads, concat, edge_dim: None, "'heads' must divide"),
         ('GENConv', r"'conv' must not normalise over the batch: GENConv has a BatchNorm"),
