@@ -27,7 +27,7 @@ PAPER_LTOS: dict[str, Any] = {
     'objective': 'gradient',
     'initial_kept': 0.8,
     'phi_lr': 1e-3,
-    'phi_starts': 0.1,
+    'phi_starts': 0.23,  # a quarter of the actions are random then, as in the code of the authors
     'phi_every': 70,
     'wide_start': 0.0,
     'wide_end': 0.0,
@@ -37,6 +37,18 @@ PAPER_LTOS: dict[str, Any] = {
     'noise_local': 1.0,
     'hold_steps': 15,
     'train_freq': 4.0,
+}
+
+# The low level of the authors' traffic code: one-step targets with the maximum of the target network, mean square.
+PAPER_TRAFFIC: dict[str, Any] = {
+    'n_step': 1,
+    'double_q': False,
+    'huber': None,
+    'lr': 1e-3,
+    'lr_final_fraction': 1.0,
+    'ema_decay': 0.0,
+    'action_gap': 0.0,
+    'greedy_fraction': 0.0,
 }
 
 # ConseNet as in the code of NeurComm's authors.

@@ -10,7 +10,7 @@ from ltos_pyg.algos import Algorithm
 from ltos_pyg.envs.traffic import TrafficConfig, make_traffic
 from ltos_pyg.graph_env import GraphEnv
 from ltos_pyg.scenarios.base import Scenario
-from ltos_pyg.scenarios.presets import PAPER_LTOS, REFERENCE_CONSENET
+from ltos_pyg.scenarios.presets import PAPER_LTOS, PAPER_TRAFFIC, REFERENCE_CONSENET
 from ltos_pyg.scenarios.traffic.moments import Moment, traffic_moments
 from ltos_pyg.scenarios.traffic.painter import TrafficPainter, traffic_text
 from ltos_pyg.viz.drawing import Frame
@@ -75,7 +75,7 @@ TRAFFIC = Scenario(
         'replay_size': 20_000,
     },
     presets={
-        ('ltos', 'paper'): PAPER_LTOS | {'env': {'edge_features': False}},
+        ('ltos', 'paper'): PAPER_TRAFFIC | PAPER_LTOS | {'env': {'edge_features': False}},
         ('neurcomm', 'default'): ON_POLICY,
         # the critic of all observations and actions does not learn here
         ('consenet', 'default'): ON_POLICY | {'critic': 'recurrent', 'consensus': 'uniform'},
