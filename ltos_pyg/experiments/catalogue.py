@@ -229,7 +229,7 @@ _ALL = (
     ),
     Experiment(
         name='sharing-traffic', title='Generated grid of signals', report='sharing', seeds=1,
-        settings=(Setting(label='grid', scenario='traffic'),), methods=(_learned('edge'), DGN),
+        settings=(Setting(label='grid', scenario='traffic'),), methods=(_learned('node'), _learned('edge'), DGN),
     ),
 )  # fmt: skip
 

@@ -140,18 +140,21 @@ def main_table(experiment: Experiment, results: Sequence[Result]) -> Cells:
 
 
 def sharing_table(results: Sequence[Result]) -> Cells:
-    """A row a method and setting: the result, the share kept and its spread, and the result under other weights."""
+    """A row a method and setting: the result, the measures of the weights, and the actions changed by and the result
+    under other weights."""
     swaps = ('constant', 'uniform', 'keep', 'random')
-    measures = {'kept': 'kept', 'sd states': 'kept_std_states', 'sd nodes': 'kept_std_nodes'}
+    measures = {'kept': 'kept', 'sd states': 'kept_std_states', 'sd nodes': 'kept_std_nodes', 'uneven': 'uneven'}
     several = len({one.setting.label for one in results}) > 1
     metrics = ' or '.join(dict.fromkeys(one.metric for one in results))
-    rows = [['trained with', 'seeds', metrics, 'each', *measures, *(f'played with {swap}' for swap in swaps)]]
+    changed = f'actions changed by {", ".join(swaps)}'
+    rows = [['trained with', 'seeds', metrics, 'each', *measures, changed, *(f'played with {swap}' for swap in swaps)]]
     for one in results:
         each = ' '.join(rounded(*one.values))
         shares = [_mean(one, 'policy', name) for name in measures.values()]
+        switched = ' '.join(_mean(one, 'policy', f'switched_{mode}') for mode in swaps).strip()
         swapped = [_mean(one, mode, one.metric) for mode in swaps]
         label = f'{one.method.label}, {one.setting.label}' if several else one.method.label
-        rows.append([label, seeds_of(one), with_interval(one.values), each, *shares, *swapped])
+        rows.append([label, seeds_of(one), with_interval(one.values), each, *shares, switched, *swapped])
     return rows
 
 

@@ -35,6 +35,7 @@ HIGH: dict[str, Any] = {
     'candidates': 4,
     'hold_steps': 3,
 }
+GRADIENT = {'objective': 'gradient', 'search_channels': 64, 'candidates': 12}  # without the options of the search
 VARIANTS: dict[str, dict[str, Any]] = {
     'dqn': {},
     'dgn': {},
@@ -42,9 +43,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'fixed_ltos node': {'critic': 'node'},
     'fixed_ltos edge': {'critic': 'edge'},
     'ltos search': {'objective': 'search'},
-    'ltos gradient': {'objective': 'gradient'},
+    'ltos gradient': GRADIENT,
     'ltos_edge search': {'objective': 'search'},
-    'ltos_edge gradient': {'objective': 'gradient'},
+    'ltos_edge gradient': GRADIENT,
 }
 LTOS = [name for name in VARIANTS if name.startswith('ltos')]
 SEARCH = [name for name in LTOS if 'search' in name]

@@ -398,6 +398,8 @@ def test_features_of_any_dtype_are_taken():
         ('fixed_ltos', {'kept': float('nan')}, r"'kept' must lie in \[0, 1\], .* \(got nan\)"),
         ('fixed_ltos', {'kept': 'all'}, r"'kept' must lie in \[0, 1\], or be 'uniform' or 'random' \(got 'all'\)"),
         ('ltos', {'objective': 'gain'}, r"'objective' must be 'search' or 'gradient' \(got 'gain'\)"),
+        ('ltos gradient', {'hops': 3}, r"'hops' is an option of --objective search \(got 3 with"),
+        ('ltos', {'pair_channels': 8}, r"'pair_channels' is an option of the edge critic \(got 8 with the node critic"),
         ('ltos', {'phi_lr': 0.0}, r"'phi_lr' must be above 0 \(got 0.0\)"),
         ('ltos', {'phi_every': 0}, r"'phi_every' must be at least 1 \(got 0\)"),
         ('ltos', {'phi_starts': 2.0}, r"'phi_starts' must lie in \[0, 1\] \(got 2.0\)"),

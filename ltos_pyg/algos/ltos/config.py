@@ -8,6 +8,8 @@ from typing import Literal
 from ltos_pyg.algos.dgn import MessageQConfig
 from ltos_pyg.ranges import LARGEST_WIDTH, check_range
 
+OF_THE_SEARCH = ('search_channels', 'candidates', 'sharpness', 'aim_steps', 'aim_size', 'hops')
+
 
 @dataclass(frozen=True, kw_only=True)
 class SharingQConfig(MessageQConfig):
@@ -65,6 +67,13 @@ class LToSConfig(SharingQConfig):
         check_range(self, 'aim_steps', 'aim_size', least=0)
         if self.initial_kept is not None and not 0 < self.initial_kept < 1:
             raise ValueError(f"'initial_kept' must lie strictly between 0 and 1, or be None (got {self.initial_kept})")
+        searches = {name: getattr(self, name) for name in OF_THE_SEARCH}
+        changed = [name for name, value in searches.items() if value != getattr(LToSConfig, name)]
+        if changed and self.objective != 'search':
+            raise ValueError(
+                f"'{changed[0]}' is an option of --objective search (got {searches[changed[0]]} with "
+                f"'{self.objective}', which does not use it). Leave it out, or choose that objective."
+            )
         if self.initial_kept is not None and self.objective == 'search':
             raise ValueError(
                 f"'initial_kept' is an option of --objective gradient (got {self.initial_kept} with 'search', which "

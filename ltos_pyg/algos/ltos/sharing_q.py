@@ -37,6 +37,12 @@ class SharingQ(DGN):
         self.pairs_rng = generator(seed, 'pairs', self.device)
 
     def build_network(self) -> nn.Module:
+        default = SharingQConfig.pair_channels
+        if self.critic != 'edge' and self.config.pair_channels != default:
+            raise ValueError(
+                f"'pair_channels' is an option of the edge critic (got {self.config.pair_channels} with the "
+                f'{self.critic} critic, which has no pair values). Leave it out, or choose that critic.'
+            )
         return CRITICS[self.critic](self.spec, self.config, self.sees_weights, self.conv)
 
     def q_values(self, network: nn.Module, graph: Batch, sharing: Sharing | None = None) -> Tensor:
