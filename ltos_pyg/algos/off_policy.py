@@ -16,6 +16,8 @@ from ltos_pyg.algos import ranks
 from ltos_pyg.algos.base import Algorithm, Decision, ObservationScaler, guarded_step, new_weights, soft_update
 from ltos_pyg.algos.exploration import linear_schedule
 from ltos_pyg.data import GraphReplay, Transition
+from ltos_pyg.data.replay import least_capacity
+from ltos_pyg.data.replay_input import ReplayMemoryError
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep, Symmetries
 from ltos_pyg.ranges import LARGEST_WIDTH, check_range
 from ltos_pyg.seeding import generator
@@ -92,7 +94,7 @@ class OffPolicy(Algorithm):
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, fused=True)
-        self.replay = GraphReplay(spec, config.replay_size, share=self.stores_sharing)
+        self.replay = make_replay(spec, config.replay_size, self.stores_sharing)
         self.replay_rng = generator(seed, 'replay')
         self.explore_rng = generator(seed, 'explore', self.device)
         self.views_rng = generator(seed, 'views', self.device)
@@ -229,3 +231,25 @@ class OffPolicy(Algorithm):
             source = name if name in saved else self.training_only[name]
             if source is not None:
                 module.load_state_dict(saved[source])
+
+
+def make_replay(spec: GraphEnvSpec, replay_size: int, share: bool) -> GraphReplay:
+    """The replay of a method.
+
+    Raises:
+        ValueError: Names the option ``replay_size`` if that is too small, or too large for the free memory.
+    """
+    least = least_capacity(spec)
+    if replay_size < least:
+        raise ValueError(
+            f"'replay_size' must be at least {least:,}, three graphs for each of 'num_envs' {spec.num_envs:,} (got "
+            f'{replay_size:,}). Raise --replay-size, or lower --num-envs.'
+        )
+    try:
+        return GraphReplay(spec, replay_size, share=share)
+    except ReplayMemoryError as error:
+        raise ValueError(
+            f"'replay_size' of {replay_size:,} graphs, each of up to {spec.max_nodes:,} nodes and {spec.max_edges:,} "
+            f'edges, takes {error.needed:,.2f} GiB: expected at most the {error.free:,.2f} GiB that the machine has '
+            f'free. Lower --replay-size.'
+        ) from error

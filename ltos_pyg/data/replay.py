@@ -52,6 +52,11 @@ STATE_VERSION = 1
 NOTHING = torch.empty(0, dtype=torch.uint8)
 
 
+def least_capacity(spec: GraphEnvSpec) -> int:
+    """The fewest frames that a replay may keep: the graphs acted on, their ends and the graphs that follow."""
+    return 3 * spec.num_envs
+
+
 class GraphReplay:
     r"""Keeps the newest ``capacity`` frames of ``spec.num_envs`` parallel streams of graphs; samples transitions.
 
@@ -91,7 +96,7 @@ class GraphReplay:
         self.max_edges = capacity * max(spec.max_edges, 1) if max_edges is None else max_edges
         self.generator = torch.Generator().manual_seed(seed)
         for name, needed, why in (
-            ('capacity', 3 * spec.num_envs, 'the graphs acted on, their ends and the graphs that follow'),
+            ('capacity', least_capacity(spec), 'the graphs acted on, their ends and the graphs that follow'),
             ('max_nodes', spec.max_nodes, 'the largest graph'),
             ('max_edges', max(spec.max_edges, 1), 'the largest graph'),
         ):

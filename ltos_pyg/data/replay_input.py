@@ -193,12 +193,22 @@ def read_played(
     return played
 
 
-def check_memory(needed: int, capacity: int, max_nodes: int, max_edges: int) -> None:
-    free = psutil.virtual_memory().available
-    if needed > free:
-        raise ValueError(
+class ReplayMemoryError(ValueError):
+    """A replay needs more memory than the machine has free, both in GiB."""
+
+    def __init__(self, message: str, needed: float, free: float) -> None:
+        super().__init__(message)
+        self.needed, self.free = needed, free
+
+
+def check_memory(nbytes: int, capacity: int, max_nodes: int, max_edges: int) -> None:
+    available = psutil.virtual_memory().available
+    if nbytes > available:
+        needed, free = nbytes / 2**30, available / 2**30
+        raise ReplayMemoryError(
             f"'capacity' of {capacity} frames with {max_nodes} node rows and {max_edges} edge rows needs "
-            f'{needed / 2**30:.2f} GiB: expected at most the {free / 2**30:.2f} GiB that the machine has free. Lower '
-            f"'capacity' (of a run: --replay-size), or give 'max_nodes' and 'max_edges' for the average graph, not the "
-            f'largest.'
+            f'{needed:.2f} GiB: expected at most the {free:.2f} GiB that the machine has free. Lower '
+            f"'capacity', or give 'max_nodes' and 'max_edges' for the average graph, not the largest.",
+            needed,
+            free,
         )

@@ -16,6 +16,7 @@ import torch
 from ltos_pyg import registry
 from ltos_pyg.algos import Algorithm
 from ltos_pyg.algos.ranks import Ranks
+from ltos_pyg.data.replay import least_capacity
 from ltos_pyg.graph_env import EnvCheckError, EnvCheckWarning, GraphEnv, GraphEnvSpec, check_env
 from ltos_pyg.training.callbacks import BestModel, Callback, check_callbacks
 from ltos_pyg.training.checkpoint import CheckpointStore, load_file
@@ -392,7 +393,8 @@ def without_replay(config: RunConfig, spec: GraphEnvSpec) -> RunConfig:
     """The configuration with the smallest replay, if the algorithm has one."""
     if not hasattr(config.algorithm, 'replay_size'):
         return config
-    return dataclasses.replace(config, algorithm=dataclasses.replace(config.algorithm, replay_size=3 * spec.num_envs))
+    smallest = dataclasses.replace(config.algorithm, replay_size=least_capacity(spec))
+    return dataclasses.replace(config, algorithm=smallest)
 
 
 def load_run(folder: Path, device: str | None = None, watch: bool = False) -> tuple[Algorithm, GraphEnv, RunConfig]:

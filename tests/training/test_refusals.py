@@ -161,6 +161,19 @@ def test_the_longest_n_step_that_is_allowed_learns(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ('size', 'message'),
+    [
+        (5, r"'replay_size' must be at least 12, three graphs for each of 'num_envs' 4 .*Raise --replay-size"),
+        (10**12, r"'replay_size' of 1,000,000,000,000 graphs, .* GiB that the machine has free\. Lower --replay-size"),
+    ],
+)
+def test_a_replay_of_a_run_is_refused_by_the_name_of_the_option(tmp_path: Any, size: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
+        train('prisoner', 'dqn', out=tmp_path / 'run', num_envs=4, n_step=1, replay_size=size, media=False)
+    assert not any(name in str(refused.value) for name in ('capacity', 'max_nodes', 'max_edges'))
+
+
+@pytest.mark.parametrize(
     ('args', 'message'),
     [
         (['reproduce', 'fig3a', '--jobs', '0', '--dry-run'], "'jobs' must be at least 1 (got 0)"),
