@@ -31,7 +31,7 @@ from ltos_pyg.training.distributed import (
     same_weights,
     together,
 )
-from ltos_pyg.training.evaluate import Stat, evaluate_modes, final_episodes
+from ltos_pyg.training.evaluate import Stat, check_weights, evaluate_modes, final_episodes
 from ltos_pyg.training.logging import MetricsLogger, Sink, TensorBoardSink, WandbSink
 from ltos_pyg.training.run_folder import RunFolder
 from ltos_pyg.training.trainer import Interrupted, Trainer
@@ -365,7 +365,8 @@ def load_algorithm(config: RunConfig, spec: GraphEnvSpec, folder: Path, best: bo
         best: Load the model saved by :class:`~ltos_pyg.training.callbacks.BestModel` instead.
 
     Raises:
-        ValueError: If the folder has no checkpoint, or one of another configuration, or of other networks.
+        ValueError: If the folder has no checkpoint, or one of another configuration, or of other networks, or with
+            weights that are NaN or infinite.
     """
     run, expect = RunFolder(folder), config.fingerprint()
     if run.policy_path.is_file() and not best:
@@ -386,6 +387,7 @@ def load_algorithm(config: RunConfig, spec: GraphEnvSpec, folder: Path, best: bo
             f"'{folder}' was trained by a version with other networks than this one ({found}). Use that version, see "
             f"'git_commit' in its config.json, or train again."
         ) from error
+    check_weights(algorithm)
     return algorithm
 
 

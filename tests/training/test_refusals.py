@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +20,13 @@ from ltos_pyg.cli import main
 from ltos_pyg.data import Snapshot
 from ltos_pyg.envs import PrisonerEnv
 from ltos_pyg.graph_env import GraphEnv, SingleGraphEnv, VectorGraphEnv, fully_connected
-from ltos_pyg.training.api import train, with_options
-from ltos_pyg.training.checkpoint import CheckpointStore
+from ltos_pyg.training.api import load_policy, train, with_options
+from ltos_pyg.training.checkpoint import CheckpointStore, save_file
 from ltos_pyg.training.config import TrainConfig
 from ltos_pyg.training.evaluate import evaluate
 from ltos_pyg.training.lock_file import hold_lock
 from ltos_pyg.training.logging import MetricsLogger
+from ltos_pyg.training.pretrained import FOLDER
 from ltos_pyg.training.run_folder import RunFolder
 from ltos_pyg.training.trainer import Trainer
 
@@ -41,6 +44,16 @@ def test_weights_that_are_no_numbers_are_not_evaluated(bad: float) -> None:
         algorithm.averaged.head.lin.bias[0] = bad
     with pytest.raises(ValueError, match=r"'averaged\.head\.lin\.bias' of the policy holds NaN or infinite numbers"):
         evaluate(algorithm, env, seed=0)
+
+
+def test_weights_that_are_no_numbers_are_not_loaded(tmp_path: Any) -> None:
+    folder = Path(shutil.copytree(FOLDER / 'prisoner-ltos', tmp_path / 'run'))
+    content = torch.load(folder / 'policy.pt', weights_only=True)
+    weight = content['state']['algorithm']['modules']['averaged']['head.lin.bias']
+    weight[0] = math.nan
+    save_file(folder / 'policy.pt', content['step'], content['state'], content['fingerprint'])
+    with pytest.raises(ValueError, match=r"'network\.head\.lin\.bias' of the policy holds NaN or infinite numbers"):
+        load_policy(folder)
 
 
 class Forgetful(PrisonerEnv):
