@@ -119,6 +119,27 @@ def test_names_are_checked_and_help_is_printed_before_pytorch_is_loaded():
     assert done.stdout.splitlines()[-1] == '[]'
 
 
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['evaluate', 'nothere'], "'nothere' is not a run folder"),
+        (['evaluate', 'not/here'], "'not/here' is not a run folder"),
+        (['watch', 'pretrained:jungel'], "no pretrained policy is called 'jungel'"),
+        (['card', 'nothere'], "'nothere' is not a run folder"),
+        (['plot', 'nothere'], "'nothere' is not a run folder"),
+        (['table', 'nothere'], "'nothere' is not a run folder"),
+        (['sweep', 'jungel'], "unknown scenario 'jungel'"),
+        (['sweep', 'jungle', '--algo', 'sarsa'], "unknown algorithm 'sarsa'"),
+        (['reproduce', 'nosuch'], "unknown experiment 'nosuch'"),
+    ],
+)
+def test_names_of_runs_and_experiments_are_checked_before_pytorch_is_loaded(tmp_path, args, message):
+    code = f"import sys; from ltos_pyg.cli import main; main({args}); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert message in done.stderr
+    assert done.stdout.splitlines()[-1] == 'False'
+
+
 # --- train -----------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltos_pyg.cli.options import ImportArg, PolicyArg, parse, say_loading
+from ltos_pyg.cli.options import ImportArg, PolicyArg, parse, run_folder_of, say_loading
 
 
 @dataclass
@@ -25,6 +25,7 @@ class Options:
 def main(args: Sequence[str]) -> int:
     """Writes the card, or the folder."""
     options = parse(Options, args, 'ltos card')
+    run_folder_of(options.folder)  # before PyTorch is loaded, which takes seconds
     say_loading()
     from ltos_pyg import registry
     from ltos_pyg.training.card import export_policy, write_card

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ltos_pyg.cli.options import ImportArg, PolicyArg, env_flags, other_options, parse, say_loading
+from ltos_pyg.cli.options import ImportArg, PolicyArg, env_flags, other_options, parse, run_folder_of, say_loading
 from ltos_pyg.formatting import finite
 
 Changes = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar='NAME=VALUE …')]
@@ -56,19 +56,18 @@ def main(args: Sequence[str]) -> int:
         raise ValueError("'--metric' and '--format' are of the table of --over (got no --over). Leave them out.")
     grid = read_grid([part for group in options.over for part in group])
     fixed = [change for group in options.env for change in group]
+    folder = run_folder_of(options.folder)
     say_loading()
     from contextlib import closing
 
     from ltos_pyg import registry
     from ltos_pyg.experiments.tables import format_stats
     from ltos_pyg.training.evaluate import evaluate_modes, final_episodes, playing_in
-    from ltos_pyg.training.pretrained import find_run
     from ltos_pyg.training.run import as_plain, load_algorithm, on_device
     from ltos_pyg.training.run_folder import RunFolder
     from ltos_pyg.training.zero_shot import check_evaluation
 
     registry.import_modules(options.imports)
-    folder = find_run(options.folder)
     config = on_device(RunFolder(folder).config(), options.device)
     scenario = registry.scenario(config.scenario)
     with closing(scenario.make_env(config)(1)) as env:

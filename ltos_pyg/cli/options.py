@@ -78,6 +78,20 @@ def say_loading() -> None:
         print('ltos: loading PyTorch …', file=sys.stderr, flush=True)
 
 
+def run_folder_of(name: Path) -> Path:
+    """The folder of a run, an exported policy, or ``pretrained:NAME``. Does not load PyTorch.
+
+    Raises:
+        ValueError: If it is none of these; lists the names.
+    """
+    from ltos_pyg.training.pretrained import find_run
+    from ltos_pyg.training.run_folder import RunFolder
+
+    folder = find_run(name)
+    RunFolder(folder).read()
+    return folder
+
+
 def check_runs(folders: Sequence[Path]) -> None:
     """Raises a ``ValueError`` if no run folder is given."""
     if not folders:

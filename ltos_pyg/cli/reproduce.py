@@ -72,10 +72,11 @@ def main(args: Sequence[str]) -> int:
     if not options.names:
         raise ValueError('expected the name of an experiment (got none). See ltos reproduce --list')
     from ltos_pyg import registry
-    from ltos_pyg.experiments.reproduce import archive, plan_all, reproduce, write_report
 
     registry.import_modules(options.imports)
     experiments = [_experiment(name, options) for name in options.names]
+    from ltos_pyg.experiments.reproduce import archive, plan_all, reproduce, write_report  # loads PyTorch
+
     if options.dry_run:
         _print_plan(plan_all(experiments, options.runs), options.jobs)
         return 0

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ltos_pyg import registry
 from ltos_pyg.cli.options import ImportArg, parse
 
 
@@ -52,14 +53,13 @@ class Options:
 def main(args: Sequence[str]) -> int:
     """Searches, and prints the best options."""
     options = parse(Options, args, 'ltos sweep')
-    from ltos_pyg import registry
+    registry.import_modules(options.imports)
+    registry.check_scenario(options.scenario)  # before PyTorch is loaded, which takes seconds
+    registry.check_algorithm(options.algo)
     from ltos_pyg.cli.reproduce import stopped_by_signals
     from ltos_pyg.experiments.search_space import Sweep, parse_dimension
     from ltos_pyg.experiments.sweep import run_sweep
 
-    registry.import_modules(options.imports)
-    registry.check_scenario(options.scenario)
-    registry.check_algorithm(options.algo)
     settings = [parse_dimension(text) for text in options.set]
     for one, text in zip(settings, options.set, strict=True):
         if one.choices is None or len(one.choices) != 1:

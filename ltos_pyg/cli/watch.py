@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ltos_pyg.cli.options import ImportArg, PolicyArg, parse, say_loading
+from ltos_pyg.cli.options import ImportArg, PolicyArg, parse, run_folder_of, say_loading
 from ltos_pyg.ranges import check_range
 
 
@@ -38,13 +38,13 @@ def main(args: Sequence[str]) -> int:
     options = parse(Options, args, 'ltos watch')
     check_range(options, 'fps', least=1)
     check_range(options, 'steps', least=1, none=', or be left out')
+    folder = run_folder_of(options.folder)
     say_loading()
     from ltos_pyg import registry
-    from ltos_pyg.training.pretrained import find_run, is_packaged
+    from ltos_pyg.training.pretrained import is_packaged
     from ltos_pyg.viz.watch import show_run, watch_run
 
     registry.import_modules(options.imports)
-    folder = find_run(options.folder)
     if options.terminal:
         show_run(folder, options.seed, options.fps, options.steps, options.device)
         return 0
