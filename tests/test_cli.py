@@ -11,6 +11,7 @@ import torch
 
 import ltos_pyg
 from ltos_pyg.cli import main
+from ltos_pyg.cli.options import env_flags
 from ltos_pyg.experiments.tables import format_bench, format_stats, format_summary, table
 from ltos_pyg.formatting import rounded
 from ltos_pyg.training.checkpoint import CheckpointStore
@@ -88,6 +89,7 @@ def said(capsys: pytest.CaptureFixture[str], args: list[str]) -> tuple[int, str]
         (['evaluate', 'nowhere', '--episodes', '0'], 1, "'--episodes' must be at least 1 (got 0)"),
         (['evaluate', 'nowhere', '--warp'], 2, 'Unrecognized options: --warp'),
         (['watch', 'nowhere'], 1, "'nowhere' is not a run folder"),
+        (['watch', 'pretrained:prisoner-ltos', '--out', ''], 1, "'--out' must name a .gif or a folder (got '')"),
         (['plot', 'nowhere'], 1, "'nowhere' is not a run folder"),
         (['table', 'nowhere'], 1, "'nowhere' is not a run folder"),
         (['bench', 'nothing'], 1, 'nothing'),
@@ -172,6 +174,7 @@ def test_a_resumed_run_knows_its_options(capsys, runs, tmp_path):
     shutil.copytree(runs / 'prisoner-dqn', folder)
     (folder / 'final.json').unlink()
     assert main(['train', 'prisoner', '--out', str(folder), '--resume']) == 0
+    assert 'ltos: prisoner: loading PyTorch' in capsys.readouterr().err  # not the default algorithm
     assert json.loads((folder / 'config.json').read_text())['algo'] == 'dqn'
     assert json.loads((folder / 'final.json').read_text())['env_steps'] == 600
     code, printed = said(capsys, ['train', 'prisoner', '--out', str(folder), '--resume', '--gamma', '0.5'])
@@ -244,6 +247,13 @@ def test_an_evaluation_may_draw_actions_from_a_softmax(capsys, runs):
     assert main(['evaluate', str(runs / 'jungle'), '--episodes', '7', '--json']) == 0
     assert json.loads(capsys.readouterr().out)['policy']['reward']['mean'] == means['0.02']  # the jungle's
     assert len(set(means.values())) == 3
+
+
+def test_an_option_of_the_environment_that_is_off_is_written_false():
+    for flag in ('no-symmetric', 'no_symmetric', '--no-symmetric'):
+        with pytest.raises(ValueError, match=r'as NAME=VALUE .*, e\.g\. --env symmetric=False$'):
+            env_flags(flag)
+    assert env_flags('symmetric=False') == ('symmetric', ['--no-symmetric'])
 
 
 def test_an_evaluation_leaves_the_run_alone(runs):

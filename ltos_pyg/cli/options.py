@@ -118,7 +118,9 @@ def env_flags(change: str) -> tuple[str, list[str]]:
     """The option in ``name=value``, and its flags."""
     name, equals, value = change.partition('=')
     if not equals:
-        raise ValueError(f"'--env' takes options as NAME=VALUE (got '{change}'), e.g. --env horizon=100")
+        off = name.removeprefix('--').replace('-', '_').removeprefix('no_')
+        example = f'{off}=False' if name.removeprefix('--')[:3] in ('no-', 'no_') else 'horizon=100'
+        raise ValueError(f"'--env' takes options as NAME=VALUE (got '{change}'), e.g. --env {example}")
     flag = name.replace('_', '-')
     if value.lower() in ('true', 'false'):
         return name.replace('-', '_'), [f'--{flag}' if value.lower() == 'true' else f'--no-{flag}']

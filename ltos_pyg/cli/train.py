@@ -44,7 +44,9 @@ def main(args: Sequence[str]) -> int:
     if head.out == '':
         raise ValueError("'--out' must name a folder (got ''). Leave it out for runs/SCENARIO-ALGO-seedN.")
     if not head.help and launched_rank() == 0:
-        print(f'ltos: {head.scenario}, {head.algo or ALGO}: loading PyTorch …', file=sys.stderr, flush=True)
+        algo = head.algo or (None if head.resume else ALGO)  # a run that is resumed has its own
+        named = ', '.join(filter(None, (head.scenario, algo)))
+        print(f'ltos: {named}: loading PyTorch …', file=sys.stderr, flush=True)
     return _train(head, args, options)
 
 
