@@ -129,7 +129,7 @@ def _double_star() -> Table:
 # --- Sharing weights -------------------------------------------------------------------------------------------------
 
 
-def own_share(neighbours: NDArray[np.bool_], kept: float) -> Matrix:
+def constant_sharing(neighbours: NDArray[np.bool_], kept: float) -> Matrix:
     """Each agent keeps ``kept`` and splits the rest evenly over its neighbours; without any it keeps all."""
     degree = neighbours.sum(1, keepdims=True)
     return np.where(neighbours, (1 - kept) / np.maximum(degree, 1), 0) + np.diag(np.where(degree[:, 0] > 0, kept, 1))
@@ -207,11 +207,11 @@ def _offers_value(game: OfferGraph, weights: Matrix) -> float:
 # --- The best constants ----------------------------------------------------------------------------------------------
 
 
-def best_own_share(many: Sequence[Game]) -> tuple[float, float]:
+def best_kept(many: Sequence[Game]) -> tuple[float, float]:
     """The kept share, the same for all agents, with the largest mean value over some games, to 1/600; and that value.
     Of an interval of optimal shares, the middle."""
     shares = np.linspace(0, 1, 601)
-    values = [[equilibrium_value(game, own_share(game.neighbours, s)) for s in shares] for game in many]
+    values = [[equilibrium_value(game, constant_sharing(game.neighbours, s)) for s in shares] for game in many]
     mean = np.mean(values, axis=0)
     first = last = int(mean.argmax())
     while last + 1 < len(mean) and mean[first] - mean[last + 1] < 1e-12:
@@ -300,7 +300,7 @@ def _ascent(game: OfferGraph, starts: int = 8) -> Matrix:
         return -float((per_offer * (small / 3 - small**2 / 6)).sum()), -slope[closed]
 
     rng = np.random.default_rng(0)
-    begin = [np.log(own_share(game.neighbours, s)[closed]) for s in (0.02, 0.1, 0.3)]
+    begin = [np.log(constant_sharing(game.neighbours, s)[closed]) for s in (0.02, 0.1, 0.3)]
     begin += [rng.normal(size=int(closed.sum())) for _ in range(starts - len(begin))]
     found = [optimize.minimize(loss, logits, jac=True, method='L-BFGS-B') for logits in begin]
     return np.exp(unpack(min(found, key=lambda result: float(result.fun)).x))
@@ -313,7 +313,7 @@ def oracle_weights(game: Table, state: Hunt | Choice) -> Matrix:
     """Weights under which the team optimum is learned in one state of a table: keep all if the choice is good for the
     team, else give all away, evenly."""
     good = isinstance(state, Choice) and state.net > 0
-    return own_share(game.neighbours, 1.0 if good else 0.0)
+    return constant_sharing(game.neighbours, 1.0 if good else 0.0)
 
 
 def oracle_value(game: Table) -> float:
@@ -354,17 +354,17 @@ def references(config: DilemmasConfig, num_graphs: int = 100, seed: int = 0) -> 
     """Value of each scheme, per agent and step, unscaled; for random graphs, the mean over ``num_graphs``.
 
     ``optimum``; ``oracle``, state-dependent weights; ``best_constant``, of all weights that do not depend on the state
-    (chosen for each graph); ``best_own_share``, the value of the best single kept share, and ``own_share``, that share;
+    (chosen for each graph); ``best_kept``, the value of the best single kept share, and ``kept``, that share;
     ``uniform``; ``keep_all``; and, not on the simplex, ``neighbourhood_sum`` and ``team_reward``.
     """
     many = games(config, num_graphs, seed)
-    share, reached = best_own_share(many)
+    share, reached = best_kept(many)
     schemes = (uniform, keep_all, neighbourhood_sum, team_reward)
     return {
         'optimum': optimum(config),
         'oracle': float(np.mean([optimum(config) if isinstance(g, OfferGraph) else oracle_value(g) for g in many])),
         'best_constant': float(np.mean([best_constant(game)[1] for game in many])),
-        'best_own_share': reached,
-        'own_share': share,
+        'best_kept': reached,
+        'kept': share,
         **{f.__name__: float(np.mean([equilibrium_value(g, f(g.neighbours)) for g in many])) for f in schemes},
     }

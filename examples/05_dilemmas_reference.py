@@ -16,7 +16,7 @@ import argparse
 import numpy as np
 
 from ltos_pyg.envs import DilemmasConfig
-from ltos_pyg.envs.dilemmas_theory import equilibrium_value, games, own_share, references
+from ltos_pyg.envs.dilemmas_theory import constant_sharing, equilibrium_value, games, references
 
 GAMES = {
     'groups': DilemmasConfig(graph='groups'),
@@ -26,7 +26,7 @@ GAMES = {
     'offers, tree': DilemmasConfig(graph='offers', topology='tree'),
     'offers, ba': DilemmasConfig(graph='offers', topology='ba'),
 }
-COLUMNS = ('optimum', 'oracle', 'best_constant', 'best_own_share', 'uniform', 'keep_all', 'neighbourhood_sum')
+COLUMNS = ('optimum', 'oracle', 'best_constant', 'best_kept', 'uniform', 'keep_all', 'neighbourhood_sum')
 LINES = {
     'optimum': ('optimum = state-dependent weights', '#000000', (0, ())),
     'neighbourhood_sum': ('sum over neighbours (no shares)', '#777777', (0, (6, 3))),
@@ -47,7 +47,7 @@ def main(args: list[str] | None = None) -> None:
     for game, config in GAMES.items():
         found = references(config, options.graphs)
         cells = {name: f'{found[name]:.4f}' for name in COLUMNS}
-        cells['best_own_share'] += f' ({found["own_share"]:.3f})'
+        cells['best_kept'] += f' ({found["kept"]:.3f})'
         print(f'{game:14}' + ''.join(f'{cell:>19}' for cell in cells.values()))
 
 
@@ -61,7 +61,7 @@ def plot(path: str, graphs: int) -> None:
     fig, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout='constrained')
     for ax, name in zip(axes, ('groups', 'double star', 'offers, ba'), strict=True):
         many, found = games(GAMES[name], graphs), references(GAMES[name], graphs)
-        values = [np.mean([equilibrium_value(g, own_share(g.neighbours, s)) for g in many]) for s in shares]
+        values = [np.mean([equilibrium_value(g, constant_sharing(g.neighbours, s)) for g in many]) for s in shares]
         ax.plot(shares, values, color='#D55E00', label='one kept share for all')
         for scheme, (label, colour, dashes) in LINES.items():
             ax.axhline(found[scheme], color=colour, linewidth=1.6, linestyle=dashes, label=label)

@@ -1,8 +1,8 @@
-"""For whom does an attack pay on the jungle, under constant sharing weights? Computed without training.
+"""How often does an attack pay its attacker on the jungle, under constant sharing weights? No training.
 
 An attack brings its attacker i a gain g and costs its victim j 4. For both together it pays if g > 4. Under sharing
-weights w it pays for the attacker if w_ii g > 4 w_ji. Agents walk at random; whenever two neighbours of the graph stand
-side by side, this counts for whom it would pay.
+weights w it pays for the attacker if w_ii g > 4 w_ji. Agents walk at random; this looks at each pair of neighbours
+of the graph that stand side by side, and counts how often an attack would pay.
 
 You will see: a table with one row per graph and share kept. With gain 2 right is 0 %, with gain 6 it is 100 %.
 

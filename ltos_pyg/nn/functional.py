@@ -109,12 +109,12 @@ def out_degree(edge_index: Tensor, num_nodes: int, dtype: torch.dtype = torch.fl
     return torch.zeros(num_nodes, dtype=dtype, device=edge_index.device).index_add(0, edge_index[0], ones)
 
 
-def own_share_logit(edge_index: Tensor, num_nodes: int, own: float | None) -> Tensor:
-    r"""Self logits (N,) that keep the share ``own`` where all edge logits are 0, whatever the degree:
+def kept_logit(edge_index: Tensor, num_nodes: int, kept: float | None) -> Tensor:
+    r"""Self logits (N,) that keep the share ``kept`` where all edge logits are 0, whatever the degree:
     :math:`\log(\rho / (1 - \rho) \cdot \max(d_i, 1))`. ``None`` is uniform sharing: zeros."""
-    if own is None:
+    if kept is None:
         return torch.zeros(num_nodes, device=edge_index.device)
-    return math.log(own / (1 - own)) + out_degree(edge_index, num_nodes).clamp(min=1).log()
+    return math.log(kept / (1 - kept)) + out_degree(edge_index, num_nodes).clamp(min=1).log()
 
 
 def constant_sharing(edge_index: Tensor, num_nodes: int, kept: Tensor | float | None = None) -> Sharing:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 from torch_geometric.nn import Linear
 
-from ltos_pyg.nn.functional import Sharing, at_least_float32, own_share_logit, softmax_by_sender
+from ltos_pyg.nn.functional import Sharing, at_least_float32, kept_logit, softmax_by_sender
 from ltos_pyg.nn.validation import check_edge_index, check_node_features, check_rows
 
 
@@ -103,7 +103,7 @@ class EdgePolicyHead(nn.Module):
         edge_logit = at_least_float32(self.edge_logit(leaky_relu(pair, 0.2)))
         self_logit = at_least_float32(self.self_logit(leaky_relu(self.lin_own(h), 0.2)))
         if self.initial_kept is not None:
-            start = own_share_logit(edge_index, h.size(0), self.initial_kept)
+            start = kept_logit(edge_index, h.size(0), self.initial_kept)
             self_logit = self_logit + start.to(self_logit.dtype).unsqueeze(-1)
         if self.out_channels == 1:
             return edge_logit.squeeze(-1), self_logit.squeeze(-1)

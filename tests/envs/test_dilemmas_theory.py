@@ -20,14 +20,14 @@ from ltos_pyg.envs.dilemmas_theory import (
     OfferGraph,
     Table,
     best_constant,
-    best_own_share,
+    best_kept,
+    constant_sharing,
     equilibrium_value,
     games,
     keep_all,
     neighbourhood_sum,
     offer_value,
     oracle_offer_weights,
-    own_share,
     references,
     team_reward,
     uniform,
@@ -92,7 +92,7 @@ def test_what_a_hunt_brings_at_one_half() -> None:
 @pytest.mark.parametrize('config', [GROUPS, STAR], ids=['groups', 'double star'])
 def test_equilibrium_values_are_those_of_learners_in_the_game(config: DilemmasConfig) -> None:
     [game], tables = games(config), payoff_tables(config)
-    schemes = [own_share(game.neighbours, s) for s in (0.01, 0.05, 0.1, 0.2, 0.24, 0.3, 0.6, 0.97)]
+    schemes = [constant_sharing(game.neighbours, s) for s in (0.01, 0.05, 0.1, 0.2, 0.24, 0.3, 0.6, 0.97)]
     schemes += [random_weights(game.neighbours, seed) for seed in range(25)]
     schemes += [f(game.neighbours) for f in (keep_all, uniform, neighbourhood_sum, team_reward)]
     seen = set()
@@ -192,19 +192,19 @@ def test_best_constants_say_how_to_get_scipy(monkeypatch: pytest.MonkeyPatch) ->
         best_constant(games(STAR)[0])
 
 
-def test_the_best_own_share_is_the_middle_of_its_range() -> None:
+def test_the_best_share_kept_is_the_middle_of_its_range() -> None:
     """Hunting is learned below 1/6 in a group; below 1/16 on the double star, where a leaf has one neighbour."""
     for config, end in ((GROUPS, 1 / 6), (STAR, 1 / 16)):
-        share, value = best_own_share(games(config))
+        share, value = best_kept(games(config))
         assert share == pytest.approx(end / 2, abs=1 / 500)
         [game] = games(config)
-        assert equilibrium_value(game, own_share(game.neighbours, end - 1e-6)) == pytest.approx(value)
-        assert equilibrium_value(game, own_share(game.neighbours, end + 1e-6)) < value - 0.1
+        assert equilibrium_value(game, constant_sharing(game.neighbours, end - 1e-6)) == pytest.approx(value)
+        assert equilibrium_value(game, constant_sharing(game.neighbours, end + 1e-6)) < value - 0.1
 
 
 def test_a_lone_agent_keeps_everything() -> None:
     alone = np.zeros((2, 2), dtype=np.bool_)
-    assert np.array_equal(own_share(alone, 0.3), np.eye(2))
+    assert np.array_equal(constant_sharing(alone, 0.3), np.eye(2))
     assert np.array_equal(uniform(alone), np.eye(2))
 
 
@@ -221,7 +221,7 @@ def test_a_lone_agent_keeps_everything() -> None:
                 'optimum': 1.7222,
                 'oracle': 1.7222,
                 'best_constant': 0.9722,
-                'best_own_share': 0.8889,
+                'best_kept': 0.8889,
                 'uniform': 0.3889,
                 'keep_all': 0.2222,
                 'neighbourhood_sum': 1.0556,
@@ -230,11 +230,11 @@ def test_a_lone_agent_keeps_everything() -> None:
         ),
         (
             {'graph': 'offers', 'topology': 'ring'},
-            {'optimum': 1 / 12, 'oracle': 1 / 12, 'uniform': 1 / 12, 'best_own_share': 1 / 12, 'keep_all': 0},
+            {'optimum': 1 / 12, 'oracle': 1 / 12, 'uniform': 1 / 12, 'best_kept': 1 / 12, 'keep_all': 0},
         ),
         (
             {'graph': 'offers', 'topology': 'star'},
-            {'uniform': 0.0158, 'best_own_share': 0.0796, 'own_share': 0.05, 'best_constant': 1 / 12},
+            {'uniform': 0.0158, 'best_kept': 0.0796, 'kept': 0.05, 'best_constant': 1 / 12},
         ),
     ],
     ids=lambda value: '-'.join(map(str, value.values())) if 'graph' in value else '',
@@ -247,4 +247,4 @@ def test_the_numbers_of_the_docs(options: dict[str, Any], expected: dict[str, fl
 def test_random_graphs_leave_something_to_every_constant() -> None:
     got = references(DilemmasConfig(graph='offers'), num_graphs=3)
     assert got['keep_all'] == 0
-    assert got['uniform'] < got['best_own_share'] - 0.003 < got['best_constant'] - 0.006 < got['optimum'] - 0.006
+    assert got['uniform'] < got['best_kept'] - 0.003 < got['best_constant'] - 0.006 < got['optimum'] - 0.006

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from torch_geometric.utils import scatter, softmax
 
 from ltos_pyg.nn import Sharing, check_sharing, constant_sharing, keep_all, sender_softmax, share_value
-from ltos_pyg.nn.functional import out_degree, own_share_logit
+from ltos_pyg.nn.functional import kept_logit, out_degree
 from ltos_pyg.testing import assert_equivariant, assert_gradients, random_snapshot
 
 SIZES = [(0, 0), (1, 0), (4, 0), (2, 1), (6, 14), (9, 20)]
@@ -42,21 +42,21 @@ def test_softmax_by_hand():
     assert_close(kept, torch.tensor([1 / 3, 1 / 5, 3 / 8]))
 
 
-@pytest.mark.parametrize(('own', 'given', 'kept'), [(0.8, [0.2, 0.1, 0.1, 0.2], 0.8), (0.0, [1, 0.5, 0.5, 1], 0.0)])
-def test_constant_own_share_by_hand(own, given, kept):
-    sharing = constant_sharing(PATH, 4, own)  # node 3 is alone
+@pytest.mark.parametrize(('share', 'given', 'kept'), [(0.8, [0.2, 0.1, 0.1, 0.2], 0.8), (0.0, [1, 0.5, 0.5, 1], 0.0)])
+def test_a_constant_share_kept_by_hand(share, given, kept):
+    sharing = constant_sharing(PATH, 4, share)  # node 3 is alone
     assert_close(sharing, Sharing(torch.tensor(given), torch.tensor([kept, kept, kept, 1.0])))
-    assert_close(constant_sharing(PATH, 4, torch.full((4,), own)), sharing, rtol=0, atol=0)
+    assert_close(constant_sharing(PATH, 4, torch.full((4,), share)), sharing, rtol=0, atol=0)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 9), st.floats(0, 1), st.integers(0, 10**6), st.none() | st.floats(0.001, 0.999))
-def test_logits_of_a_constant_own_share_are_those_of_its_weights_for_any_degree(nodes, density, seed, own):
+def test_logits_of_a_constant_share_kept_are_those_of_its_weights_for_any_degree(nodes, density, seed, kept):
     rng = torch.Generator().manual_seed(seed)
     edge_index = random_snapshot(nodes, int(density * nodes * (nodes - 1)), 2, generator=rng).edge_index
     assert out_degree(edge_index, nodes).tolist() == [int((edge_index[0] == i).sum()) for i in range(nodes)]
-    logits = torch.zeros(edge_index.size(1)), own_share_logit(edge_index, nodes, own)
-    assert_close(sender_softmax(*logits, edge_index), constant_sharing(edge_index, nodes, own), rtol=1e-4, atol=1e-6)
+    logits = torch.zeros(edge_index.size(1)), kept_logit(edge_index, nodes, kept)
+    assert_close(sender_softmax(*logits, edge_index), constant_sharing(edge_index, nodes, kept), rtol=1e-4, atol=1e-6)
 
 
 @settings(max_examples=60, deadline=None)

@@ -156,7 +156,7 @@ class BestConstant(nn.Module):
         self.register_buffer('visits', torch.zeros(len(SHARES), dtype=torch.int64))
 
     @property
-    def own(self) -> float | None:
+    def kept(self) -> float | None:
         """The share, ``None`` for uniform."""
         return SHARES[int(self.best)]
 
@@ -216,7 +216,7 @@ class JointSearch:
     with :math:`\kappa` the mean size of the differences of Q, and each component g of the gradient replaced by
     :math:`g / (|g| + \mathrm{rms}(g))`. Where both critics find
     :math:`\sum_{j \in C(i)} G_{cj}(o, \mathbf{a}(L^S)) > \sum_{j \in C(i)} G_{cj}(o, \mathbf{a})`,
-    :math:`L^S_i - L_i` is added to :math:`d_i`. This finds to *whom* an agent should give, which noise hardly samples.
+    :math:`L^S_i - L_i` is added to :math:`d_i`. This finds the neighbour that should receive more.
 
     The gradient step moves :math:`L_i` along :math:`d_i`.
 
@@ -241,7 +241,7 @@ class JointSearch:
     @property
     def constant_kept(self) -> float | None:
         """The best constant share kept so far, ``None`` for uniform."""
-        return self.constant.own
+        return self.constant.kept
 
     def modules(self) -> dict[str, nn.Module]:
         """Its additional networks, by name."""
@@ -287,19 +287,19 @@ class JointSearch:
         """The loss whose gradient moves the logits of phi along :math:`d`, and what to log."""
         edge_index, logits = batch.seen[1], batch.logits
         sender, N = edge_index[0], batch.seen[0].size(0)
-        base = constant_logits(edge_index, N, self.constant.own)
+        base = constant_logits(edge_index, N, self.constant.kept)
         phi = Logits(*(part.detach() for part in logits))
         with torch.no_grad():
             near = within_hops(self._critics_see(batch.seen)[1], N, self.config.hops)
             due = self.constant.due()
-            constants = [constant_logits(edge_index, N, own) for own in (None, SHARES[due])]
+            constants = [constant_logits(edge_index, N, kept) for kept in (None, SHARES[due])]
             draws = self._candidates(phi, batch)
             action = self._actions(batch, [*constants, phi, *draws], q_values)  # (K + 3, N)
             value = self._returns(batch, action)  # (2, K + 3, N)
             difference = (value[:, 1] - value[:, 0]).sum(-1) / max(N, 1)
             self.constant.compare(due, *ranks.current().average([difference]))
             own, edge, trust = self._target(value[:, 3:], draws, phi, base, edge_index, near)
-            metrics = {'phi/trust': mean(trust), 'phi/constant': own_share(self.constant.own, edge_index, N)}
+            metrics = {'phi/trust': mean(trust), 'phi/constant': mean_kept(self.constant.kept, edge_index, N)}
             if self.config.aim_steps:
                 aimed = self._aim(phi, action[2], action[3:], near, batch, q_values)
                 gain = self._returns(batch, self._actions(batch, [aimed], q_values))[:, 0] - value[:, 2]
@@ -426,9 +426,9 @@ def toward(p: Tensor, trust: Tensor, draws: Tensor, phi: Tensor, base: Tensor) -
     return phi + d
 
 
-def own_share(own: float | None, edge_index: Tensor, num_nodes: int) -> Tensor:
+def mean_kept(kept: float | None, edge_index: Tensor, num_nodes: int) -> Tensor:
     """Mean share kept under constant weights."""
-    logits = constant_logits(edge_index, num_nodes, own)
+    logits = constant_logits(edge_index, num_nodes, kept)
     return mean(softmax_by_sender(*logits, edge_index).kept)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ltos_pyg.nn.functional import own_share_logit
+from ltos_pyg.nn.functional import kept_logit
 
 
 class Logits(NamedTuple):
@@ -116,7 +116,7 @@ class HeldNoise:
         self._held = dict(state) or None
 
 
-def constant_logits(edge_index: Tensor, num_nodes: int, own: float | None) -> Logits:
-    """Logits that keep the share ``own`` and split the rest evenly; ``None`` is uniform sharing."""
+def constant_logits(edge_index: Tensor, num_nodes: int, kept: float | None) -> Logits:
+    """Logits that keep the share ``kept`` and split the rest evenly; ``None`` is uniform sharing."""
     zeros = torch.zeros(edge_index.size(1), device=edge_index.device)
-    return Logits(zeros, own_share_logit(edge_index, num_nodes, own))
+    return Logits(zeros, kept_logit(edge_index, num_nodes, kept))

@@ -47,15 +47,15 @@ def test_differences_are_averaged_plainly_at_first_and_then_with_a_weight_of_a_t
 def test_the_first_constant_stays_until_all_were_compared_three_times():
     constant = BestConstant()
     for k in range(3 * 9 - 1):
-        assert constant.own == FIRST_SHARE, k
+        assert constant.kept == FIRST_SHARE, k
         constant.compare(constant.due(), torch.tensor([5.0, 5.0]) if constant.due() == 9 else torch.zeros(2))
     constant.compare(constant.due(), torch.tensor([5.0, 5.0]))
-    assert constant.own == SHARES[9]
+    assert constant.kept == SHARES[9]
 
 
 def test_constants_that_lead_to_the_same_actions_never_displace_each_other():
     for best in range(len(SHARES)):
-        assert after({}, best).own == SHARES[best]
+        assert after({}, best).kept == SHARES[best]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_constants_that_lead_to_the_same_actions_never_displace_each_other():
     ],
 )
 def test_uniform_sharing_is_left_only_if_both_critics_gain_more_than_a_standard_error(second, left):
-    assert after({2: [(2.0, value) for value in second]}).own == (SHARES[2] if left else None)
+    assert after({2: [(2.0, value) for value in second]}).kept == (SHARES[2] if left else None)
 
 
 @pytest.mark.parametrize(
@@ -81,13 +81,13 @@ def test_uniform_sharing_is_left_only_if_both_critics_gain_more_than_a_standard_
 )
 def test_a_constant_must_be_better_than_the_best_one_so_far(new, left):
     constant = after({5: [(-0.2, -0.2), (0.2, 0.2), (0.6, 0.6)], 3: [(value, value) for value in new]}, best=5)
-    assert constant.own == (SHARES[3] if left else SHARES[5])
+    assert constant.kept == (SHARES[3] if left else SHARES[5])
 
 
 def test_of_several_better_constants_the_one_is_taken_that_is_better_for_certain():
     one_critic_alone, uncertain = [(9.0, 0.2)] * 3, [(2.0, 2.0), (0.0, 0.0), (-1.0, -1.0)]
     constant = after({1: [(0.3, 0.3)] * 3, 2: one_critic_alone, 3: uncertain, 4: [(0.4, 0.35)] * 3})
-    assert constant.own == SHARES[4]
+    assert constant.kept == SHARES[4]
 
 
 def test_uniform_sharing_comes_back_when_the_best_constant_pays_no_more():
@@ -95,13 +95,13 @@ def test_uniform_sharing_comes_back_when_the_best_constant_pays_no_more():
     for _ in range(60):
         for which in range(1, len(SHARES)):
             constant.compare(which, torch.full((2,), -1.0))
-    assert constant.own is None
+    assert constant.kept is None
 
 
 def test_the_best_constant_is_saved():
     constant, again = after({1: [(0.3, 0.3)] * 3}), BestConstant()
     again.load_state_dict(constant.state_dict())
-    assert again.own == constant.own == SHARES[1]
+    assert again.kept == constant.kept == SHARES[1]
     assert again.due() == constant.due()
     for one in (constant, again):
         one.compare(5, torch.tensor([0.5, 0.4]))
