@@ -219,7 +219,7 @@ def env_prefixed(args: Sequence[str], config: RunConfig) -> list[str]:
     shared = shared_names(config)
     if not shared:
         return list(args)
-    prefixed = {}
+    prefixed: dict[str, str] = {}
     for name in {field.name for field in dataclasses.fields(config.env)} - shared:
         for on in (True, False):
             prefixed |= dict(zip(flags_of(name, on), flags_of(f'{ENV_PREFIX}{name}', on), strict=True))

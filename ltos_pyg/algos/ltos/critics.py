@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,20 @@ def features_of(pairs: Tensor, seen: Seen) -> Tensor | None:
     return torch.where(joined.unsqueeze(-1), edge_attr[at], 0.0)
 
 
+class Critic(Protocol):
+    """A critic of the low level, a module: action values under given weights, and the loss that they learn from."""
+
+    pair_values: ClassVar[bool]  # whether it learns a value per pair of agents, also of pairs without an edge
+
+    def __call__(
+        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, sharing: Sharing, copies: int = 1
+    ) -> Tensor:
+        """Action values (N, A); of ``copies`` of the same graphs, one after another, under as many weights."""
+
+    def loss(self, target: Any, batch: LowLevelBatch, config: DQNConfig) -> tuple[Tensor, dict[str, Tensor]]:
+        """The temporal-difference loss of one batch, and what to log of it."""
+
+
 class NodeCritic(DGN):
     r"""The paper's critic: :math:`Q_i(o, a; w)`, the discounted *shaped* reward of node :math:`i`.
 
@@ -83,6 +98,8 @@ class NodeCritic(DGN):
         - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)`, edge features :math:`(E, D)`, weights
         - **output:** action values :math:`(N, A)`
     """
+
+    pair_values: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -141,6 +158,8 @@ class EdgeCritic(nn.Module):
 
     Shapes: as :class:`NodeCritic`.
     """
+
+    pair_values: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -206,7 +225,9 @@ class EdgeCritic(nn.Module):
         return gather_next_value(taken(own, ahead.action), t.successor_node), taken(pair, ahead.action[then[1]])
 
 
-CRITICS: dict[str, type[NodeCritic] | type[EdgeCritic]] = {'node': NodeCritic, 'edge': EdgeCritic}
+MakeCritic: TypeAlias = Callable[[GraphEnvSpec, SharingQConfig, bool, Conv | None], Critic]
+
+CRITICS: dict[str, MakeCritic] = {'node': NodeCritic, 'edge': EdgeCritic}
 
 
 def taken(values: Tensor, action: Tensor) -> Tensor:

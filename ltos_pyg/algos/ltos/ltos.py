@@ -15,7 +15,8 @@ from ltos_pyg.algos.losses import mean
 from ltos_pyg.algos.ltos.config import LToSConfig
 from ltos_pyg.algos.ltos.critics import Seen
 from ltos_pyg.algos.ltos.fixed import random_sharing
-from ltos_pyg.algos.ltos.search import OBJECTIVES, HighLevelBatch
+from ltos_pyg.algos.ltos.objective import HighLevelBatch, MakeObjective, Objective, ShapedGradient
+from ltos_pyg.algos.ltos.search import JointSearch
 from ltos_pyg.algos.ltos.sharing_q import SharingQ
 from ltos_pyg.algos.ltos.subgraphs import first_graphs
 from ltos_pyg.algos.ltos.weights import HeldNoise, JointNoise, Logits, constant_logits
@@ -25,6 +26,8 @@ from ltos_pyg.nn import Sharing, SharingPolicy, constant_sharing, keep_all
 from ltos_pyg.nn.conv.by_name import Conv
 from ltos_pyg.nn.functional import softmax_by_sender
 from ltos_pyg.seeding import generator
+
+OBJECTIVES: dict[str, MakeObjective] = {'search': JointSearch, 'gradient': ShapedGradient}
 
 
 class LToS(SharingQ):
@@ -63,6 +66,8 @@ class LToS(SharingQ):
             ``logits(x, edge_index, edge_attr)``, which returns edge logits (E,) and self logits (N,). They are added to
             the logits of the first share, so a policy whose last layers are zero starts from it.
         conv: The low level's message-passing layer, instead of the configuration's: see :class:`~ltos_pyg.nn.DGNTrunk`.
+        objective: What :math:`\phi` is trained for, instead of the configuration's: a class with the methods of
+            :class:`~ltos_pyg.algos.ltos.Objective`, or a function that makes one.
     """
 
     config: LToSConfig
@@ -80,10 +85,12 @@ class LToS(SharingQ):
         device: str | torch.device = 'cpu',
         policy: nn.Module | None = None,
         conv: Conv | None = None,
+        objective: MakeObjective | None = None,
     ) -> None:
         self.sharing_mode = 'phi'
         self.shares_rng = generator(seed, 'shares', torch.device(device))
         self.policy, self.conv = policy, conv
+        self.make_objective = objective or OBJECTIVES[config.objective]
         super().__init__(spec, config, seed, device)
         noise = JointNoise(config.noise_joint, config.noise_own, config.noise_received)
         self.held = HeldNoise(noise, config.hold_steps or config.n_step)
@@ -101,7 +108,12 @@ class LToS(SharingQ):
         self.phi: Any = policy.to(self.device)
         self.target_phi = copy.deepcopy(self.phi).requires_grad_(False)
         self.phi_optimizer = torch.optim.Adam(self.phi.parameters(), lr=c.phi_lr, fused=True)
-        self.objective = OBJECTIVES[c.objective](spec, c, self.device, self.shares_rng)
+        self.objective = self.make_objective(spec, c, self.device, self.shares_rng)
+        if not isinstance(self.objective, Objective):
+            raise ValueError(
+                f"'objective' must make an object with the methods of ltos_pyg.algos.ltos.Objective (got "
+                f'{type(self.objective).__name__}). Derive from ShapedGradient to write a loss alone.'
+            )
 
     # learning: the algorithm -------------------------------------------------------------------------------------
 

@@ -1,10 +1,10 @@
-"""The high level's objectives: a search over joint weights (ours), and the paper's gradient through the low level."""
+"""The high level's search over joint weights (ours)."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from ltos_pyg.algos import ranks
 from ltos_pyg.algos.base import soft_update
 from ltos_pyg.algos.losses import gather_next_value, masked, mean, td_loss, td_target
 from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen, taken
+from ltos_pyg.algos.ltos.objective import HighLevelBatch
 from ltos_pyg.algos.ltos.subgraphs import Near, both_ways, part_of, random_parts, repeated_edges, within_hops
 from ltos_pyg.algos.ltos.weights import JointNoise, Logits, constant_logits
 from ltos_pyg.graph_env import GraphEnvSpec
@@ -28,58 +29,6 @@ FIRST_SHARE = 0.4  # the one that training starts from
 NODES_AT_ONCE = 2**18  # of all candidates together: bounds the memory of a step
 DEVIATIONS = 16  # parts of the agents of a graph that deviate one after another
 Parts = TypeVar('Parts', list[Logits], Tensor)
-
-
-class HighLevelBatch(NamedTuple):
-    """Some graphs of a batch, ready for a step of the high level."""
-
-    seen: Seen
-    graph_of_node: Tensor  # (N,)
-    num_graphs: int
-    mask: Tensor | None  # (N, A) allowed actions
-    logits: Logits  # of phi's weights; the gradient runs through them
-
-
-class ShapedGradient:
-    r"""The paper's objective: maximise :math:`\sum_i \max_a Q_i(o, a; \phi(o))` over :math:`\phi`, with Q
-    frozen.
-
-    Args:
-        spec: What the environment promises.
-        config: The options.
-        device: Where the networks live.
-        rng: Not used: nothing is drawn.
-    """
-
-    def __init__(self, spec: GraphEnvSpec, config: LToSConfig, device: torch.device, rng: torch.Generator) -> None:
-        self.first_kept = config.initial_kept
-
-    @property
-    def constant_kept(self) -> float | None:
-        """The initial share of phi: this objective does not search for a constant."""
-        return self.first_kept
-
-    def critic_loss(self, batch: LowLevelBatch) -> Tensor | None:
-        """None: it uses no critic but the low level's."""
-        return None
-
-    def update_targets(self) -> None:
-        """Does nothing: there are no targets."""
-
-    def step_loss(self, batch: HighLevelBatch, q_values: Callable[..., Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Minus the mean over nodes of the largest value; the caller freezes Q."""
-        sharing = softmax_by_sender(*batch.logits, batch.seen[1])
-        if batch.seen[0].size(0) == 0:
-            return sharing.kept.sum(), {}
-        return -mean(masked(q_values(*batch.seen, sharing), batch.mask).amax(-1)), {}
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Its additional networks, by name: none."""
-        return {}
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Its additional optimizers, by name: none."""
-        return {}
 
 
 class JointActionCritic(nn.Module):
@@ -430,6 +379,3 @@ def mean_kept(kept: float | None, edge_index: Tensor, num_nodes: int) -> Tensor:
     """Mean share kept under constant weights."""
     logits = constant_logits(edge_index, num_nodes, kept)
     return mean(softmax_by_sender(*logits, edge_index).kept)
-
-
-OBJECTIVES: dict[str, type[JointSearch] | type[ShapedGradient]] = {'search': JointSearch, 'gradient': ShapedGradient}

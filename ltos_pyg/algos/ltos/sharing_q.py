@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,13 +37,13 @@ class SharingQ(DGN):
         self.pairs_rng = generator(seed, 'pairs', self.device)
 
     def build_network(self) -> nn.Module:
-        default = SharingQConfig.pair_channels
-        if self.critic != 'edge' and self.config.pair_channels != default:
+        network: Any = CRITICS[self.critic](self.spec, self.config, self.sees_weights, self.conv)
+        if not network.pair_values and self.config.pair_channels != SharingQConfig.pair_channels:
             raise ValueError(
                 f"'pair_channels' is an option of the edge critic (got {self.config.pair_channels} with the "
                 f'{self.critic} critic, which has no pair values). Leave it out, or choose that critic.'
             )
-        return CRITICS[self.critic](self.spec, self.config, self.sees_weights, self.conv)
+        return cast(nn.Module, network)
 
     def q_values(self, network: nn.Module, graph: Batch, sharing: Sharing | None = None) -> Tensor:
         with self.autocast():
@@ -64,7 +64,7 @@ class SharingQ(DGN):
     def pairs_apart(self, t: Transition) -> Tensor:
         """Random pairs (2, P) for the edge critic, if some neighbours of the batch are no longer neighbours in the
         successor; else none."""
-        if self.critic == 'edge':
+        if self.network.pair_values:
             there = (t.discount > 0)[t.graph.edge_index].all(0)
             then = t.successor_node[t.graph.edge_index[:, there]]
             if not find_edges(t.successor.edge_index, then, t.successor.num_nodes)[1].all():

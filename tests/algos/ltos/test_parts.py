@@ -1,4 +1,4 @@
-"""Parts of LToS that a user may replace: the high-level policy, and the layer of messages."""
+"""Parts of LToS that a user may replace: the high-level policy, its objective, and the layer of messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch_geometric.nn import GATv2Conv, GCNConv, NNConv, TransformerConv
 
 from ltos_pyg.algos import DGN, DGNConfig, LToS, LToSConfig, LToSEdge
+from ltos_pyg.algos.ltos import CRITICS, OBJECTIVES, Objective, ShapedGradient
 from ltos_pyg.nn import DGNConv, DGNTrunk, SharingPolicy, constant_sharing
+from ltos_pyg.nn.functional import softmax_by_sender
 
 SMALL = {'hidden_channels': 16, 'encoder_channels': (16,), 'heads': 2, 'replay_size': 500, 'batch_size': 4}
 
@@ -114,6 +116,43 @@ def test_edge_features_reach_every_layer_that_takes_them(conv):
 def test_a_layer_that_does_not_fit_is_refused(conv, message):
     with pytest.raises(ValueError, match=message):
         DGNTrunk(4, 16, heads=3 if callable(conv) else 2, edge_dim=3, conv=conv)
+
+
+@pytest.mark.parametrize('algorithm', [LToS, LToSEdge])
+def test_an_objective_of_ones_own_moves_the_high_level_and_is_saved(algorithm):
+    class KeepAll(ShapedGradient):
+        """Moves phi towards keeping all; counts its steps in a network of its own."""
+
+        def __init__(self, *args) -> None:
+            super().__init__(*args)
+            self.steps = nn.Linear(1, 1, bias=False).requires_grad_(False)
+            self.steps.weight.zero_()
+
+        def step_loss(self, batch, q_values):
+            self.steps.weight += 1
+            sharing = softmax_by_sender(*batch.logits, batch.seen[1])
+            return -sharing.kept.mean(), {'phi/mine': sharing.kept.detach().mean()}
+
+        def modules(self):
+            return {'steps': self.steps}
+
+    env = jungle()
+    algo = algorithm(env.spec, small(phi_every=1), objective=KeepAll)
+    assert isinstance(algo.objective, Objective)
+    loop = Loop(algo, env).until(30)
+    assert loop.metrics[-1]['phi/mine'] > loop.metrics[0]['phi/mine'] + 0.1
+    restored = algorithm(env.spec, small(phi_every=1), objective=KeepAll)
+    restored.load_state_dict(algo.state_dict())
+    assert restored.objective.steps.weight.item() == 30
+    with pytest.raises(ValueError, match=r"'objective' must make an object with the methods of .* \(got Linear\)"):
+        algorithm(env.spec, small(), objective=lambda *_: nn.Linear(1, 1))
+
+
+def test_the_parts_of_the_package_have_the_interface_of_their_kind():
+    env = jungle()
+    args = env.spec, small(), torch.device('cpu'), torch.Generator()
+    assert all(isinstance(make(*args), Objective) for make in OBJECTIVES.values())
+    assert {name: make.pair_values for name, make in CRITICS.items()} == {'node': False, 'edge': True}
 
 
 def test_a_policy_without_logits_is_refused():
