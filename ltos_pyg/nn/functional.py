@@ -179,7 +179,14 @@ def share_value(value: Tensor, edge_index: Tensor, sharing: Sharing) -> Tensor:
             f"'sharing' needs one weight per edge and node: expected given (E,) and kept (N,), got "
             f'{tuple(given.shape)} and {tuple(kept.shape)}. Choose one head: Sharing(given[:, h], kept[:, h]).'
         )
-    if value.dim() > 1:
+    return weighted_sum(value, value.index_select(0, edge_index[0]), edge_index[1], sharing)
+
+
+def weighted_sum(own: Tensor, sent: Tensor, receiver: Tensor, sharing: Sharing) -> Tensor:
+    r"""The sum of Eq. (2), :math:`w_{ii} u_i + \sum_{j \to i} w_{ji} u_{ji}`, without checks, for checked input: values
+    of nodes (N,) or (N, D), of edges (E,) or (E, D), the receivers of the edges (E,), and the weights."""
+    given, kept = sharing
+    if own.dim() > 1:
         given, kept = given.unsqueeze(-1), kept.unsqueeze(-1)
-    sent = given * value.index_select(0, edge_index[0])
-    return (kept * value).index_add(0, edge_index[1], sent)
+    sent = given * sent
+    return (kept * own).index_add(0, receiver, sent)

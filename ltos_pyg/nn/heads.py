@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 from torch_geometric.nn import Linear
 
-from ltos_pyg.nn.functional import Sharing, at_least_float32, kept_logit, softmax_by_sender
+from ltos_pyg.nn.functional import Sharing, at_least_float32, kept_logit, softmax_by_sender, weighted_sum
 from ltos_pyg.nn.validation import check_edge_index, check_node_features, check_rows
 
 
@@ -204,5 +204,4 @@ class EdgeQHead(nn.Module):
             pairs: The pairs, (2, P).
             sharing: Weights: ``given`` (P,), ``kept`` (N,).
         """
-        sent = sharing.given.unsqueeze(-1) * pair
-        return (sharing.kept.unsqueeze(-1) * own).index_add(0, pairs[1], sent)
+        return weighted_sum(own, pair, pairs[1], sharing)
