@@ -39,7 +39,7 @@ setup(
     long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='MIT',
-    python_requires='>=3.10',
+    python_requires='>=3.11',
     packages=[
         *find_packages(include=['ltos_pyg*']),
         *(f'ltos_pyg.{name}' for name in find_packages(include=['envs*'])),
@@ -59,7 +59,6 @@ setup(
         'psutil>=5.9',
         'tqdm>=4.66',
         'tyro>=0.9',
-        'tomli>=2.0; python_version < "3.11"',
     ],
     extras_require=EXTRAS,
     entry_points={

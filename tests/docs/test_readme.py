@@ -33,3 +33,9 @@ def test_its_links_lead_to_files():
 def test_every_algorithm_is_in_its_table():
     rows = [line for line in README.splitlines() if line.startswith('| `')]
     assert [name for name in ALGORITHMS if not any(f'`{name}`' in row for row in rows)] == []
+
+
+def test_it_asks_for_the_python_that_the_package_needs():
+    (needed,) = re.findall(r"python_requires='>=([\d.]+)'", (ROOT / 'setup.py').read_text(encoding='utf-8'))
+    for text in (README, (ROOT / 'docs/start.md').read_text(encoding='utf-8')):
+        assert re.findall(r'Python ([\d.]+) or newer', text) == [needed]
