@@ -16,6 +16,7 @@ from torch import Tensor
 from ltos_pyg.algos import Algorithm
 from ltos_pyg.algos import ranks as ranks_of_run
 from ltos_pyg.graph_env import GraphEnv
+from ltos_pyg.graph_env.adapters.pettingzoo import PettingZooEnv
 from ltos_pyg.graph_env.base import check_step
 from ltos_pyg.progress import Progress
 from ltos_pyg.seeding import seed_stream
@@ -247,7 +248,7 @@ class Trainer:
             self._said_inexact = True
             self._say(
                 'this environment cannot save its state: a resumed run starts new episodes, and does not end in the '
-                'same weights as one that was never stopped. (Give it state_dict() and load_state_dict().)'
+                f'same weights as one that was never stopped. ({how_to_resume_exactly(self.env)})'
             )
         check_same_weights(self.algorithm, self.ranks)
         save_part(self.store, self.algorithm.env_steps, state, self.ranks)
@@ -410,3 +411,10 @@ def _catch_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def how_to_resume_exactly(env: GraphEnv) -> str:
+    """What to do about an environment that cannot save its state."""
+    if any(isinstance(game, PettingZooEnv) for game in getattr(env, 'envs', ())):
+        return 'PettingZoo cannot save a game. Write it as a SingleGraphEnv with state_dict() and load_state_dict().'
+    return 'Give it state_dict() and load_state_dict().'

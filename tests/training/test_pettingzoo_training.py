@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from ltos_pyg.algos import ALGORITHMS
+from ltos_pyg.envs import PrisonerEnv
 from ltos_pyg.graph_env import GraphEnv, KNearest, from_pettingzoo
 from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.config import TrainConfig
 from ltos_pyg.training.logging import MetricsLogger, read_metrics
-from ltos_pyg.training.trainer import Trainer
+from ltos_pyg.training.trainer import Trainer, how_to_resume_exactly
 
 with warnings.catch_warnings():  # what it imports is not ours to mend
     warnings.simplefilter('ignore')
@@ -41,6 +42,11 @@ def spread(num_envs: int) -> GraphEnv:
         neighbours=KNearest(1, position=slice(2, 4)),
         num_envs=num_envs,
     )
+
+
+def test_what_helps_a_game_that_cannot_be_saved_is_something_that_can_be_done() -> None:
+    assert 'Write it as a SingleGraphEnv with state_dict()' in how_to_resume_exactly(spread(1))
+    assert how_to_resume_exactly(PrisonerEnv(num_envs=1)) == 'Give it state_dict() and load_state_dict().'
 
 
 def train(algo: str, folder: Path, until: int = 400) -> Trainer:
