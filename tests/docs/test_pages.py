@@ -2,16 +2,21 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from ltos_pyg import registry
 from ltos_pyg.algos import ALGORITHMS
+from ltos_pyg.cli.options import parse
+from ltos_pyg.cli.reproduce import Options as Reproduce
+from ltos_pyg.cli.train import parse_options, read_head
 from ltos_pyg.envs import DilemmasEnv, JungleEnv, PrisonerEnv, TrafficConfig
 from ltos_pyg.envs.traffic import make_traffic
-from ltos_pyg.experiments.catalogue import TABLE3
+from ltos_pyg.experiments.catalogue import EXPERIMENTS, TABLE3
 from ltos_pyg.experiments.statistics import iqm
 from ltos_pyg.training.metrics import MEASURES, OWN_METRICS
 
@@ -66,6 +71,31 @@ def test_the_commands_of_the_pages_name_algorithms_and_scenarios_that_exist():
     text = ''.join(path.read_text(encoding='utf-8') for path in pages)
     assert set(re.findall(r'--algo ([a-z_]+)\b(?!:)', text)) - set(ALGORITHMS) == set()
     assert set(re.findall(r'ltos train ([a-z]+)\b(?![.:])', text)) == {'jungle', 'prisoner', 'dilemmas', 'traffic'}
+
+
+def commands(name: str) -> list[list[str]]:
+    """The arguments of ``ltos`` on the page of a method."""
+    block = re.findall(r'## The command\n\n```bash\n(.*?)```', page(f'methods/{name}.md'), re.DOTALL)[0]
+    return [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
+
+
+@pytest.mark.parametrize('name', ALGORITHMS)
+def test_the_commands_of_a_method_make_its_rows_and_one_of_them_is_that_of_a_kept_run(name):
+    kept = []
+    for command, *args in commands(name):
+        if command == 'reproduce':
+            options = parse(Reproduce, args, 'ltos reproduce')
+            for known in options.names:  # raises if it has no method of that name
+                methods = EXPERIMENTS[known].limited(None, options.only, None).methods
+                assert name in [method.algo for method in methods]
+        else:
+            head = read_head(args)
+            parse_options(registry.scenario(head.scenario).config(head.algo, head.preset or 'default'), args)
+            run = DOCS / 'results/runs' / Path(head.out or 'none').name
+            if run.is_dir():
+                told = json.loads((run / 'config.json').read_text(encoding='utf-8'))['command']
+                kept.append(told.split() == ['ltos', command, *args])
+    assert kept == [True]
 
 
 def test_the_tables_of_the_results_are_those_of_the_kept_runs():
