@@ -65,15 +65,7 @@ def archive(experiments: Sequence[Experiment], runs: Path, target: Path) -> int:
     finished = {run.name for experiment in experiments for run in experiment.runs()}
     finished = {name for name in finished if RunFolder(runs / name).is_finished}
     for name in finished:
-        (target / name).mkdir(parents=True, exist_ok=True)
-        for file in ('config.json', 'metrics.jsonl', 'final.json'):
-            text = (runs / name / file).read_text(encoding='utf-8')
-            if file == 'metrics.jsonl':
-                text = ''.join(f'{line}\n' for line in text.splitlines() if '"eval/' in line)
-            write_text(target / name / file, text)
-        for path in sorted((runs / name / 'zero_shot').glob('*.json')):
-            (target / name / 'zero_shot').mkdir(exist_ok=True)
-            write_text(target / name / 'zero_shot' / path.name, path.read_text(encoding='utf-8'))
+        RunFolder(runs / name).copy_results(target / name)
     return len(finished)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.metrics import less_is_better
+from ltos_pyg.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from ltos_pyg.training.trainer import Trainer
@@ -142,8 +142,6 @@ class BestModel(_Best):
             (queues, delays, travel times, attacks); higher is better for all else.
     """
 
-    folder = 'best'
-
     def on_evaluation(self, trainer: Trainer, metrics: Metrics) -> None:
         if self.improved(trainer, metrics):
             store = self._store(trainer)
@@ -154,8 +152,8 @@ class BestModel(_Best):
             store.save(trainer.algorithm.env_steps, {'algorithm': state})
 
     def _store(self, trainer: Trainer) -> CheckpointStore:
-        run: Path = trainer.store.folder.parent
-        return CheckpointStore(run / self.folder, keep=1, fingerprint=trainer.store.fingerprint)
+        run = RunFolder(trainer.store.folder.parent)
+        return CheckpointStore(run.best_path, keep=1, fingerprint=trainer.store.fingerprint)
 
 
 class CustomMetric(Callback):

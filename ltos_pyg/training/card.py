@@ -41,7 +41,7 @@ def write_card(folder: Path | str, license: str | None = None) -> Path:
     if is_packaged(run.path):
         raise ValueError(f"'{folder}' belongs to the package, where nothing is written: give --out a folder.")
     text = card_text(run, run.path.resolve().name, str(folder), license)
-    return _write_text(run.path / 'card.md', text)
+    return _write_text(run.card_path, text)
 
 
 def export_policy(folder: Path | str, out: Path | str, license: str | None = None) -> Path:
@@ -66,11 +66,11 @@ def export_policy(folder: Path | str, out: Path | str, license: str | None = Non
         spec = env.spec
         state = load_algorithm(config, spec, run.path).policy_state()
     target.path.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(target.path / 'zero_shot', ignore_errors=True)  # of an earlier export
+    shutil.rmtree(target.zero_shot_path, ignore_errors=True)  # of an earlier export
     save_file(target.policy_path, final['env_steps'], {'algorithm': state}, config.fingerprint())
     write_json(target.config_path, run.read() | {'command': command_of(config), 'spec': spec.as_dict()})
     target.write_final(final)
-    for path in sorted((run.path / 'zero_shot').glob('*.json')):
+    for path in sorted(run.zero_shot_path.glob('*.json')):
         result = json.loads(path.read_text(encoding='utf-8'))
         target.write_zero_shot(path.stem, result | {'command': None})
     for name in PICTURES:

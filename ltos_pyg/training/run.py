@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from ltos_pyg.algos import Algorithm
 from ltos_pyg.algos.ranks import Ranks
 from ltos_pyg.data.replay import least_capacity
 from ltos_pyg.graph_env import EnvCheckError, EnvCheckWarning, GraphEnv, GraphEnvSpec, check_env
-from ltos_pyg.training.callbacks import BestModel, Callback, check_callbacks
+from ltos_pyg.training.callbacks import Callback, check_callbacks
 from ltos_pyg.training.checkpoint import CheckpointStore, load_file
 from ltos_pyg.training.config import MakeEnv, RunConfig, check_device
 from ltos_pyg.training.distributed import (
@@ -191,10 +190,7 @@ def _start(
     grows = resume and config.total_steps > run.config(scenario).total_steps
     run.write_config(config, ranks.size, scenario.primary_metric)
     if run.is_finished:  # a run that is extended or measured again: what was measured of it is no longer true
-        if grows:
-            shutil.rmtree(run.path / 'zero_shot', ignore_errors=True)
-        (run.path / 'card.md').unlink(missing_ok=True)
-        run.final_path.unlink()
+        run.forget_results(zero_shot=grows)
     return MetricsLogger(run.metrics_path, _resume_step(resume, saved), places)
 
 
@@ -372,7 +368,7 @@ def load_algorithm(config: RunConfig, spec: GraphEnvSpec, folder: Path, best: bo
     if run.policy_path.is_file() and not best:
         saved: Any = load_file(run.policy_path, expect, older=True)
     else:
-        store = CheckpointStore(folder / BestModel.folder) if best else run.store()
+        store = CheckpointStore(run.best_path) if best else run.store()
         saved = store.load_latest(expect, older=True, ignore=MAY_GROW)
     if saved is None and best:
         raise ValueError(f"'{folder}' has no best model: train with callbacks=[BestModel()]")

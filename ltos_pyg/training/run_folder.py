@@ -1,8 +1,9 @@
-"""The folder of a run; only this module reads or writes one.
+"""The folder of a run: where its files are, and how options, metrics and results are read and written.
 
-It holds ``config.json`` (options, versions, commit), ``metrics.jsonl``, ``checkpoints/``, at the end ``final.json``,
-``zero_shot/`` if it was evaluated in other settings, and while a process trains in it ``run.lock``. An exported policy
-has ``config.json`` (with the spec of the environment), ``final.json`` and ``policy.pt``, the networks that act.
+It holds ``config.json`` (options, versions, commit), ``metrics.jsonl``, ``checkpoints/`` and ``best/``, at the end
+``final.json``, ``zero_shot/`` if it was evaluated in other settings, ``card.md``, pictures, and while a process trains
+in it ``run.lock``. An exported policy has ``config.json`` (with the spec of the environment), ``final.json`` and
+``policy.pt``, the networks that act.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +37,7 @@ RENAMED_METRICS = {'selfishness': 'kept'}
 
 
 class RunFolder:
-    """A run folder by its path; files are read and written only by its methods."""
+    """A run folder by its path."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -62,6 +64,21 @@ class RunFolder:
     def policy_path(self) -> Path:
         """The networks of an exported policy."""
         return self.path / 'policy.pt'
+
+    @property
+    def best_path(self) -> Path:
+        """The checkpoint of the best evaluation, if the run has :class:`~ltos_pyg.training.callbacks.BestModel`."""
+        return self.path / 'best'
+
+    @property
+    def zero_shot_path(self) -> Path:
+        """The evaluations in other settings."""
+        return self.path / 'zero_shot'
+
+    @property
+    def card_path(self) -> Path:
+        """The card, as ``ltos card`` writes it."""
+        return self.path / 'card.md'
 
     @property
     def has_config(self) -> bool:
@@ -199,7 +216,7 @@ class RunFolder:
 
     def zero_shot(self) -> list[dict[str, Any]]:
         """The evaluations in other settings, as :meth:`write_zero_shot` wrote them; ``null`` is read as NaN."""
-        stored = [_read_json(path) for path in sorted((self.path / 'zero_shot').glob('*.json'))]
+        stored = [_read_json(path) for path in sorted(self.zero_shot_path.glob('*.json'))]
         return [_each_eval(result, _with_nan) for result in stored]
 
     def store(self, config: RunConfig | None = None, rank: int = 0) -> CheckpointStore:
@@ -232,9 +249,24 @@ class RunFolder:
     def write_zero_shot(self, name: str, result: Mapping[str, Any]) -> Path:
         """Writes an evaluation in other settings, ``zero_shot/NAME.json``, over an earlier one of that name. NaN and
         infinite numbers become ``null`` in the metrics, and stay in the options of the environment."""
-        path = self.path / 'zero_shot' / f'{name}.json'
+        path = self.zero_shot_path / f'{name}.json'
         write_json(path, _each_eval(result, finite))
         return path
+
+    def forget_results(self, zero_shot: bool) -> None:
+        """Removes what was measured of a finished run that goes on, and is no longer true."""
+        if zero_shot:
+            shutil.rmtree(self.zero_shot_path, ignore_errors=True)
+        for path in (self.card_path, self.final_path):
+            path.unlink(missing_ok=True)
+
+    def copy_results(self, target: Path) -> None:
+        """Copies the small files of a finished run: options, results, and the evaluations in ``metrics.jsonl``."""
+        for path in (self.config_path, self.final_path, *sorted(self.zero_shot_path.glob('*.json'))):
+            (target / path.relative_to(self.path)).parent.mkdir(parents=True, exist_ok=True)
+            write_text(target / path.relative_to(self.path), path.read_text(encoding='utf-8'))
+        rows = self.metrics_path.read_text(encoding='utf-8').splitlines()
+        write_text(target / self.metrics_path.name, ''.join(f'{row}\n' for row in rows if '"eval/' in row))
 
     def clear(self) -> None:
         """Removes the files of a failed start, none of which :attr:`holds_run` counts.
