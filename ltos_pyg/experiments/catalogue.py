@@ -200,6 +200,14 @@ _ALL = (
         compared='node, learned',
     ),
     Experiment(
+        name='sharing-paper', title="The paper's high level and ours", report='sharing', seeds=3,
+        settings=(
+            Setting(label='prisoner', scenario='prisoner'),
+            Setting(label='double star', scenario='dilemmas', options={'graph': 'double_star'}),
+        ),
+        methods=(Method(label='preset paper', algo='ltos', preset='paper'), Method(label='default', algo='ltos')),
+    ),
+    Experiment(
         name='sharing-noise', title='Double star: how weights are explored', report='sharing', seeds=3,
         settings=(Setting(label='double_star', scenario='dilemmas', options={'graph': 'double_star'}),),
         methods=(

@@ -245,7 +245,9 @@ class Hunters(nn.Module):
 
 def hunters(variant: str, **options: Any) -> Any:
     """A method whose agents keep .7 at the start, too much to hunt; its critics and its low level are known."""
-    algo = trained(variant, 2, two, phi_lr=0.01, lr_final_fraction=1.0, phi_starts=1.0, candidates=16, **options)
+    if variant == 'ltos search':
+        options['candidates'] = 16
+    algo = trained(variant, 2, two, phi_lr=0.01, lr_final_fraction=1.0, phi_starts=1.0, **options)
     algo.network = Hunters()
     algo.loss = lambda t: None
     if algo.config.objective == 'search':
