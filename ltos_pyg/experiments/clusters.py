@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import tempfile
 import threading
 import time
@@ -120,6 +121,7 @@ class Slurm:
 
     Raises:
         ImportError: Without submitit (extra ``slurm``).
+        ValueError: If this machine belongs to no SLURM cluster.
     """
 
     def __init__(self, partition: str, logs: Path, jobs: int = 1, hours: float = 24.0) -> None:
@@ -128,6 +130,11 @@ class Slurm:
         except ImportError as error:
             raise ImportError("'--slurm' needs submitit: install it with pip install 'ltos_pyg[slurm]'") from error
         local = partition == 'local'
+        if not local and shutil.which('srun') is None:
+            raise ValueError(
+                f"'--slurm {partition}' must be called on a machine of a SLURM cluster: expected the command 'srun' on "
+                f"the PATH (got none). Call it on the cluster's login node, or start processes here by --slurm local."
+            )
         self.executor = submitit.AutoExecutor(folder=logs, cluster='local' if local else 'slurm')
         self.executor.update_parameters(timeout_min=int(60 * hours), cpus_per_task=1, mem_gb=4, name='ltos')
         if not local:

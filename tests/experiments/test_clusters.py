@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ltos_pyg.cli import main
 from ltos_pyg.experiments.experiment import Experiment, Method, Setting
 from ltos_pyg.experiments.reproduce import reproduce
 from ltos_pyg.experiments.runner import plan
@@ -58,6 +59,17 @@ def test_slurm_local_executor(tmp_path):
 
     assert reproduce([tiny()], tmp_path / 'runs', tmp_path / 'out', Slurm('local', tmp_path / 'logs'), quiet=True) == []
     assert (tmp_path / 'out/tiny/table.md').is_file()
+
+
+def test_a_partition_without_slurm_is_refused_by_name(tmp_path, monkeypatch, capsys):
+    pytest.importorskip('submitit')
+    monkeypatch.setenv('PATH', str(tmp_path))
+    command = ['reproduce', 'fig3a', '--slurm', 'debug', '--runs', str(tmp_path / 'runs')]
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert "'--slurm debug' must be called on a machine of a SLURM cluster: expected the command 'srun'" in said
+    assert 'start processes here by --slurm local' in said
+    assert not (tmp_path / 'runs').exists()
 
 
 @pytest.fixture(scope='module')
