@@ -247,7 +247,7 @@ def test_the_plan_is_the_config_of_the_command(tmp_path):
 @pytest.mark.slow
 def test_ten_kills_end_in_the_same_table(finished, tmp_path):
     """The driver and its runs are killed ten times; the table at the end is that of undisturbed runs, to the bit."""
-    longer = {**STEPS, 'total_steps': 3000, 'checkpoint_every': 200, 'eval_every': 1000}
+    longer = {**STEPS, 'total_steps': 10_000, 'checkpoint_every': 200, 'eval_every': 1000}
     toml = tmp_path / 'kills.toml'
     options = ', '.join(f'{key} = {value}' for key, value in longer.items())
     toml.write_text(
@@ -262,20 +262,21 @@ def test_ten_kills_end_in_the_same_table(finished, tmp_path):
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
+    def saved() -> set[Path]:
+        return set(tmp_path.glob('killed/runs/*/checkpoints/*.pt'))
+
     assert call('calm').wait() == 0
-    kills = 0
-    while kills < 10:
-        driver = call('killed')
-        time.sleep(7 + kills % 4)
-        if driver.poll() is not None:
-            break
-        for pid in _runs_in(tmp_path / 'killed') if kills % 2 else []:
+    for kill in range(10):
+        before, driver = saved(), call('killed')
+        while saved() <= before and driver.poll() is None:
+            time.sleep(0.05)
+        time.sleep(0.15 * (kill % 4))  # not always at a checkpoint
+        assert driver.poll() is None, f'the runs ended before kill {kill + 1}'
+        for pid in _runs_in(tmp_path / 'killed') if kill % 2 else []:
             with contextlib.suppress(ProcessLookupError):  # a lock outlives a run that was killed
                 os.kill(pid, signal.SIGKILL)
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
-        kills += 1
-    assert kills >= 3, 'the runs ended too early to be killed'
     assert call('killed').wait() == 0
     for name in ('table.md', 'table.csv'):
         assert (tmp_path / 'killed/out/kills' / name).read_bytes() == (tmp_path / 'calm/out/kills' / name).read_bytes()
