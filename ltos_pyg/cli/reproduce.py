@@ -157,11 +157,12 @@ def _print_plan(planned: Sequence[Planned], jobs: int) -> None:
             print(f'{"":12}{"":11}  ltos {" ".join(one.run.arguments(one.folder))}')
     states = [one.state for one in planned]
     counts = ', '.join(f'{states.count(state)} {state}' for state in ('finished', 'interrupted', 'missing'))
-    hours = left / 3600
-    print(
-        f'{len(planned)} runs: {counts}; about {hours:.1f} hours of one core, '
-        f'{hours / jobs:.1f} hours with --jobs {jobs}'
-    )
+    print(f'{len(planned)} runs: {counts}; about {_time(left)} of one core, {_time(left / jobs)} with --jobs {jobs}')
+
+
+def _time(seconds: float) -> str:
+    """A duration: minutes below one hour."""
+    return f'{seconds / 60:.1f} minutes' if seconds < 3600 else f'{seconds / 3600:.1f} hours'
 
 
 def _print_report(out: Path) -> None:
