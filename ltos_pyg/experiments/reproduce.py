@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ltos_pyg import __version__
 from ltos_pyg.experiments import figures
 from ltos_pyg.experiments.experiment import Experiment
 from ltos_pyg.experiments.report import (
@@ -91,7 +93,10 @@ def write_report(experiment: Experiment, runs: Path, out: Path) -> list[Path]:
         'table.csv': zero_shot_csv(experiment, done, runs) if zero_shot else csv_of(results),
     }
     written = [write_text(out / name, text) for name, text in texts.items()]
-    for name, content in (('marl_eval.json', marl_eval(results, runs)), ('about.json', _about(results))):
+    trained_by = _trained_by(done, runs)
+    _note_other_versions(experiment, trained_by)
+    about = _about(results) | {'trained_by': trained_by}
+    for name, content in (('marl_eval.json', marl_eval(results, runs)), ('about.json', about)):
         write_json(out / name, finite(content))
         written.append(out / name)
     try:
@@ -114,6 +119,36 @@ def _about(results: Sequence[Result]) -> dict[str, Any]:
     """The command, the versions, and the hours that the runs took, on one core each."""
     seconds = sum(sum(end.get('seconds', {}).values()) for one in results for end in one.ends)
     return provenance() | {'runs': sum(len(one.ends) for one in results), 'core_hours': round(seconds / 3600, 3)}
+
+
+def _trained_by(done: Sequence[Result], runs: Path) -> list[dict[str, Any]]:
+    """The commits and versions that trained the runs, each with its number of runs."""
+    found: list[dict[str, Any]] = []
+    for name in sorted({run.name for one in done for run in one.runs}):
+        config = RunFolder(runs / name).read()
+        versions = {'git_commit': config.get('git_commit'), 'versions': config.get('versions', {})}
+        same = next((one for one in found if versions.items() <= one.items()), None)
+        if same is None:
+            found.append({'runs': 1} | versions)
+        else:
+            same['runs'] += 1
+    return found
+
+
+def _note_other_versions(experiment: Experiment, trained_by: Sequence[dict[str, Any]]) -> None:
+    """Says so if runs were trained by another version of ltos_pyg than this one."""
+    by_version = Counter[str]()
+    for one in trained_by:
+        by_version[one['versions'].get('ltos_pyg', 'unknown')] += one['runs']
+    total = by_version.total()
+    del by_version[__version__]
+    if by_version:
+        others = ', '.join(f'{count} by {version}' for version, count in sorted(by_version.items()))
+        print(
+            f'ltos: {by_version.total()} of the {total} runs of {experiment.name} were trained by another version of '
+            f'ltos_pyg ({others}) than this one, {__version__}. To train them again, choose another folder by --runs.',
+            file=sys.stderr,
+        )
 
 
 def _figures(experiment: Experiment, done: Sequence[Result], runs: Path, out: Path) -> list[Path]:

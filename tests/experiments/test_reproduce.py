@@ -63,6 +63,7 @@ def test_the_report_has_what_the_runs_have(finished):
     assert about['runs'] == 4
     assert about['core_hours'] >= 0
     assert 'torch' in about['versions']
+    assert about['trained_by'] == [{'runs': 4, 'git_commit': about['git_commit'], 'versions': about['versions']}]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,22 @@ def test_rows_of_a_sharing_report_name_their_setting(finished):
     header, *rows = table_of(more, results_of(more, finished / 'runs'))
     assert header[2] == 'return or length'
     assert [row[0] for row in rows] == ['DQN, prisoner', 'DQN, long', 'DGN, prisoner', 'DGN, long']
+
+
+def test_a_report_names_the_versions_that_trained_its_runs(finished, tmp_path, capsys):
+    runs = tmp_path / 'runs'
+    shutil.copytree(finished / 'runs', runs)
+    write_report(tiny(), runs, tmp_path / 'same')
+    assert 'another version' not in capsys.readouterr().err
+    path = runs / 'prisoner-learning_starts=100-total_steps=300-dqn-seed1/config.json'
+    config = json.loads(path.read_text())
+    old = config['versions'] | {'ltos_pyg': '0.0.1'}
+    path.write_text(json.dumps(config | {'git_commit': 'abc', 'versions': old}))
+    write_report(tiny(), runs, tmp_path / 'out')
+    assert '1 of the 4 runs of tiny were trained by another version of ltos_pyg (1 by 0.0.1)' in capsys.readouterr().err
+    found = json.loads((tmp_path / 'out/about.json').read_text())['trained_by']
+    assert [one['runs'] for one in found] == [3, 1]
+    assert found[1] == {'runs': 1, 'git_commit': 'abc', 'versions': old}
 
 
 def test_the_archive_has_the_evaluations_only(finished, tmp_path):
