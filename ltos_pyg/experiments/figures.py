@@ -69,8 +69,8 @@ def lines(experiment: Experiment, results: Sequence[Result]) -> Any:
     return figure
 
 
-def profiles(results: Sequence[Result]) -> Any:
-    """Performance profiles: the fraction of runs whose result is better than a threshold."""
+def profiles(results: Sequence[Result], note: str = '') -> Any:
+    """Performance profiles: the fraction of runs whose result is better than a threshold, with a note below."""
     worse = -1.0 if results[0].lower_is_better else 1.0
     by_method: dict[str, list[np.ndarray[Any, Any]]] = {}
     for one in results:
@@ -93,6 +93,7 @@ def profiles(results: Sequence[Result]) -> Any:
         axes.set_xlabel(f'{results[0].metric}, threshold')
         axes.set_ylabel('fraction of runs that are better')
         axes.legend(loc='best', fontsize=7.5)
+        figure.supxlabel(note, fontsize=7.5, color='0.35')
     return figure
 
 

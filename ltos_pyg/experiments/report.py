@@ -178,6 +178,18 @@ def improvement_table(results: Sequence[Result], compared: str | None = None) ->
     return rows
 
 
+def with_seeds(results: Sequence[Result], least: int) -> tuple[list[Result], list[str]]:
+    """The results of methods with at least so many runs in each setting that they have any in, and the labels of the
+    methods with fewer; methods without a run are in neither."""
+    by_method: dict[str, list[Result]] = {}
+    for one in results:
+        by_method.setdefault(one.method.label, []).append(one)
+    started = {label: [len(one.ends) for one in mine if one.ends] for label, mine in by_method.items()}
+    few = [label for label, counts in started.items() if counts and min(counts) < least]
+    enough = [one for label, mine in by_method.items() if started[label] and label not in few for one in mine]
+    return enough, few
+
+
 def _mean(one: Result, mode: str, metric: str) -> str:
     ends = [end['eval'][mode] for end in one.ends if mode in end['eval']]
     values = [end[metric]['mean'] for end in ends if metric in end]

@@ -19,6 +19,7 @@ from ltos_pyg.experiments.report import (
     marl_eval,
     results_of,
     table_of,
+    with_seeds,
 )
 from ltos_pyg.experiments.runner import Backend, Failure, Planned, one_driver, plan, train_missing
 from ltos_pyg.experiments.zero_shot import check_over, evaluate_missing, zero_shot_csv, zero_shot_table
@@ -26,7 +27,8 @@ from ltos_pyg.formatting import finite, markdown
 from ltos_pyg.training.atomic import write_text
 from ltos_pyg.training.run_folder import RunFolder, provenance, write_json
 
-PROFILES_FROM = 4  # runs of a method, below which a performance profile says nothing
+IMPROVEMENT_FROM = 2  # runs of a method, below which a probability of improvement has no interval
+PROFILES_FROM = 4  # and below which a performance profile says nothing
 
 
 def reproduce(
@@ -81,12 +83,7 @@ def write_report(experiment: Experiment, runs: Path, out: Path) -> list[Path]:
     zero_shot = experiment.report == 'zero_shot'
     cells = zero_shot_table(experiment, done, runs) if zero_shot else table_of(experiment, results)
     parts = [f'# {experiment.title}', experiment.text, markdown(cells[0], cells[1:]), _how_to_read(results)]
-    improvements = improvement_table(results, experiment.compared) if len(experiment.methods) > 1 else [[]]
-    if len(improvements) > 1 and all(len(one.ends) > 1 for one in done):
-        parts += [
-            'Probability that a run is better, with its 95 % bootstrap interval:',
-            markdown(improvements[0], improvements[1:]),
-        ]
+    parts += _improvements(experiment, results)
     texts = {
         'table.md': '\n\n'.join(part.strip() for part in parts if part) + '\n',
         'table.tex': latex(cells),
@@ -113,6 +110,25 @@ def _how_to_read(results: Sequence[Result]) -> str:
         'Interquartile mean over seeds of the evaluation at the end of a run, with its 95 % bootstrap interval '
         f'in brackets; an interval over fewer than five seeds is too narrow.{missing}'
     )
+
+
+def _improvements(experiment: Experiment, results: Sequence[Result]) -> list[str]:
+    """The probability of improvement over each method with two seeds or more, and which methods are left out."""
+    enough, few = with_seeds(results, IMPROVEMENT_FROM)
+    compared = experiment.compared or experiment.methods[0].label
+    if not enough or len(experiment.methods) == 1:
+        return []
+    if compared not in {one.method.label for one in enough}:
+        return [f'No probability that a run of {compared} is better: it has fewer than {IMPROVEMENT_FROM} seeds.']
+    cells = improvement_table(enough, compared)
+    without = [f'It needs {IMPROVEMENT_FROM} seeds of a method: without {", ".join(few)}.'] if few else []
+    if len(cells) == 1:
+        return []
+    return [
+        'Probability that a run is better, with its 95 % bootstrap interval:',
+        markdown(cells[0], cells[1:]),
+        *without,
+    ]
 
 
 def _about(results: Sequence[Result]) -> dict[str, Any]:
@@ -164,8 +180,11 @@ def _figures(experiment: Experiment, done: Sequence[Result], runs: Path, out: Pa
         drawn['figure'] = figures.lines(experiment, done)
     elif experiment.report not in ('sharing', 'zero_shot'):
         drawn['figure'] = figures.curves(done, runs)
-    if experiment.report == 'table' and len(done) > 1 and min(len(one.ends) for one in done) >= PROFILES_FROM:
-        drawn['profile'] = figures.profiles(done)
+    if experiment.report == 'table':
+        enough, few = with_seeds(done, PROFILES_FROM)
+        if len(enough) > 1:
+            note = f'without {", ".join(few)}: fewer than {PROFILES_FROM} seeds' if few else ''
+            drawn['profile'] = figures.profiles(enough, note)
     return [save_figure(figure, out / f'{name}{end}') for name, figure in drawn.items() for end in ('.png', '.svg')]
 
 

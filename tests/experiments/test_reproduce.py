@@ -107,6 +107,28 @@ def test_a_report_says_what_is_missing(finished, tmp_path):
     assert not (tmp_path / 'none').exists()
 
 
+def test_a_method_with_too_few_seeds_is_left_out_of_comparisons_by_name(finished, tmp_path):
+    one_seed = Method(label='other DQN', algo='dqn', seeds=1)
+    write_report(tiny(*tiny().methods, one_seed), finished / 'runs', tmp_path)
+    table = (tmp_path / 'table.md').read_text()
+    assert '| other method | P(DQN is better) |\n| --- | --- |\n| DGN |' in table
+    assert 'It needs 2 seeds of a method: without other DQN.' in table
+    write_report(tiny(one_seed, *tiny().methods), finished / 'runs', tmp_path)
+    table = (tmp_path / 'table.md').read_text()
+    assert 'No probability that a run of other DQN is better: it has fewer than 2 seeds.' in table
+    write_report(tiny(one_seed, dataclasses.replace(one_seed, label='third')), finished / 'runs', tmp_path)
+    assert 'probability' not in (tmp_path / 'table.md').read_text()
+
+
+def test_profiles_leave_out_a_method_with_too_few_seeds(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr('ltos_pyg.experiments.reproduce.PROFILES_FROM', 2)
+    few = Method(label='few', algo='dqn', seeds=1)
+    write_report(tiny(*tiny().methods, few), finished / 'runs', tmp_path)
+    assert 'without few: fewer than 2 seeds' in (tmp_path / 'profile.svg').read_text()
+    write_report(tiny(tiny().methods[0], few), finished / 'runs', tmp_path / 'one')
+    assert not (tmp_path / 'one/profile.svg').exists()
+
+
 def test_rows_of_a_sharing_report_name_their_setting(finished):
     settings = (*tiny().settings, Setting(label='long', scenario='prisoner', options={'length': 9}, metric='length'))
     more = dataclasses.replace(tiny(), report='sharing', settings=settings)
