@@ -60,7 +60,7 @@ class Options:
 
 
 def main(args: Sequence[str]) -> int:
-    """Trains and reports; 1 if a run failed."""
+    """Trains and reports; 1 if a run failed, or an experiment has no report."""
     options = parse(Options, args, 'ltos reproduce')
     check_range(options, 'jobs', least=1)
     check_range(options, 'seeds', least=1, none=', or be left out')
@@ -75,29 +75,29 @@ def main(args: Sequence[str]) -> int:
 
     registry.import_modules(options.imports)
     experiments = [_experiment(name, options) for name in options.names]
-    from ltos_pyg.experiments.reproduce import archive, plan_all, reproduce, write_report  # loads PyTorch
+    from ltos_pyg.experiments.reproduce import archive, plan_all, reproduce, write_reports  # loads PyTorch
 
     if options.dry_run:
         _print_plan(plan_all(experiments, options.runs), options.jobs)
         return 0
-    empty: list[Experiment] = []
     if options.report:
-        failures = []
-        empty = [one for one in experiments if not write_report(one, options.runs, options.out / one.name)]
+        failures = write_reports(experiments, options.runs, options.out)
     else:
         with stopped_by_signals():
             failures = reproduce(experiments, options.runs, options.out, _backend(options))
+    unreported = {failure.name for failure in failures if failure.log is None}
     for one in experiments:
-        if one not in empty:
+        if one.name not in unreported:
             _print_report(options.out / one.name)
     if options.archive:
         count = archive(experiments, options.runs, options.archive)
         print(f'copied the results of {count} runs to {options.archive}')
     for failure in failures:
-        print(f'ltos: {failure.name} failed: {failure.reason} (see {failure.log})', file=sys.stderr)
-    for one in empty:
-        print(f"ltos: no run of {one.name} is finished in '{options.runs}' (--runs): no report", file=sys.stderr)
-    return 1 if failures or empty else 0
+        if failure.log is None:
+            print(f'ltos: {failure.name} is not reported: {failure.reason}', file=sys.stderr)
+        else:
+            print(f'ltos: {failure.name} failed: {failure.reason} (see {failure.log})', file=sys.stderr)
+    return 1 if failures else 0
 
 
 def _experiment(name: str, options: Options) -> Experiment:
@@ -166,11 +166,7 @@ def _time(seconds: float) -> str:
 
 
 def _print_report(out: Path) -> None:
-    table = out / 'table.md'
-    if not table.is_file():
-        print(f'ltos: no run of {out.name} is finished: no table', file=sys.stderr)
-        return
-    print(f'\n{table.read_text(encoding="utf-8")}')
+    print(f'\n{(out / "table.md").read_text(encoding="utf-8")}')
     print(f'wrote {", ".join(str(path) for path in sorted(out.iterdir()))}')
 
 

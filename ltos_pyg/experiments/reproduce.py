@@ -37,7 +37,7 @@ def reproduce(
     """Trains the missing runs of all experiments, then writes the report of each into ``out/NAME``.
 
     Finished runs are reused and interrupted ones resumed, so the same call after an interruption ends in the same
-    tables. Returns the runs that failed; the reports are written without them.
+    tables. Returns the runs that failed, without which the reports are written, and the experiments without a report.
 
     Args:
         experiments: What to make.
@@ -54,8 +54,18 @@ def reproduce(
     with one_driver(runs):
         failures = train_missing(planned, backend, quiet)
         evaluate_missing(experiments, runs, quiet)
+    return failures + write_reports(experiments, runs, out)
+
+
+def write_reports(experiments: Sequence[Experiment], runs: Path, out: Path) -> list[Failure]:
+    """Writes the report of each experiment into ``out/NAME``; returns those that have none, or not all of it."""
+    failures = []
     for experiment in experiments:
-        write_report(experiment, runs, out / experiment.name)
+        try:
+            if not write_report(experiment, runs, out / experiment.name):
+                failures.append(Failure(experiment.name, f"none of its runs is finished in '{runs}' (--runs)"))
+        except ValueError as error:  # such as of a GIF, which takes a checkpoint
+            failures.append(Failure(experiment.name, str(error)))
     return failures
 
 

@@ -52,11 +52,11 @@ class Planned:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that failed."""
+    """A run that failed, or an experiment without a report."""
 
     name: str
     reason: str
-    log: Path
+    log: Path | None = None  # of a run
 
 
 class Backend(Protocol):

@@ -162,6 +162,30 @@ def test_the_archive_has_the_evaluations_only(finished, tmp_path):
     assert all('"eval/' in line for line in (one / 'metrics.jsonl').read_text().splitlines())
 
 
+def test_experiments_without_a_report_are_listed_at_the_end(finished, tmp_path, capsys):
+    archive([tiny()], finished / 'runs', tmp_path / 'runs')  # without checkpoints, from which no GIF can be made
+    options = ', '.join(f'{key} = {value}' for key, value in STEPS.items())
+    text = (
+        f'seeds = 2\nfirst_seed = FIRST\n[[settings]]\nscenario = "prisoner"\noptions = {{ {options} }}\n'
+        '[[methods]]\nalgo = "dqn"\n'
+    )
+    (tmp_path / 'never.toml').write_text(text.replace('FIRST', '7'))
+    (tmp_path / 'tiny.toml').write_text(text.replace('FIRST', '0'))
+    picture = dataclasses.replace(tiny(), name='pictures', report='behaviour')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(EXPERIMENTS, 'pictures', picture)
+        names = ['pictures', str(tmp_path / 'never.toml'), str(tmp_path / 'tiny.toml')]
+        places = ['--runs', str(tmp_path / 'runs'), '--out', str(tmp_path / 'out')]
+        assert main(['reproduce', *names, '--report', *places]) == 1
+    printed, said = capsys.readouterr()
+    assert '# tiny' in printed
+    assert (tmp_path / 'out/tiny/figure.png').is_file()
+    first, second = said.splitlines()[-2:]
+    assert first.startswith('ltos: pictures is not reported: ')
+    assert 'checkpoint' in first
+    assert second == f"ltos: never is not reported: none of its runs is finished in '{tmp_path / 'runs'}' (--runs)"
+
+
 def test_finished_runs_are_reused(finished):
     runs = finished / 'runs'
     before = {path: path.stat().st_mtime_ns for path in runs.glob('*/final.json')}

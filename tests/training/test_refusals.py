@@ -193,7 +193,7 @@ def test_a_replay_of_a_run_is_refused_by_the_name_of_the_option(tmp_path: Any, s
         (['reproduce', 'fig3a', '--seeds', '0', '--dry-run'], "'seeds' must be at least 1, or be left out (got 0)"),
         (
             ['reproduce', 'fig3a', '--report', '--runs', 'none'],
-            "no run of fig3a is finished in 'none' (--runs): no report",
+            "fig3a is not reported: none of its runs is finished in 'none' (--runs)",
         ),
         (['watch', 'pretrained:prisoner-ltos', '--fps', '0'], "'fps' must be at least 1 (got 0)"),
         (['watch', 'pretrained:prisoner-ltos', '--steps', '-1'], "'steps' must be at least 1, or be left out (got -1)"),
