@@ -77,6 +77,8 @@ def profiles(results: Sequence[Result], note: str = '') -> Any:
         if one.ends:
             by_method.setdefault(one.method.label, []).append(worse * one.values)
     everything = np.concatenate([values for tasks in by_method.values() for values in tasks])
+    finite = everything[np.isfinite(everything)]  # a run whose result is NaN is better than no threshold
+    everything = finite if len(finite) else np.zeros(1)
     span = max(float(np.ptp(everything)), 1e-6)
     threshold = np.linspace(everything.min() - 0.05 * span, everything.max() + 0.05 * span, 400)
     with figure_style():

@@ -14,12 +14,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ltos_pyg.cli import main
 from ltos_pyg.experiments.catalogue import EXPERIMENTS
 from ltos_pyg.experiments.experiment import Experiment, Method, Setting
-from ltos_pyg.experiments.figures import curves
+from ltos_pyg.experiments.figures import curves, profiles
 from ltos_pyg.experiments.report import results_of, table_of
 from ltos_pyg.experiments.reproduce import archive, reproduce, write_report
 from ltos_pyg.experiments.runner import ThisMachine, config_of, one_driver, plan
@@ -127,6 +128,16 @@ def test_profiles_leave_out_a_method_with_too_few_seeds(finished, tmp_path, monk
     assert 'without few: fewer than 2 seeds' in (tmp_path / 'profile.svg').read_text()
     write_report(tiny(tiny().methods[0], few), finished / 'runs', tmp_path / 'one')
     assert not (tmp_path / 'one/profile.svg').exists()
+
+
+@pytest.mark.parametrize('every', [False, True])
+def test_a_result_that_is_not_a_number_is_below_every_threshold_of_a_profile(finished, every):
+    results = results_of(tiny(), finished / 'runs')
+    for end in [end for one in results for end in one.ends][: None if every else 1]:
+        end['eval']['policy']['return']['mean'] = float('nan')
+    axes = profiles(results).axes[0]
+    assert all(np.isfinite(line.get_xdata()).all() for line in axes.lines)
+    assert [max(line.get_ydata()) for line in axes.lines] == ([0, 0] if every else [0.5, 1])
 
 
 def test_rows_of_a_sharing_report_name_their_setting(finished):

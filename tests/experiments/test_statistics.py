@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ltos_pyg.experiments.report import with_interval
 from ltos_pyg.experiments.statistics import (
     bootstrap_interval,
     improvement_interval,
@@ -27,6 +28,20 @@ SEEDS = np.array([0.31, 0.52, 0.47, 0.9, 0.11, 0.66])
 )
 def test_an_interquartile_mean_worked_by_hand(values, expected):
     assert iqm(np.array(values)) == expected
+
+
+@pytest.mark.parametrize('n', [1, 3, 4, 5, 9])
+def test_a_value_that_is_not_a_number_is_no_extreme_to_leave_out(n):
+    values = np.arange(float(n))
+    values[0] = np.nan
+    assert np.isnan(iqm(values))
+    assert np.isnan(bootstrap_interval(values)).all()
+    assert np.isnan(iqm(np.stack([values, np.ones(n)]))).tolist() == [True, False]
+    other = [np.ones(5)]
+    for x, y in (([values], other), (other, [values])):
+        assert np.isnan(probability_of_improvement(x, y))
+        assert np.isnan(improvement_interval(x, y)).all()
+    assert with_interval(values) == ('nan' if n == 1 else 'nan [nan, nan]')
 
 
 @pytest.mark.parametrize('n', range(1, 14))
