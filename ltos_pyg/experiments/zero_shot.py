@@ -19,7 +19,7 @@ from ltos_pyg.training import api
 from ltos_pyg.training.run_folder import RunFolder, provenance
 from ltos_pyg.training.zero_shot import as_result, option_text, result_name, settings_of
 
-EPISODES = 20  # in each setting
+EPISODES = 20  # in each setting, where episodes differ; else one of each task
 
 
 def check_over(experiments: Sequence[Experiment]) -> None:
@@ -54,8 +54,11 @@ def evaluate_missing(experiments: Sequence[Experiment], runs: Path, quiet: bool 
             bar.set_postfix_str(f'{name} over {option}')
             run = api.Run(runs / name)
             over: dict[str, Any] = {option: list(values)}
-            settings = run.evaluate_over(EPISODES, **over)
-            result = as_result(run.config, settings, {}, EPISODES, api.SEED) | provenance()
+            has_tasks = run.policy.spec.num_tasks is not None
+            episodes = None if has_tasks else EPISODES
+            settings = run.evaluate_over(episodes, **over)
+            result = as_result(run.config, settings, {}, episodes, api.SEED) | {'one_of_each_task': has_tasks}
+            result |= provenance()
             RunFolder(runs / name).write_zero_shot(result_name([option], []), result)
 
 
@@ -98,13 +101,11 @@ def _mean_of(metric: str, runs: Path, run: Run, option: str, value: Any) -> floa
 
 
 def _stored(runs: Path, run: Run, option: str, values: Sequence[Any]) -> dict[str, Any] | None:
-    """What is stored of a run, by value; ``None`` if one of the values is missing."""
+    """What is stored of a run, by value; ``None`` if one of the values is missing. Where there are tasks, 20 episodes,
+    which earlier versions played, are as good as one of each."""
     for result in RunFolder(runs / run.name).zero_shot():
-        if (
-            result['env']
-            or 'temperature' in result
-            or (result['episodes'], result['eval_seed']) != (EPISODES, api.SEED)
-        ):
+        right_number = result['episodes'] == EPISODES or result.get('one_of_each_task', False)
+        if result['env'] or 'temperature' in result or not right_number or result['eval_seed'] != api.SEED:
             continue  # of another question
         settings = [s for s in result['settings'] if [*s['options']] == [option]]
         by_value = {option_text(s['options'][option]): s['eval'] for s in settings}

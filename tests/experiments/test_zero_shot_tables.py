@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import shutil
 
 import pytest
@@ -99,3 +100,24 @@ def test_a_quick_look_does_not_replace_what_the_table_measures(tmp_path):
     (row,) = [r for r in csv.DictReader((out / 'far/table.csv').read_text().splitlines()) if r['option']]
     assert 20 in {result['episodes'] for result in RunFolder(run).zero_shot()}  # measured anew, not taken from the look
     assert float(row['value']) == Run(run).evaluate(episodes=20, horizon=3)['return'].mean
+
+
+def test_where_there_are_tasks_one_episode_of_each_is_played_and_twenty_equal_ones_still_count(tmp_path):
+    runs, out = tmp_path / 'runs', tmp_path / 'out'
+    grid = Setting(label='grid', scenario='traffic', options={**OPTIONS, 'net': ('1x2',), 'horizon': 4})
+    grids = dataclasses.replace(FAR, settings=(grid,), methods=FAR.methods[:1], over={'net': (('1x1',),)}, seeds=1)
+    assert reproduce([grids], runs, out, ThisMachine(), quiet=True) == []
+    (path,) = runs.glob('*/zero_shot/net.json')
+    result = json.loads(path.read_text())
+    assert result['episodes'] is None
+    (setting,) = result['settings']
+    assert {stat['count'] for stat in setting['eval'].values()} == {1}
+    table = (out / 'far/table.csv').read_bytes()
+    assert b'net,1x1' in table
+
+    main(['evaluate', str(path.parents[1]), '--over', 'net=1x1', '--episodes', '20'])
+    assert json.loads(path.read_text())['episodes'] == 20
+    before = path.stat().st_mtime_ns
+    assert reproduce([grids], runs, out, ThisMachine(), quiet=True) == []
+    assert path.stat().st_mtime_ns == before
+    assert (out / 'far/table.csv').read_bytes() == table
