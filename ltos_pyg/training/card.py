@@ -7,7 +7,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,10 @@ def write_card(folder: Path | str, license: str | None = None) -> Path:
 def export_policy(folder: Path | str, out: Path | str, license: str | None = None) -> Path:
     """Makes a folder that can be loaded and uploaded; :func:`ltos_pyg.load_policy` takes it in place of a run folder.
 
-    It has the card (``README.md``, as hubs read it), ``config.json``, ``final.json``, the pictures of the run if it has
-    any, and ``policy.pt``: the networks that greedy actions depend on, in a file that is loaded without running code.
-    Replay, optimizers and targets are left out. The environment's code is not needed to load it, only to play in it.
+    It has the card (``README.md``, as hubs read it), ``config.json``, ``final.json``, the pictures of the run (of one
+    that was trained without, its learning curve, which takes the extra ``plot``), and ``policy.pt``: the networks that
+    greedy actions depend on, in a file that is loaded without running code. Replay, optimizers and targets are left
+    out. The environment's code is not needed to load it, only to play in it.
 
     Args:
         folder: The run folder, of a finished run.
@@ -77,9 +78,19 @@ def export_policy(folder: Path | str, out: Path | str, license: str | None = Non
         (target.path / name).unlink(missing_ok=True)
         if (run.path / name).is_file():
             shutil.copyfile(run.path / name, target.path / name)
+    if not any((target.path / name).is_file() for name in PICTURES):
+        _draw_curve(run, target.path / 'curve.png')
     name = target.path.resolve().name
     _write_text(target.path / 'README.md', card_text(target, name, name, license))
     return target.path
+
+
+def _draw_curve(run: RunFolder, out: Path) -> None:
+    """Draws the learning curve of a run that was trained without pictures, if it can be."""
+    from ltos_pyg.viz.curves import plot_curves
+
+    with suppress(ImportError, ValueError):  # the extra 'plot' is not installed, or nothing is logged
+        plot_curves([run.path], f'eval/{run.primary_metric()}', out)
 
 
 def _check_free(target: RunFolder, run: RunFolder) -> None:

@@ -19,7 +19,7 @@ from ltos_pyg.cli import main
 from ltos_pyg.cli.train import parse_options
 from ltos_pyg.envs import PrisonerEnv
 from ltos_pyg.training import pretrained
-from ltos_pyg.training.card import command_of
+from ltos_pyg.training.card import command_of, export_policy
 from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.run_folder import RunFolder
 
@@ -74,6 +74,19 @@ def test_an_exported_policy_plays_as_the_run_does(run, exported, capsys):
     assert torch.equal(sharing.kept, shares.kept)
     assert ltos_pyg.Run(exported).result == run.result
     assert main(['watch', str(exported), '--terminal', '--steps', '1']) == 0
+
+
+def test_the_curve_of_a_run_without_pictures_is_drawn(run, tmp_path):
+    shutil.copytree(run.folder, tmp_path / 'run')
+    (tmp_path / 'run/curve.png').unlink()
+    out = export_policy(tmp_path / 'run', tmp_path / 'drawn')
+    assert (out / 'curve.png').stat().st_size > 1000
+    assert '![the learning curve](curve.png)' in (out / 'README.md').read_text()
+    assert not (tmp_path / 'run/curve.png').exists()
+    (tmp_path / 'run/metrics.jsonl').unlink()
+    out = export_policy(tmp_path / 'run', tmp_path / 'plain')
+    assert not (out / 'curve.png').exists()
+    assert 'curve.png' not in (out / 'README.md').read_text()
 
 
 def test_a_run_on_a_gpu_is_exported_anywhere(run, tmp_path):
