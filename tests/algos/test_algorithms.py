@@ -388,7 +388,11 @@ def test_features_of_any_dtype_are_taken():
         ('dqn', {'encoder_channels': (16, 0)}, r"'encoder_channels' must be at least 1 each \(got \(16, 0\)\)"),
         ('dqn', {'huber': 0.0}, r"'huber' must be above 0, or be None for the mean square \(got 0.0\)"),
         ('dqn', {'precision': 'float16'}, r"'precision' must be 'float32' or 'bf16' \(got 'float16'\)"),
-        ('dqn', {'replay_size': 6}, r"'replay_size' must be at least 12, three graphs for each of 'num_envs' 4 \(got 6\)"),
+        (
+            'dqn',
+            {'replay_size': 6},
+            r"'replay_size' must be at least 12, three graphs for each of 'num_envs' 4 \(got 6\)",
+        ),
         ('dgn', {'heads': 0}, r"'heads' must be at least 1 \(got 0\)"),
         ('dgn', {'heads': 3}, r"'heads' must divide 'hidden_channels' \(got 3 heads, 16 channels\)"),
         ('dgn', {'reward': 'shared'}, r"'reward' must be one of own, neighbourhood, team \(got 'shared'\)"),
