@@ -6,6 +6,7 @@ import dataclasses
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -30,7 +31,13 @@ ImportArg = Annotated[
 
 
 def parse(options: type[T], args: Sequence[str], prog: str, description: str | None = None) -> T:
-    """Parses the options of a command; exits with a message and code 2 if they are invalid."""
+    """Parses the options of a command; exits with a message and code 2 if they are invalid.
+
+    Raises:
+        ValueError: If ``--out`` is empty, which would be the current folder.
+    """
+    if '--out=' in args or ('--out', '') in pairwise(args):
+        raise ValueError("'--out' must name a file or a folder (got ''). Leave it out for the default.")
     return tyro.cli(
         options, args=whole_numbers(args, options), prog=prog, description=description,
         config=(tyro.conf.FlagCreatePairsOff,),

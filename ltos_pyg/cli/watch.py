@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from ltos_pyg.cli.options import ImportArg, PolicyArg, parse, run_folder_of, say_loading
 from ltos_pyg.ranges import check_range
@@ -18,7 +16,7 @@ class Options:
     """Draw an episode of a trained run."""
 
     folder: PolicyArg
-    out: Annotated[str | None, tyro.conf.arg(metavar='PATH')] = None
+    out: Path | None = None
     """a .gif, or a folder for PNGs (default: RUN/episode.gif; of a pretrained policy NAME-episode.gif)"""
     seed: int = 2_000_000
     """seed of the episode"""
@@ -40,8 +38,6 @@ def main(args: Sequence[str]) -> int:
     options = parse(Options, args, 'ltos watch')
     check_range(options, 'fps', least=1)
     check_range(options, 'steps', least=1, none=', or be left out')
-    if options.out == '':
-        raise ValueError("'--out' must name a .gif or a folder (got ''). Leave it out for RUN/episode.gif.")
     folder = run_folder_of(options.folder)
     say_loading()
     from ltos_pyg import registry
@@ -54,7 +50,7 @@ def main(args: Sequence[str]) -> int:
         return 0
     name = f'{options.figure}.png' if options.figure else 'episode.gif'
     default = Path(f'{folder.name}-{name}') if is_packaged(folder) else folder / name
-    out = Path(options.out or default)
+    out = options.out or default
     if options.figure:
         from ltos_pyg.scenarios.traffic.selfishness import draw_selfishness
 
