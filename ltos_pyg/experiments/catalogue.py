@@ -205,7 +205,11 @@ _ALL = (
             Setting(label='prisoner', scenario='prisoner'),
             Setting(label='double star', scenario='dilemmas', options={'graph': 'double_star'}),
         ),
-        methods=(Method(label='preset paper', algo='ltos', preset='paper'), Method(label='default', algo='ltos')),
+        methods=(
+            Method(label='preset paper', algo='ltos', preset='paper'),
+            Method(label='preset paper, phi as often as ours', algo='ltos', preset='paper', options={'phi_every': 4}),
+            Method(label='default', algo='ltos'),
+        ),
     ),
     Experiment(
         name='sharing-noise', title='Double star: how weights are explored', report='sharing', seeds=3,
