@@ -27,7 +27,7 @@ PAPER_LTOS: dict[str, Any] = {
     'objective': 'gradient',
     'initial_kept': 0.8,
     'phi_lr': 1e-3,
-    'phi_starts': 0.23,  # a quarter of the actions are random then, as in the code of the authors
+    'phi_starts': 0.23,  # a quarter of the actions are random then, as the authors' schedule intends
     'phi_every': 70,
     'wide_start': 0.0,
     'wide_end': 0.0,
