@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from ltos_pyg.algos import ranks
-from ltos_pyg.algos.base import Algorithm, Decision, ObservationScaler, guarded_step, new_weights, soft_update
+from ltos_pyg.algos.base import Algorithm, Decision, ObservationScaler, SoftUpdate, guarded_step, new_weights
 from ltos_pyg.algos.exploration import linear_schedule
 from ltos_pyg.data import GraphReplay, Transition
 from ltos_pyg.data.replay import least_capacity
@@ -93,6 +93,8 @@ class OffPolicy(Algorithm):
             self.build_more()
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
+        self.move_target = SoftUpdate(self.target, self.network)
+        self.move_average = SoftUpdate(self.averaged, self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, fused=True)
         self.replay = make_replay(spec, config.replay_size, self.stores_sharing)
         self.replay_rng = generator(seed, 'replay')
@@ -160,7 +162,7 @@ class OffPolicy(Algorithm):
         """One gradient step on :meth:`loss`, with the target and the averaged network behind it; what to log."""
         loss, metrics = self.loss(t)
         self.step_optimizer(self.optimizer, loss)
-        soft_update(self.target, self.network, self.config.tau)
+        self.move_target(self.config.tau)
         self.update_average()
         return metrics
 
@@ -180,7 +182,7 @@ class OffPolicy(Algorithm):
     def update_average(self) -> None:
         r"""Running average :math:`\bar\theta \leftarrow \beta \bar\theta + (1 - \beta) \theta`, shorter at first."""
         beta = min(self.config.ema_decay, self.updates / (self.updates + 10))
-        soft_update(self.averaged, self.network, 1 - beta)
+        self.move_average(1 - beta)
 
     def step_optimizer(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         """One guarded step at the schedule's learning rate."""

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MIN_EDGES = 1024  # below it, eager PyTorch costs less than the user's wait for the first compilation
+# Below so many edges, eager PyTorch costs less than the wait for the first compilation. With gradients, a sixteenth is
+# enough: they cost most, and training repeats them.
+MIN_EDGES = 1024
 
 
 # The kernel writes the gradients of `qkv` and `edge_attr`, and adds to those of `edge_key` and `edge_value`.
@@ -70,7 +72,7 @@ def can_use_kernel(qkv: Tensor, edge_index: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and qkv.device.type == 'cpu'
         and qkv.dtype == torch.float32
-        and edge_index.size(1) >= MIN_EDGES
+        and edge_index.size(1) >= (MIN_EDGES // 16 if torch.is_grad_enabled() else MIN_EDGES)
         and not torch._C._are_functorch_transforms_active()  # torch.func, as autograd.Function itself asks
         and _has_numba()
     )

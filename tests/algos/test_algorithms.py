@@ -32,7 +32,7 @@ from algos_zoo import (
 )
 
 from ltos_pyg.algos import Algorithm, NonFiniteLossError
-from ltos_pyg.algos.base import soft_update
+from ltos_pyg.algos.base import SoftUpdate
 from ltos_pyg.algos.losses import td_loss
 from ltos_pyg.data import Snapshot
 from ltos_pyg.envs import JungleEnv
@@ -259,10 +259,10 @@ def test_the_node_critic_under_keep_all_is_dgn(edge_features):
 
 def test_a_target_network_moves_by_tau():
     slow, fast = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
-    before = slow.weight.clone()
-    soft_update(slow, fast, 0.25)
+    move, before = SoftUpdate(slow, fast), slow.weight.clone()
+    move(0.25)
     torch.testing.assert_close(slow.weight, 0.75 * before + 0.25 * fast.weight)
-    soft_update(slow, fast, 1.0)
+    move(1.0)
     assert differing(weights(slow), weights(fast)) == []
 
 

@@ -82,12 +82,14 @@ def test_strided_input(monkeypatch):
     assert_kernel_is_exact(conv, graph.x[:, ::2], edge_index, graph.edge_attr[:, 1:3], monkeypatch)
 
 
-def test_the_kernel_serves_from_min_edges_on(monkeypatch):
-    x, edges = torch.randn(400, 3, 2, 4), random_snapshot(400, kernels.MIN_EDGES, 1).edge_index
-    assert kernels.can_use_kernel(x, edges)
-    assert not kernels.can_use_kernel(x, edges[:, 1:])
-    assert not kernels.can_use_kernel(x.double(), edges)
-    assert not kernels.can_use_kernel(x.to('meta'), edges)
+@pytest.mark.parametrize(('gradients', 'least'), [(False, kernels.MIN_EDGES), (True, kernels.MIN_EDGES // 16)])
+def test_the_kernel_serves_from_min_edges_on(gradients, least):
+    x, edges = torch.randn(400, 3, 2, 4), random_snapshot(400, least, 1).edge_index
+    with torch.set_grad_enabled(gradients):
+        assert kernels.can_use_kernel(x, edges)
+        assert not kernels.can_use_kernel(x, edges[:, 1:])
+        assert not kernels.can_use_kernel(x.double(), edges)
+        assert not kernels.can_use_kernel(x.to('meta'), edges)
 
 
 def test_large_batches_agree_without_any_patch():

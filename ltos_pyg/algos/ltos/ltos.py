@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from ltos_pyg.algos.base import Decision, soft_update
+from ltos_pyg.algos.base import Decision, SoftUpdate
 from ltos_pyg.algos.exploration import linear_schedule
 from ltos_pyg.algos.losses import mean
 from ltos_pyg.algos.ltos.config import LToSConfig
@@ -107,6 +107,7 @@ class LToS(SharingQ):
             )
         self.phi: Any = policy.to(self.device)
         self.target_phi = copy.deepcopy(self.phi).requires_grad_(False)
+        self.move_phi = SoftUpdate(self.target_phi, self.phi)
         self.phi_optimizer = torch.optim.Adam(self.phi.parameters(), lr=c.phi_lr, fused=True)
         self.objective = self.make_objective(spec, c, self.device, self.shares_rng)
         if not isinstance(self.objective, Objective):
@@ -151,7 +152,7 @@ class LToS(SharingQ):
             self.step_optimizer(self.phi_optimizer, loss)
         finally:
             self.network.requires_grad_(True)
-        soft_update(self.target_phi, self.phi, self.config.phi_tau)
+        self.move_phi(self.config.phi_tau)
         kept = softmax_by_sender(*logits, seen[1]).kept.detach()
         return metrics | {'phi/loss': loss.detach(), 'phi/kept': mean(kept), 'phi/kept_std': std(kept)}
 

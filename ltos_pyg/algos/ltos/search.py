@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 from torch_geometric.nn import MLP, Linear
 
 from ltos_pyg.algos import ranks
-from ltos_pyg.algos.base import soft_update
+from ltos_pyg.algos.base import SoftUpdate
 from ltos_pyg.algos.losses import gather_next_value, masked, mean, td_loss, td_target
 from ltos_pyg.algos.ltos.critics import LowLevelBatch, Seen, taken
 from ltos_pyg.algos.ltos.objective import HighLevelBatch
@@ -180,6 +180,7 @@ class JointSearch:
         self.config, self.rng, self.num_envs = config, rng, spec.num_envs
         self.critics = nn.ModuleList(JointActionCritic(spec, config) for _ in range(2)).to(device)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.move_targets = SoftUpdate(self.targets, self.critics)
         self.constant = BestConstant().to(device)
         self.optimizer = torch.optim.Adam(self.critics.parameters(), lr=config.lr, fused=True)
         self.one_way = not spec.symmetric
@@ -228,7 +229,7 @@ class JointSearch:
 
     def update_targets(self) -> None:
         """Moves the target critics after a gradient step."""
-        soft_update(self.targets, self.critics, self.config.tau)
+        self.move_targets(self.config.tau)
 
     # the high level ----------------------------------------------------------------------------------------------
 
