@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -268,6 +269,15 @@ def last_line(log: Path) -> str:
     return ' '.join(lines[start:])[-300:]
 
 
+def longest_first(planned: Sequence[Planned]) -> list[Planned]:
+    """The runs in the same order of seeds, those of a seed with the most work left first.
+
+    So no long run starts last, and then trains alone on a machine of several cores.
+    """
+    seeds = groupby(planned, key=lambda one: one.run.seed)
+    return [one for _, runs in seeds for one in sorted(runs, key=lambda one: one.seconds * (one.fraction - 1))]
+
+
 class ThisMachine:
     """Trains ``jobs`` runs at once, each in a process with one thread. Stopped, it stops them, and they save."""
 
@@ -278,7 +288,7 @@ class ThisMachine:
 
     def train(self, planned: Sequence[Planned]) -> Iterator[tuple[Planned, str | None]]:
         stop, pool = threading.Event(), ThreadPoolExecutor(self.jobs)
-        waiting = {pool.submit(train_here, one.run, one.folder, stop): one for one in planned}
+        waiting = {pool.submit(train_here, one.run, one.folder, stop): one for one in longest_first(planned)}
         try:
             for future in as_completed(waiting):
                 yield waiting[future], future.result()

@@ -8,7 +8,7 @@ import pytest
 
 from ltos_pyg.cli import main
 from ltos_pyg.experiments.experiment import Run
-from ltos_pyg.experiments.runner import config_of
+from ltos_pyg.experiments.runner import Planned, config_of, longest_first
 from ltos_pyg.experiments.speeds import START, expected_seconds, measure, speeds
 
 
@@ -26,6 +26,18 @@ def test_the_expected_time_is_proportional_to_the_number_of_agents(scenario, opt
     run = Run(scenario, (), 'dgn', 'default', tuple({**options, 'total_steps': 7000}.items()), 0)
     expected = START + 7 * size * speeds()[scenario]['dgn']
     assert expected_seconds(run, config_of(run)) == pytest.approx(expected)
+
+
+def test_seeds_keep_their_order_and_the_longest_run_of_a_seed_starts_first(tmp_path):
+    planned = []
+    for seed, name, seconds in ((10, 'dqn', 30.0), (10, 'ltos', 300.0), (10, 'dgn', 100.0), (11, 'dqn', 30.0)):
+        run = Run('prisoner', (), name, 'default', (), seed)
+        planned.append(Planned(run, config_of(run), tmp_path / f'{name}{seed}', seconds))
+    last_part = {'step': 0.8 * planned[1].config.total_steps}
+    planned[1].folder.mkdir()
+    (planned[1].folder / 'metrics.jsonl').write_text(json.dumps(last_part) + '\n')
+    order = [(one.run.seed, one.run.algo) for one in longest_first(planned)]
+    assert order == [(10, 'dgn'), (10, 'ltos'), (10, 'dqn'), (11, 'dqn')]  # 60 s of 'ltos' are left
 
 
 def test_speeds_are_measured_for_the_usual_number_of_agents(tmp_path):
