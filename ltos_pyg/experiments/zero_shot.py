@@ -54,11 +54,9 @@ def evaluate_missing(experiments: Sequence[Experiment], runs: Path, quiet: bool 
             bar.set_postfix_str(f'{name} over {option}')
             run = api.Run(runs / name)
             over: dict[str, Any] = {option: list(values)}
-            has_tasks = run.policy.spec.num_tasks is not None
-            episodes = None if has_tasks else EPISODES
+            episodes = EPISODES if run.policy.spec.num_tasks is None else None
             settings = run.evaluate_over(episodes, **over)
-            result = as_result(run.config, settings, {}, episodes, api.SEED) | {'one_of_each_task': has_tasks}
-            result |= provenance()
+            result = as_result(run.config, settings, {}, episodes, api.SEED) | provenance()
             RunFolder(runs / name).write_zero_shot(result_name([option], []), result)
 
 
@@ -104,7 +102,7 @@ def _stored(runs: Path, run: Run, option: str, values: Sequence[Any]) -> dict[st
     """What is stored of a run, by value; ``None`` if one of the values is missing. Where there are tasks, 20 episodes,
     which earlier versions played, are as good as one of each."""
     for result in RunFolder(runs / run.name).zero_shot():
-        right_number = result['episodes'] == EPISODES or result.get('one_of_each_task', False)
+        right_number = result['episodes'] in (EPISODES, None)  # None: one of each task
         if result['env'] or 'temperature' in result or not right_number or result['eval_seed'] != api.SEED:
             continue  # of another question
         settings = [s for s in result['settings'] if [*s['options']] == [option]]

@@ -115,9 +115,10 @@ def test_where_there_are_tasks_one_episode_of_each_is_played_and_twenty_equal_on
     table = (out / 'far/table.csv').read_bytes()
     assert b'net,1x1' in table
 
-    main(['evaluate', str(path.parents[1]), '--over', 'net=1x1', '--episodes', '20'])
-    assert json.loads(path.read_text())['episodes'] == 20
-    before = path.stat().st_mtime_ns
-    assert reproduce([grids], runs, out, ThisMachine(), quiet=True) == []
-    assert path.stat().st_mtime_ns == before
-    assert (out / 'far/table.csv').read_bytes() == table
+    for flags, episodes in (['--episodes', '20'], 20), ([], None):
+        main(['evaluate', str(path.parents[1]), '--over', 'net=1x1', *flags])
+        assert json.loads(path.read_text())['episodes'] == episodes
+        before = path.stat().st_mtime_ns
+        assert reproduce([grids], runs, out, ThisMachine(), quiet=True) == []
+        assert path.stat().st_mtime_ns == before  # not measured again
+        assert (out / 'far/table.csv').read_bytes() == table
