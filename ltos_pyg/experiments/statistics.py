@@ -38,8 +38,6 @@ def bootstrap_interval(*strata: Array, level: float = 0.95) -> tuple[float, floa
             NaN, so are the bounds.
         level: How much of the resamples lies within.
     """
-    if _has_nan(strata):
-        return np.nan, np.nan
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     draws = [values[rng.integers(len(values), size=(RESAMPLES, len(values)))] for values in strata]
     low, high = np.quantile(iqm(np.concatenate(draws, axis=1)), [(1 - level) / 2, (1 + level) / 2])

@@ -266,6 +266,20 @@ def test_a_target_network_moves_by_tau():
     assert differing(weights(slow), weights(fast)) == []
 
 
+@every_variant
+def test_the_networks_behind_follow_the_one_that_learns(variant):
+    env = jungle()
+    algo = make(variant, env, tau=0.25, ema_decay=0.9, train_freq=4.0)  # one update a step
+    loop, slow, mean = Loop(algo, env), weights(algo.target), weights(algo.averaged)
+    for updates in range(1, 13):
+        loop.until(updates)
+        now, beta = weights(algo.network), min(0.9, (updates - 1) / (updates + 9))
+        slow = {name: 0.75 * old + 0.25 * now[name] for name, old in slow.items()}
+        mean = {name: beta * old + (1 - beta) * now[name] for name, old in mean.items()}
+    torch.testing.assert_close(weights(algo.target), slow)
+    torch.testing.assert_close(weights(algo.averaged), mean)
+
+
 def test_double_q_is_an_option_of_every_method():
     for variant in VARIANTS:
         losses = []
