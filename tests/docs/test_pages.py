@@ -155,6 +155,28 @@ def test_the_table_of_all_methods_on_the_jungle_is_that_of_the_kept_runs():
             assert float(number) == pytest.approx(mean, abs=0.51 * 10 ** -len(number.partition('.')[2])), (label, name)
 
 
+def test_the_table_of_figures_5_and_6_is_that_of_the_kept_runs():
+    lines = page('results.md').partition('### Figures 5 and 6')[2].partition('\n\n###')[0].splitlines()
+    header, _, *rows = [[c.strip() for c in line.strip('|').split('|')] for line in lines if line.startswith('|')]
+    for row in rows:
+        name, _, number = row[0].partition(',')[0].partition(' = ')
+        n = int(number)
+        options = {'k': f'-neighbours={n}', 'N': '' if n == 20 else f'-num_agents={n}-num_foods={3 * n // 5}'}[name]
+        shown = {label: cell.split() for label, cell in zip(header, row, strict=True) if label in METHODS}
+        assert any(shown.values())
+        for label, numbers in shown.items():
+            runs = ends(f'jungle{options}-{METHODS[label]}-seed1[0-9]').values()
+            assert numbers == [f'{end["policy"]["reward"]["mean"]:.3f}' for end in runs], (row[0], label)
+
+
+def test_the_table_of_zero_shot_offers_is_that_of_the_kept_runs():
+    text = page('results.md').partition('`ltos reproduce zero-shot-offers`')[2].partition('\n\n**')[0]
+    shown = [line.split(' | ')[2:] for line in text.splitlines() if line.startswith('| LToS')]
+    report = page('results/tables/zero-shot-offers/table.md')
+    kept = [line.split(' | ')[3:] for line in report.splitlines() if line.startswith('| LToS')][:2]
+    assert shown == kept
+
+
 def test_no_learned_run_with_the_edge_critic_collapses_on_the_jungle_as_the_results_say():
     assert 'no evaluation of a learned run after 60,000 steps is below 0.86' in page('results.md')
     logs = sorted((DOCS / 'results/runs').glob('jungle-ltos_edge-seed1[0-9]/metrics.jsonl'))
