@@ -117,7 +117,7 @@ def ends(pattern: str) -> dict[str, dict]:
     }
 
 
-def test_no_constant_beats_the_learned_weights_of_its_run_as_the_results_say():
+def test_how_often_a_constant_beats_the_learned_weights_of_its_run_is_as_the_results_say():
     learned = {
         name: end
         for pattern in ('*-ltos-seed*', '*-ltos_edge-seed*')
@@ -125,11 +125,15 @@ def test_no_constant_beats_the_learned_weights_of_its_run_as_the_results_say():
         if 'constant' in end
         and not name.startswith('traffic')  # there an evaluation is one episode, the same each time
     }
-    assert f'({len(learned)} learned runs of games and jungle in' in page('results.md')
+    assert f' {len(learned)} learned runs of games and jungle in' in page('results.md')
+    better = {}
     for name, end in learned.items():
         phi, constant = end['policy']['return'], end['constant']['return']
         error = sum(stat['std'] ** 2 / stat['count'] for stat in (phi, constant)) ** 0.5
-        assert constant['mean'] - phi['mean'] <= 1.5 * error, name
+        if constant['mean'] - phi['mean'] > 1.5 * error:
+            better[name] = round((constant['mean'] - phi['mean']) / error, 1)
+    assert better == {'jungle-num_agents=10-num_foods=6-ltos_edge-seed10': 1.8}
+    assert 'in one of them only (1.8 standard errors, LToS-edge with 10 agents,' in page('results.md')
 
 
 METHODS = {
