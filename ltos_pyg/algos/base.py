@@ -192,11 +192,12 @@ class SoftUpdate:
     """
 
     def __init__(self, target: nn.Module, online: nn.Module) -> None:
-        self.parameters = list(target.parameters()), list(online.parameters())
+        self.target: list[Tensor] = list(target.parameters())
+        self.online: list[Tensor] = list(online.parameters())
 
     def __call__(self, tau: float) -> None:
         with torch.no_grad():
-            torch._foreach_lerp_(*self.parameters, tau)
+            torch._foreach_lerp_(self.target, self.online, tau)
 
 
 def first_nonfinite(named: dict[str, Tensor | None]) -> str | None:
