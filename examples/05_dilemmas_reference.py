@@ -7,16 +7,27 @@ the extra ``test``).
 
     python examples/05_dilemmas_reference.py --graphs 10
     python examples/05_dilemmas_reference.py --plot dilemmas.png    # reward over the share kept, with the other schemes
+    python examples/05_dilemmas_reference.py --zero-shot --graphs 50    # controls of `ltos reproduce zero-shot-offers`
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from ltos_pyg.envs import DilemmasConfig
-from ltos_pyg.envs.dilemmas_theory import constant_sharing, equilibrium_value, games, references
+from ltos_pyg.envs.dilemmas_theory import (
+    best_kept,
+    constant_sharing,
+    equilibrium_value,
+    games,
+    neighbourhood_sum,
+    optimum,
+    references,
+)
 
 GAMES = {
     'groups': DilemmasConfig(graph='groups'),
@@ -26,6 +37,8 @@ GAMES = {
     'offers, tree': DilemmasConfig(graph='offers', topology='tree'),
     'offers, ba': DilemmasConfig(graph='offers', topology='ba'),
 }
+ELSEWHERE = ({}, *({'num_agents': n} for n in (10, 50, 100)), *({'topology': t} for t in ('ring', 'tree', 'star')))
+TRAINED_KEPT = 0.18  # about the best share kept on preferential attachment with 20 agents, where policies were trained
 COLUMNS = ('optimum', 'oracle', 'best_constant', 'best_kept', 'uniform', 'keep_all', 'neighbourhood_sum')
 LINES = {
     'optimum': ('optimum = state-dependent weights', '#000000', (0, ())),
@@ -39,7 +52,12 @@ def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--graphs', type=int, default=10, help='random graphs that tree and ba are averaged over')
     parser.add_argument('--plot', help='a picture instead of the table')
+    parser.add_argument('--zero-shot', action='store_true', help='optimality on offers, where policies play elsewhere')
     options = parser.parse_args(args)
+    if options.zero_shot:
+        for name, *found in controls(options.graphs):
+            print(f'{name:20}' + ''.join(f'{value:10.3f}' for value in found))
+        return
     if options.plot:
         plot(options.plot, options.graphs)
         return
@@ -49,6 +67,21 @@ def main(args: list[str] | None = None) -> None:
         cells = {name: f'{found[name]:.4f}' for name in COLUMNS}
         cells['best_kept'] += f' ({found["kept"]:.3f})'
         print(f'{game:14}' + ''.join(f'{cell:>19}' for cell in cells.values()))
+
+
+def controls(graphs: int) -> Iterator[tuple[str, float, float, float]]:
+    """Optimality by setting: of the best share kept there, of ``TRAINED_KEPT``, and of the neighbours' sums."""
+    for change in ELSEWHERE:
+        config = replace(GAMES['offers, ba'], **change)
+        many, best = games(config, graphs), optimum(config)
+        kept = np.mean([equilibrium_value(g, constant_sharing(g.neighbours, TRAINED_KEPT)) for g in many])
+        sums = np.mean([equilibrium_value(g, neighbourhood_sum(g.neighbours)) for g in many])
+        yield (
+            str(next(iter(change.values()), 'as trained')),
+            best_kept(many)[1] / best,
+            float(kept) / best,
+            float(sums) / best,
+        )
 
 
 def plot(path: str, graphs: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -162,6 +163,7 @@ def test_the_table_of_all_methods_on_the_jungle_is_that_of_the_kept_runs():
 def test_the_table_of_figures_5_and_6_is_that_of_the_kept_runs():
     lines = page('results.md').partition('### Figures 5 and 6')[2].partition('\n\n###')[0].splitlines()
     header, _, *rows = [[c.strip() for c in line.strip('|').split('|')] for line in lines if line.startswith('|')]
+    assert len(rows) >= 4
     for row in rows:
         name, _, number = row[0].partition(',')[0].partition(' = ')
         n = int(number)
@@ -178,7 +180,16 @@ def test_the_table_of_zero_shot_offers_is_that_of_the_kept_runs():
     shown = [line.split(' | ')[2:] for line in text.splitlines() if line.startswith('| LToS')]
     report = page('results/tables/zero-shot-offers/table.md')
     kept = [line.split(' | ')[3:] for line in report.splitlines() if line.startswith('| LToS')][:2]
+    assert len(shown) == 2
     assert shown == kept
+
+
+@pytest.mark.slow
+def test_the_controls_of_zero_shot_offers_are_those_of_the_example():
+    example = runpy.run_path(str(DOCS.parent / 'examples/05_dilemmas_reference.py'))
+    columns = zip(*(found for _, *found in example['controls'](50)), strict=True)
+    shown = [line.strip('|').split(' | ')[1:] for line in page('results.md').splitlines() if '| control: ' in line]
+    assert [[cell.strip() for cell in row] for row in shown] == [[f'{v:.3f}' for v in column] for column in columns]
 
 
 def test_no_learned_run_with_the_edge_critic_collapses_on_the_jungle_as_the_results_say():
