@@ -55,6 +55,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument('--zero-shot', action='store_true', help='optimality on offers, where policies play elsewhere')
     options = parser.parse_args(args)
     if options.zero_shot:
+        print(f'{"optimality":20}{"best kept":>10}{TRAINED_KEPT:10}{"sums":>10}')
         for name, *found in controls(options.graphs):
             print(f'{name:20}' + ''.join(f'{value:10.3f}' for value in found))
         return
