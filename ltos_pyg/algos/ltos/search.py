@@ -207,7 +207,12 @@ class JointSearch:
         return both_ways(seen) if self.one_way else seen
 
     def critic_loss(self, batch: LowLevelBatch) -> Tensor:
-        r"""Mean loss of :math:`G_c(o, \mathbf{a}) \to R + \gamma^n G^-_c(o', \mathbf{a}')`, c by the frame's number."""
+        r"""Half the mean square error of :math:`G_c(o, \mathbf{a}) \to R + \gamma^n G^-_c(o', \mathbf{a}')`, c by the
+        frame's number.
+
+        Squared, not Huber, whatever the low level has: the search compares *mean* returns, and the Huber loss
+        underrates what is rare and large, such as the loss of an agent that is attacked.
+        """
         t = batch.t
         which = half_of(t.index, self.num_envs).to(t.reward.device)  # (B,) the same for the same frame in every batch
         now = self._critics_see(batch.seen)
@@ -224,7 +229,7 @@ class JointSearch:
                     next_value = t.reward.new_zeros(t.successor.num_nodes)
                     next_value[node_next] = target(*seen_next, batch.ahead.action[node_next])
                     y = td_target(y, t.discount[node], gather_next_value(next_value, t.successor_node[node]))
-            losses.append(td_loss(value, y, self.config.huber))
+            losses.append(td_loss(value, y, delta=None))
         return torch.stack(losses).mean()
 
     def update_targets(self) -> None:
