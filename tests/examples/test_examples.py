@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import ltos_pyg
+
 EXAMPLES = Path(__file__).parents[2] / 'examples'
 
 # file, arguments, what its output must match
@@ -61,6 +63,33 @@ def test_example_runs_and_shows_what_it_promises(file, args, expected, tmp_path)
     assert re.search(expected, done.stdout), done.stdout
     ours = [line for line in done.stderr.splitlines() if 'Warning' in line and 'torch.jit' not in line]
     assert not ours  # torch.jit's warnings are PyG's, on import
+
+
+def run_search_critics(folder, *args):
+    command = [sys.executable, str(EXAMPLES / '08_search_critics.py'), str(folder), *args]
+    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=env)
+
+
+def test_the_critics_of_another_method_cannot_be_held_against_play(tmp_path):
+    ltos_pyg.train('prisoner', 'dqn', 100, out=tmp_path, learning_starts=10, eval_episodes=1, final_episodes=1)
+    done = run_search_critics(tmp_path)
+    assert done.returncode == 2
+    assert 'must be a run of ltos or ltos_edge with --objective search' in done.stderr
+
+
+@pytest.mark.slow
+def test_critics_of_trained_weights_have_the_signs_that_play_has(tmp_path):
+    options = {'graph': 'groups', 'eval_episodes': 2, 'final_episodes': 2, 'threads': 1}
+    ltos_pyg.train('dilemmas', 'ltos', 24_000, seed=100, out=tmp_path, **options)
+    done = run_search_critics(tmp_path, '--boards', '64', '--steps', '1')
+    assert done.returncode == 0, done.stderr
+    row = re.compile(r'^ *(\S+) +[\d.]+% +([+-][\d.]+) ± [\d.]+ +([+-][\d.]+) +([+-][\d.]+)$', re.MULTILINE)
+    rows = {name: tuple(map(float, values)) for name, *values in row.findall(done.stdout)}
+    assert list(rows) == ['0.1', '0.2', '0.3', '0.4', '0.5', '0.7', 'policy']
+    assert rows['policy'][0] > 0.09  # of 0.23, the best joint actions
+    for played, *critics in rows.values():
+        assert all(abs(value - played) < 0.02 for value in critics), done.stdout
 
 
 def test_every_example_says_how_to_run_it():
