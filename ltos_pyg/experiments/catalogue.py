@@ -203,11 +203,13 @@ _ALL = (
         name='sharing-paper', title="The paper's high level and ours", report='sharing', seeds=3,
         settings=(
             Setting(label='prisoner', scenario='prisoner'),
+            Setting(label='groups', scenario='dilemmas', options={'graph': 'groups', 'total_steps': 24_000}),
             Setting(label='double star', scenario='dilemmas', options={'graph': 'double_star'}),
         ),
         methods=(
             Method(label='preset paper', algo='ltos', preset='paper'),
             Method(label='preset paper, phi as often as ours', algo='ltos', preset='paper', options={'phi_every': 4}),
+            Method(label="the paper's objective, all else default", algo='ltos', options={'objective': 'gradient'}),
             Method(label='default', algo='ltos'),
         ),
     ),
