@@ -55,11 +55,11 @@ def said(capsys: pytest.CaptureFixture[str], args: list[str]) -> tuple[int, str]
     ('args', 'code', 'message'),
     [
         ([], 2, 'train an algorithm on a scenario, or on'),
-        (['--help'], 0, 'play greedy episodes with a trained run'),
+        (['--help'], 0, 'play episodes without exploration with a trained run'),
         (['--version'], 0, f'ltos_pyg {ltos_pyg.__version__}'),
         (['fly'], 2, "invalid choice: 'fly' (choose from"),
         (['train'], 2, 'scenarios: jungle, dilemmas, prisoner, traffic algorithms: dqn, dgn, fixed_ltos, ltos'),
-        (['train', '--help'], 0, 'all options of one: ltos train SCENARIO --algo ALGO --help'),
+        (['train', '--help'], 0, 'all options, with their defaults: ltos train SCENARIO --algo ALGO --help'),
         (['train', 'moon'], 1, "unknown scenario 'moon'. Choose one of: jungle, dilemmas, prisoner"),
         (
             ['train', 'prisoner', '--algo', 'sarsa'],

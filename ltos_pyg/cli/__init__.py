@@ -18,7 +18,7 @@ BROKEN_PIPE = 141  # exit code after a broken pipe, as in shells
 
 COMMANDS = {
     'train': 'train an algorithm on a scenario, or on an environment of your own',
-    'evaluate': 'play greedy episodes with a trained run',
+    'evaluate': 'play episodes without exploration with a trained run',
     'plot': 'draw the learning curves of runs, grouped by algorithm over seeds',
     'table': 'a table of final results, grouped by algorithm over seeds',
     'watch': 'draw an episode of a trained run',

@@ -21,7 +21,7 @@ Grid = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.co
 
 @dataclass
 class Options:
-    """Play greedy episodes with a trained run."""
+    """Play episodes without exploration with a trained run."""
 
     folder: PolicyArg
     episodes: int | None = None

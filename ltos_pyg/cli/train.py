@@ -103,17 +103,19 @@ def read_head(args: Sequence[str]) -> Head:
 def usage() -> str:
     """Usage, with the known scenarios and algorithms."""
     return (
-        'usage: ltos train SCENARIO [--algo ALGO] [--preset PRESET] [--label TEXT] [--out FOLDER] [--resume]'
-        ' [--config FILE]'
-        ' [--import MODULE] [options]\n\n'
+        'usage: ltos train SCENARIO [--algo ALGO] [options]\n\n'
         'SCENARIO: one of those below, or your own environment as package.module:Name\n'
         '--algo: one of those below, or your own as package.module:Name (default: ltos)\n'
+        '--preset: the set of defaults to start from (default: default; paper: close to the papers)\n'
+        '--seed, --total-steps, --num-envs: of the run; env steps of training; graphs that are played at once\n'
+        '--out: the run folder (default: runs/SCENARIO-ALGO-seedN); --resume: continue the run in it\n'
+        '--device: cpu or cuda\n'
         '--label: name of the run in tables and plots (default: the algorithm and its preset)\n'
         '--config: a TOML file of options, as ltos sweep writes it\n'
         '--import: a module that registers scenarios or algorithms\n'
         f'scenarios:  {", ".join(registry.scenario_names())}\n'
         f'algorithms: {", ".join(registry.algorithm_names())}\n'
-        'all options of one: ltos train SCENARIO --algo ALGO --help'
+        'all options, with their defaults: ltos train SCENARIO --algo ALGO --help'
     )
 
 

@@ -142,7 +142,7 @@ class Run:
     def evaluate(
         self, env: Any = None, episodes: int | None = None, seed: int = SEED, **options: Any
     ) -> dict[str, Stat]:
-        """Plays greedy episodes: mean, standard deviation and count of every metric.
+        """Plays episodes without exploration: mean, standard deviation and count of every metric.
 
         Args:
             env: The environment, as for :func:`train`, with its default options. ``None``: that of training.
@@ -170,7 +170,7 @@ class Run:
             return evaluate(algorithm, played, seed, show='evaluation')
 
     def evaluate_over(self, episodes: int | None = None, seed: int = SEED, **options: Any) -> list[Setting]:
-        """Zero-shot: plays greedy episodes in each of several settings of the environment.
+        """Zero-shot: plays episodes without exploration in each of several settings of the environment.
 
         .. code-block:: python
 

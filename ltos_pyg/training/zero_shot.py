@@ -97,7 +97,7 @@ def evaluate_over(
     show: bool = False,
     metrics: Sequence[str] = (),
 ) -> list[Setting]:
-    """Plays greedy episodes in each setting; returns the settings with their metrics.
+    """Plays episodes without exploration in each setting; returns the settings with their metrics.
 
     All settings are checked before the first is played.
 
