@@ -147,12 +147,14 @@ def sharing_table(results: Sequence[Result]) -> Cells:
     several = len({one.setting.label for one in results}) > 1
     metrics = ' or '.join(dict.fromkeys(one.metric for one in results))
     changed = f'actions changed by {", ".join(swaps)}'
-    rows = [['trained with', 'seeds', metrics, 'each', *measures, changed, *(f'played with {swap}' for swap in swaps)]]
+    has_phi = any('phi' in end['eval'] for one in results for end in one.ends)  # the policy on the others' episodes
+    modes = (*(['phi'] if has_phi else []), *swaps)
+    rows = [['trained with', 'seeds', metrics, 'each', *measures, changed, *(f'played with {mode}' for mode in modes)]]
     for one in results:
         each = ' '.join(rounded(*one.values))
         shares = [_mean(one, 'policy', name) for name in measures.values()]
         switched = ' '.join(_mean(one, 'policy', f'switched_{mode}') for mode in swaps).strip()
-        swapped = [_mean(one, mode, one.metric) for mode in swaps]
+        swapped = [_mean(one, mode, one.metric) for mode in modes]
         label = f'{one.method.label}, {one.setting.label}' if several else one.method.label
         rows.append([label, seeds_of(one), with_interval(one.values), each, *shares, switched, *swapped])
     return rows

@@ -395,7 +395,8 @@ def evaluate_modes(
 
     The same network under phi, constant and uniform weights shows whether the weights matter and whether phi found good
     ones. The policy, ``'policy'``, plays all episodes and its actions are compared with those of the other modes
-    (``switches``); each other mode plays at most ``swap_episodes``, the same ones as the policy if that plays no more.
+    (``switches``); each other mode plays at most ``swap_episodes``, all modes the same ones. If the policy plays more,
+    it plays these, too, under the name of its mode (``'phi'``), so that like is compared with like.
 
     Args:
         algorithm: Its first mode is the policy; an algorithm without modes has one.
@@ -418,7 +419,7 @@ def evaluate_modes(
         if swap_episodes == 0:
             return results
         with closing(make_env(min(episodes, swap_episodes))) as env:
-            for mode in modes[1:]:
+            for mode in modes if episodes > swap_episodes else modes[1:]:
                 learner.sharing_mode = mode
                 results[mode] = evaluate(algorithm, env, seed, show=show and f'{show}, {mode} weights')
         return results

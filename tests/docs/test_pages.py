@@ -129,7 +129,7 @@ def test_how_often_a_constant_beats_the_learned_weights_of_its_run_is_as_the_res
     assert f' {len(learned)} learned runs of games and jungle in' in page('results.md')
     better = {}
     for name, end in learned.items():
-        phi, constant = end['policy']['return'], end['constant']['return']
+        phi, constant = end.get('phi', end['policy'])['return'], end['constant']['return']
         error = sum(stat['std'] ** 2 / stat['count'] for stat in (phi, constant)) ** 0.5
         if constant['mean'] - phi['mean'] > 1.5 * error:
             better[name] = round((constant['mean'] - phi['mean']) / error, 1)

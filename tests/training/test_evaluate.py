@@ -277,8 +277,11 @@ def test_the_modes_are_compared_on_the_same_episodes():
     assert results['policy']['kept'] == results['constant']['kept']  # where phi starts
     assert ['switched_keep' in stats for stats in results.values()] == [True, False, False, False, False]
     assert learner.sharing_mode == 'keep'
-    counts = [stats['return'].count for stats in evaluate_modes(learner, lottery, 4, 3, swap_episodes=2).values()]
-    assert counts == [4, 2, 2, 2, 2]
+    results = evaluate_modes(learner, lottery, 4, 3, swap_episodes=2)
+    assert list(results) == ['policy', 'phi', 'constant', 'uniform', 'keep', 'random']
+    assert [stats['return'].count for stats in results.values()] == [4, 2, 2, 2, 2, 2]
+    assert results['phi']['return'] == results['constant']['return'] != results['policy']['return']
+    assert results['phi']['kept'].mean == pytest.approx(results['policy']['kept'].mean)
     assert list(evaluate_modes(learner, lottery, 4, 3, swap_episodes=0)) == ['policy']
 
 
