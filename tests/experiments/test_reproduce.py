@@ -148,6 +148,17 @@ def test_rows_of_a_sharing_report_name_their_setting(finished):
     assert [row[0] for row in rows] == ['DQN, prisoner', 'DQN, long', 'DGN, prisoner', 'DGN, long']
 
 
+def test_a_sharing_report_has_the_policy_on_the_episodes_of_the_other_weights_where_it_was_measured(finished):
+    sharing = dataclasses.replace(tiny(), report='sharing')
+    results = results_of(sharing, finished / 'runs')
+    assert table_of(sharing, results)[0][-4:] == [f'played with {w}' for w in ('constant', 'uniform', 'keep', 'random')]
+    results[0].ends[0]['eval']['phi'] = {'return': {'mean': 0.25, 'std': 0.0, 'count': 2}}
+    header, first, second = table_of(sharing, results)
+    column = header.index('played with phi')
+    assert header[column + 1] == 'played with constant'
+    assert (first[column], second[column]) == ('0.250', '')
+
+
 def test_a_report_names_the_versions_that_trained_its_runs(finished, tmp_path, capsys):
     runs = tmp_path / 'runs'
     shutil.copytree(finished / 'runs', runs)
