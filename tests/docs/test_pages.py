@@ -133,7 +133,7 @@ def test_how_often_a_constant_beats_the_learned_weights_of_its_run_is_as_the_res
         if constant['mean'] - phi['mean'] > 1.5 * error:
             better[name] = round((constant['mean'] - phi['mean']) / error, 1)
     assert better == {'jungle-num_agents=10-num_foods=6-ltos_edge-seed10': 1.8, 'jungle-ltos-seed10': 1.7}
-    said = f'in two of {len(learned)} learned runs (1.8 standard errors, LToS-edge with 10 agents; 1.7, LToS on the jungle'
+    said = f'in two of {len(learned)} learned runs (1.8 standard errors, LToS-edge with 10 agents; 1.7, LToS on'
     assert said in page('results.md')
 
 
