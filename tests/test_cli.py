@@ -83,7 +83,7 @@ def said(capsys: pytest.CaptureFixture[str], args: list[str]) -> tuple[int, str]
         (['train', 'prisoner', '--algo', 'dqn', '--help'], 0, 'its value at the end (default: 0.05)'),
         (['train', 'prisoner', '--label', ''], 1, "'label' must not be empty (got '')"),
         (['train', 'prisoner', '--label', ' '], 1, "'label' must not be empty (got ' ')"),
-        (['train'], 2, '[--label TEXT]'),
+        (['train'], 2, '--label: name of the run in tables and plots'),
         (['evaluate'], 2, 'RUN'),
         (['evaluate', 'nowhere'], 1, "'nowhere' is not a run folder: it has no config.json. Train first: ltos train"),
         (['evaluate', 'nowhere', '--episodes', '0'], 1, "'--episodes' must be at least 1 (got 0)"),
