@@ -6,7 +6,7 @@ under those of the policy. Both are compared with acting once under uniform weig
 
 You will see: a row for each constant share kept, and one for the policy's weights. "in play" is the discounted return
 of an agent above that under uniform weights, with its standard error over boards. The critics' columns should have the
-same sign, and the policy's weights should be above 0.
+same signs, and the policy's weights should not be below 0 by more than chance.
 
     python examples/08_search_critics.py runs/jungle-ltos-seed0 --boards 64
 """
@@ -14,7 +14,6 @@ same sign, and the policy's weights should be above 0.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from ltos_pyg.graph_env import GraphEnv
 from ltos_pyg.nn import Sharing, constant_sharing
 from ltos_pyg.training.evaluate import graph_mean
 from ltos_pyg.training.run import load_algorithm
+from ltos_pyg.training.run_folder import RunFolder
 
 SHARES = (None, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)  # None: uniform, with which all others are compared
 MOMENTS, APART = 4, 15  # boards are taken at that many times of an episode, so many steps apart
@@ -34,7 +34,7 @@ MOMENTS, APART = 4, 15  # boards are taken at that many times of an episode, so 
 @torch.no_grad()
 def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('run', type=Path, help='the folder of a run of ltos or ltos_edge, with a checkpoint')
+    parser.add_argument('run', help='the folder of a run of ltos or ltos_edge, with a checkpoint')
     parser.add_argument('--boards', type=int, default=64, help=f'graphs that are played, {MOMENTS} moments of each')
     parser.add_argument('--steps', type=int, default=40, help='steps of play after the first')
     options = parser.parse_args(args)
@@ -45,6 +45,8 @@ def main(args: list[str] | None = None) -> None:
     algo = load_algorithm(run.config, env.spec, run.folder)
     if not isinstance(algo, LToS) or not isinstance(algo.objective, JointSearch):
         parser.error(f"'{options.run}' must be a run of ltos or ltos_edge with --objective search")
+    if not RunFolder(run.folder).store().steps():
+        parser.error(f"'{options.run}' must be a run folder with a checkpoint: an exported policy has no critics")
 
     rows = look(algo, env, options.steps, run.config.algorithm.gamma)
     print(f'{"kept":>8}{"changed":>10}{"in play":>20}{"critic 1":>10}{"critic 2":>10}')

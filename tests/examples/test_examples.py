@@ -71,6 +71,12 @@ def run_search_critics(folder, *args):
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=env)
 
 
+def test_an_exported_policy_has_no_critics_to_hold_against_play():
+    done = run_search_critics('pretrained:prisoner-ltos')
+    assert done.returncode == 2
+    assert 'must be a run folder with a checkpoint: an exported policy has no critics' in done.stderr
+
+
 def test_the_critics_of_another_method_cannot_be_held_against_play(tmp_path):
     ltos_pyg.train('prisoner', 'dqn', 100, out=tmp_path, learning_starts=10, eval_episodes=1, final_episodes=1)
     done = run_search_critics(tmp_path)
