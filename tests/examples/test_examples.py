@@ -51,35 +51,33 @@ SLOW = (
 )
 
 
+def run_example(file, *args, cwd=None):
+    command = [sys.executable, str(EXAMPLES / file), *args]
+    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=cwd, env=env)
+
+
 @pytest.mark.parametrize(
     ('file', 'args', 'expected'),
     [pytest.param(*row, id=row[0], marks=[pytest.mark.slow] if row[0] in SLOW else []) for row in TABLE],
 )
 def test_example_runs_and_shows_what_it_promises(file, args, expected, tmp_path):
-    command = [sys.executable, str(EXAMPLES / file), *args]
-    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path, env=env)
+    done = run_example(file, *args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(expected, done.stdout), done.stdout
     ours = [line for line in done.stderr.splitlines() if 'Warning' in line and 'torch.jit' not in line]
     assert not ours  # torch.jit's warnings are PyG's, on import
 
 
-def run_search_critics(folder, *args):
-    command = [sys.executable, str(EXAMPLES / '08_search_critics.py'), str(folder), *args]
-    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=env)
-
-
 def test_an_exported_policy_has_no_critics_to_hold_against_play():
-    done = run_search_critics('pretrained:prisoner-ltos')
+    done = run_example('08_search_critics.py', 'pretrained:prisoner-ltos')
     assert done.returncode == 2
     assert 'must be a run folder with a checkpoint: an exported policy has no critics' in done.stderr
 
 
 def test_the_critics_of_another_method_cannot_be_held_against_play(tmp_path):
     ltos_pyg.train('prisoner', 'dqn', 100, out=tmp_path, learning_starts=10, eval_episodes=1, final_episodes=1)
-    done = run_search_critics(tmp_path)
+    done = run_example('08_search_critics.py', str(tmp_path))
     assert done.returncode == 2
     assert 'must be a run of ltos or ltos_edge with --objective search' in done.stderr
 
@@ -88,7 +86,7 @@ def test_the_critics_of_another_method_cannot_be_held_against_play(tmp_path):
 def test_critics_of_trained_weights_have_the_signs_that_play_has(tmp_path):
     options = {'graph': 'groups', 'eval_episodes': 2, 'final_episodes': 2, 'threads': 1}
     ltos_pyg.train('dilemmas', 'ltos', 24_000, seed=100, out=tmp_path, **options)
-    done = run_search_critics(tmp_path, '--boards', '64', '--steps', '1')
+    done = run_example('08_search_critics.py', str(tmp_path), '--boards', '64', '--steps', '1')
     assert done.returncode == 0, done.stderr
     row = re.compile(r'^ *(\S+) +[\d.]+% +([+-][\d.]+) ± [\d.]+ +([+-][\d.]+) +([+-][\d.]+)$', re.MULTILINE)
     rows = {name: tuple(map(float, values)) for name, *values in row.findall(done.stdout)}
