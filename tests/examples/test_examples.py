@@ -40,6 +40,12 @@ TABLE = [
         r'k = 3 +3-\d+ +\d{4} +uniform +0\.\d\d% +9\d\.\d\d%\n(.*\n){2}k = 3 .* 0\.4 +[56]\d\.\d\d% +100\.00%\n'
         r'k = 3 .* 1 +100\.00% +100\.00%',
     ),
+    (
+        '09_learned_and_controls.py',
+        [str(EXAMPLES.parent / 'docs' / 'results' / 'tables')],
+        r"groups +learned, the paper's critic +1\.000 .*\n(.*\n){4}groups +sums of rewards, no weights +0\.562(.*\n)+"
+        r'jungle, dense, unequal gains .*\noverview\.png',
+    ),
 ]
 
 
