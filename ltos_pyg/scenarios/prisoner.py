@@ -14,6 +14,9 @@ from ltos_pyg.scenarios.presets import PAPER_LTOS, REFERENCE_CONSENET, SMALL
 from ltos_pyg.viz.drawing import Scene
 from ltos_pyg.viz.pictures import ScenePictures, shares
 
+# A quarter of the gradient steps that other methods take, but larger ones, and a target network that follows faster.
+FEW_UPDATES: dict[str, Any] = {'total_steps': 10_000, 'train_freq': 32.0, 'lr': 3e-3, 'tau': 0.02}
+
 
 def _make(config: PrisonerConfig, num_envs: int, device: str) -> GraphEnv:
     return PrisonerEnv(num_envs, config, device=device)
@@ -55,8 +58,8 @@ PRISONER = Scenario(
         'epsilon_end': 0.05,
     },
     presets={
-        ('ltos', 'default'): {'total_steps': 12_000},  # enough for it; the others train for 20,000
-        ('ltos_edge', 'default'): {'total_steps': 12_000},
+        ('ltos', 'default'): FEW_UPDATES,
+        ('ltos_edge', 'default'): FEW_UPDATES,
         ('ltos', 'paper'): PAPER_LTOS,
         ('qmix', 'default'): {'train_freq': 4.0},  # with fewer, a mixing weight often dies, see deviations.md
         ('fixed_ltos', 'default'): {'kept': 0.4},  # at one half both actions are worth the same against a defector
