@@ -7,7 +7,7 @@ from torch.nn.functional import leaky_relu
 from torch_geometric.nn import Linear
 
 from ltos_pyg.nn.functional import Sharing, at_least_float32, kept_logit, softmax_by_sender, weighted_sum
-from ltos_pyg.nn.validation import check_edge_index, check_node_features, check_rows
+from ltos_pyg.nn.validation import check_edge_index, check_node_features, edge_features
 
 
 def add_edges(pair: Tensor, lin_edge: Linear | None, edge_attr: Tensor | None) -> Tensor:
@@ -16,17 +16,9 @@ def add_edges(pair: Tensor, lin_edge: Linear | None, edge_attr: Tensor | None) -
     Raises:
         ValueError: If there are features but no layer for them, a layer but no features, or they do not fit.
     """
-    if lin_edge is None:
-        if edge_attr is not None:
-            raise ValueError("'edge_attr' was given to a head without edge features: build it with edge_dim=...")
-        return pair
-    edge_dim = lin_edge.in_channels
-    if edge_attr is None:
-        raise ValueError(f"'edge_attr' is missing: this head expects shape (E, edge_dim={edge_dim})")
-    if edge_attr.dim() != 2 or edge_attr.size(1) != edge_dim:
-        raise ValueError(f"'edge_attr' must have shape (E, edge_dim={edge_dim}) (got {tuple(edge_attr.shape)})")
-    check_rows('edge_attr', edge_attr, pair.size(0), 'edge')
-    pair += lin_edge(edge_attr.to(pair.dtype))
+    features = edge_features(edge_attr, lin_edge.in_channels if lin_edge is not None else None, pair.size(0))
+    if lin_edge is not None and features is not None:
+        pair += lin_edge(features.to(pair.dtype))
     return pair
 
 

@@ -13,7 +13,7 @@ from ltos_pyg.nn.conv.by_name import Conv, make_conv
 from ltos_pyg.nn.conv.dgn_conv import DGNConv
 from ltos_pyg.nn.functional import Sharing
 from ltos_pyg.nn.heads import EdgePolicyHead, QHead
-from ltos_pyg.nn.validation import check_rows
+from ltos_pyg.nn.validation import check_rows, edge_features
 
 SMALL_SHARE = 0.02  # shares below it have nearly the same features
 
@@ -93,8 +93,9 @@ class DGNTrunk(nn.Module):
                 f'parameters depend on it (got {in_channels})'
             )
         self.lin_sharing = Linear(4, first, bias=False) if sharing else None
-        edge_dim = (edge_dim or 0) + (2 if sharing else 0)
-        self.convs = nn.ModuleList(make_conv(conv, hidden_channels, heads, edge_dim or None) for _ in range(num_layers))
+        self.edge_dim = edge_dim
+        size = (edge_dim or 0) + (2 if sharing else 0)
+        self.convs = nn.ModuleList(make_conv(conv, hidden_channels, heads, size or None) for _ in range(num_layers))
         self._scale_sharing()
 
     def reset_parameters(self) -> None:
@@ -138,6 +139,7 @@ class DGNTrunk(nn.Module):
             check_rows('sharing.kept', sharing.kept, copies * x.size(0), 'node')
             of_node, of_edge = sharing_features(edge_index, sharing)
             h = self._encode(x, of_node, copies)
+            edge_attr = edge_features(edge_attr, self.edge_dim, edge_index.size(1))
             edge_attr = of_edge if edge_attr is None else torch.cat([of_edge, edge_attr.to(of_edge.dtype)], dim=-1)
         outs = [h]
         for conv in self.convs:

@@ -110,6 +110,27 @@ def check_edge_index(edge_index: Tensor, num_nodes: int) -> None:
         )
 
 
+def edge_features(edge_attr: Tensor | None, edge_dim: int | None, num_edges: int) -> Tensor | None:
+    """The edge features as (E, D), where (E,) is one number per edge, or ``None`` for a layer without any.
+
+    Raises:
+        ValueError: If there are features but no ``edge_dim``, an ``edge_dim`` but no features, or they do not fit.
+    """
+    if not edge_dim:
+        if edge_attr is not None:
+            raise ValueError("'edge_attr' was given to a layer without edge features: build it with edge_dim=...")
+        return None
+    if edge_attr is None:
+        raise ValueError(f"'edge_attr' is missing: this layer expects shape (E, edge_dim={edge_dim})")
+    check_tensor('edge_attr', edge_attr)
+    if edge_attr.dim() == 1 and edge_dim == 1:
+        edge_attr = edge_attr.unsqueeze(-1)
+    if edge_attr.dim() != 2 or edge_attr.size(1) != edge_dim:
+        raise ValueError(f"'edge_attr' must have shape (E, edge_dim={edge_dim}) (got {tuple(edge_attr.shape)})")
+    check_rows('edge_attr', edge_attr, num_edges, 'edge')
+    return edge_attr
+
+
 def check_finite(name: str, tensor: Tensor) -> None:
     """Raises a ``ValueError`` that counts and locates NaN and infinite entries."""
     if not tensor.is_floating_point() or not _may_look_at_values(tensor):

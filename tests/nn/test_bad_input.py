@@ -196,6 +196,7 @@ def test_bad_calls(call):
 EDGE_LAYERS = {
     'DGNConv': lambda edge_dim: DGNConv(5, 6, 2, edge_dim),
     'LToSConv': lambda edge_dim: LToSConv(5, 6, 2, edge_dim),
+    'IntentionConv': lambda edge_dim: IntentionConv(5, 6, edge_dim=edge_dim),
     'EdgePolicyHead': lambda edge_dim: EdgePolicyHead(5, 6, edge_dim),
     'EdgeQHead': lambda edge_dim: EdgeQHead(5, 3, 6, edge_dim),
 }
@@ -222,6 +223,18 @@ def test_bad_edge_attr(layer, bad):
     edge_dim, edge_attr, message = BAD_ATTR[bad]
     with pytest.raises(ValueError, match=message):
         EDGE_LAYERS[layer](edge_dim)(X, EDGES, edge_attr)
+
+
+@pytest.mark.parametrize('layer', EDGE_LAYERS)
+def test_one_feature_per_edge_may_be_flat(layer):
+    made, attr = EDGE_LAYERS[layer](1), torch.randn(3)
+    assert_close(made(X, EDGES, attr), made(X, EDGES, attr.unsqueeze(-1)))
+
+
+def test_one_feature_per_edge_may_be_flat_beside_the_features_of_weights():
+    model, attr = DGN(5, 3, edge_dim=1, sharing=True), torch.randn(3)
+    share = constant_sharing(EDGES, 4)
+    assert_close(model(X, EDGES, attr, share), model(X, EDGES, attr.unsqueeze(-1), share))
 
 
 @pytest.mark.parametrize('x', [torch.randn(5), torch.randn(4, 3, 5)])

@@ -9,7 +9,7 @@ from torch_geometric.nn.aggr import SumAggregation
 
 from ltos_pyg.nn.functional import at_least_float32
 from ltos_pyg.nn.kernels import can_use_kernel, neighbour_attention
-from ltos_pyg.nn.validation import check_edge_index, check_in_channels, check_node_features, check_rows
+from ltos_pyg.nn.validation import check_edge_index, check_in_channels, check_node_features, edge_features
 
 
 class DGNConv(MessagePassing):
@@ -48,7 +48,7 @@ class DGNConv(MessagePassing):
 
     Shapes:
         - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)` without self-loops, edge features
-          :math:`(E, D)` *(if edge_dim)*
+          :math:`(E, D)` *(if edge_dim)*, for one feature also :math:`(E,)`
         - **output:** node features :math:`(N, F^{\prime})`
 
     A node without neighbours attends to itself alone; :math:`N = 0` and :math:`E = 0` are ordinary. The output is one
@@ -110,14 +110,9 @@ class DGNConv(MessagePassing):
     def _edge_terms(self, qkv: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Edge features (E, D) and their maps to keys and to values (D, H, C); D = 0 if the layer has none."""
         H, C = qkv.size(2), qkv.size(3)
-        if self.lin_edge_key is None or self.lin_edge_value is None:
-            if edge_attr is not None:
-                raise ValueError("'edge_attr' was given to a layer without edge features: build it with edge_dim=...")
+        edge_attr = edge_features(edge_attr, self.edge_dim, edge_index.size(1))
+        if self.lin_edge_key is None or self.lin_edge_value is None or edge_attr is None:
             return qkv.new_zeros(edge_index.size(1), 0), qkv.new_zeros(0, H, C), qkv.new_zeros(0, H, C)
-        if edge_attr is None or edge_attr.dim() != 2 or edge_attr.size(1) != self.edge_dim:
-            got = None if edge_attr is None else tuple(edge_attr.shape)
-            raise ValueError(f"'edge_attr' must have shape (E, edge_dim={self.edge_dim}) (got {got})")
-        check_rows('edge_attr', edge_attr, edge_index.size(1), 'edge')
         maps = [lin.weight.t().reshape(-1, H, C).to(qkv.dtype) for lin in (self.lin_edge_key, self.lin_edge_value)]
         return edge_attr.to(qkv.dtype), maps[0], maps[1]
 

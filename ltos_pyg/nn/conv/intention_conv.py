@@ -7,7 +7,13 @@ from torch import Tensor
 from torch_geometric.nn import Linear, MessagePassing
 from torch_geometric.nn.resolver import activation_resolver
 
-from ltos_pyg.nn.validation import check_edge_index, check_in_channels, check_node_features, check_rows
+from ltos_pyg.nn.validation import (
+    check_edge_index,
+    check_in_channels,
+    check_node_features,
+    check_rows,
+    edge_features,
+)
 
 
 class IntentionConv(MessagePassing):
@@ -31,7 +37,8 @@ class IntentionConv(MessagePassing):
 
     Shapes:
         - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)` without self-loops, edge features
-          :math:`(E, D)` *(if edge_dim)*, first intentions :math:`(N, F')` *(optional: zeros)*
+          :math:`(E, D)` *(if edge_dim)*, for one feature also :math:`(E,)`, first intentions :math:`(N, F')`
+          *(optional: zeros)*
         - **output:** intentions :math:`(N, F')`
 
     Raises:
@@ -84,14 +91,9 @@ class IntentionConv(MessagePassing):
 
     def _edges(self, edge_attr: Tensor | None, edge_index: Tensor, like: Tensor) -> Tensor:
         """Term of the edge features in a message, (E, F') or, without any, (E, 1) of zeros."""
-        if self.lin_edge is None:
-            if edge_attr is not None:
-                raise ValueError("'edge_attr' was given to a layer without edge features: build it with edge_dim=...")
+        edge_attr = edge_features(edge_attr, self.edge_dim, edge_index.size(1))
+        if self.lin_edge is None or edge_attr is None:
             return like.new_zeros(edge_index.size(1), 1)
-        if edge_attr is None or edge_attr.dim() != 2 or edge_attr.size(1) != self.edge_dim:
-            got = None if edge_attr is None else tuple(edge_attr.shape)
-            raise ValueError(f"'edge_attr' must have shape (E, edge_dim={self.edge_dim}) (got {got})")
-        check_rows('edge_attr', edge_attr, edge_index.size(1), 'edge')
         return self.lin_edge(edge_attr.to(like.dtype))
 
     def message(self, mu_j: Tensor, edge: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch_geometric.nn import Linear, MessagePassing
 from torch_geometric.nn.inits import glorot, zeros
 
 from ltos_pyg.nn.functional import Sharing, as_sharing, at_least_float32, softmax_by_sender
-from ltos_pyg.nn.validation import check_edge_index, check_in_channels, check_node_features, check_rows
+from ltos_pyg.nn.validation import check_edge_index, check_in_channels, check_node_features, check_rows, edge_features
 
 
 class LToSConv(MessagePassing):
@@ -38,7 +38,7 @@ class LToSConv(MessagePassing):
 
     Shapes:
         - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)` without self-loops, edge features
-          :math:`(E, D)` *(if edge_dim)*
+          :math:`(E, D)` *(if edge_dim)*, for one feature also :math:`(E,)`
         - **output:** node features :math:`(N, F^{\prime})` in the dtype of the parameters, so float32 under autocast;
           :meth:`share` gives weights :math:`(E, H)` and :math:`(N, H)`, or :math:`(E,)` and :math:`(N,)` with one
           head, in float32 at least
@@ -146,19 +146,9 @@ class LToSConv(MessagePassing):
         return weight
 
     def _share(self, value: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> Sharing:
-        if (edge_attr is None) != (self.lin_edge is None):
-            raise ValueError(
-                "'edge_attr' was given to a layer without edge features: build it with edge_dim=..."
-                if self.lin_edge is None
-                else f"'edge_attr' is missing: this layer expects shape (E, edge_dim={self.edge_dim})"
-            )
+        edge_attr = edge_features(edge_attr, self.edge_dim, edge_index.size(1))
         edge_logit = torch.zeros(edge_index.size(1), self.heads, dtype=value.dtype, device=value.device)
         if self.lin_edge is not None and edge_attr is not None:
-            if edge_attr.dim() != 2 or edge_attr.size(1) != self.edge_dim:
-                raise ValueError(
-                    f"'edge_attr' must have shape (E, edge_dim={self.edge_dim}) (got {tuple(edge_attr.shape)})"
-                )
-            check_rows('edge_attr', edge_attr, edge_index.size(1), 'edge')
             edge_logit = self.lin_edge(edge_attr.to(self.lin_edge.weight.dtype)).to(value.dtype)
         sender = (value * self.att_sender).sum(-1)
         receiver = (value * self.att_receiver).sum(-1)
