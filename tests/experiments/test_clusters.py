@@ -87,6 +87,16 @@ def parent(process: int) -> int:
     return int(Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[1])
 
 
+def trainer_of(folder: Path) -> int:
+    """The process that trains the run."""
+    return int((folder / 'run.lock').read_text().split()[1])
+
+
+def trained_by(folder: Path) -> int:
+    """The worker whose task it is: the process between them is the one that runs are forked from."""
+    return parent(parent(trainer_of(folder)))
+
+
 @pytest.mark.slow
 def test_a_killed_ray_worker_is_replaced_and_the_run_resumed(cluster, tmp_path):
     one = tiny(total_steps=20_000, checkpoint_every=200)
@@ -96,8 +106,7 @@ def test_a_killed_ray_worker_is_replaced_and_the_run_resumed(cluster, tmp_path):
     def kill() -> None:
         while not RunFolder(folder).holds_run:
             time.sleep(0.1)
-        trainer = int((folder / 'run.lock').read_text().split()[1])
-        worker = parent(parent(trainer))  # the process between them is the one that runs are forked from
+        trainer, worker = trainer_of(folder), trained_by(folder)
         os.kill(worker, signal.SIGKILL)  # first, or it would report the death of the training
         os.kill(trainer, signal.SIGKILL)
         killed.append(max(RunFolder(folder).store().steps()))
@@ -109,6 +118,45 @@ def test_a_killed_ray_worker_is_replaced_and_the_run_resumed(cluster, tmp_path):
     assert killed
     assert killed[0] < 20_000
     assert RunFolder(folder).final()['env_steps'] == 20_000
+    assert '--resume' in RunFolder(folder).read()['command']
+
+
+@pytest.mark.slow
+def test_the_run_of_a_node_that_goes_away_is_resumed_on_another(tmp_path):
+    """Two nodes of one core each. On the one that trains all of Ray is killed, as by ``ray stop --force``."""
+    ray = pytest.importorskip('ray')
+    from ray.cluster_utils import Cluster
+
+    from ltos_pyg.experiments.clusters import RayCluster
+
+    ray.shutdown()
+    nodes = Cluster(initialize_head=True, head_node_args={'num_cpus': 0, 'include_dashboard': False})
+    raylets = [nodes.add_node(num_cpus=1).all_processes['raylet'][0].process.pid for _ in range(2)]
+    ray.init(address=nodes.address, log_to_driver=False)
+    one = tiny(total_steps=40_000, checkpoint_every=1_000)
+    folder = plan(one.runs(), tmp_path)[0].folder
+    lost = []
+
+    def remove() -> None:
+        while not RunFolder(folder).holds_run:
+            time.sleep(0.1)
+        worker = trained_by(folder)
+        raylet = parent(worker)
+        os.kill(raylet, signal.SIGKILL)
+        os.kill(worker, signal.SIGKILL)
+        lost.append((raylet, max(RunFolder(folder).store().steps())))
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    try:
+        assert reproduce([one], tmp_path, tmp_path / 'out', RayCluster('auto'), quiet=True) == []
+    finally:
+        thread.join()
+        ray.shutdown()
+        nodes.shutdown()
+    assert [raylet in raylets for raylet, _ in lost] == [True]
+    assert lost[0][1] < 40_000
+    assert RunFolder(folder).final()['env_steps'] == 40_000
     assert '--resume' in RunFolder(folder).read()['command']
 
 
