@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Below so many edges, eager PyTorch costs less than the wait for the first compilation. With gradients, a sixteenth is
-# enough: they cost most, and training repeats them.
-MIN_EDGES = 1024
+# Fewer edges are left to plain PyTorch, whose gradients have gradients. Where none are wanted, a quarter is enough.
+MIN_EDGES = 64
 
 
 # The kernel writes the gradients of `qkv` and `edge_attr`, and adds to those of `edge_key` and `edge_value`.
@@ -72,7 +71,7 @@ def can_use_kernel(qkv: Tensor, edge_index: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and qkv.device.type == 'cpu'
         and qkv.dtype == torch.float32
-        and edge_index.size(1) >= (MIN_EDGES // 16 if torch.is_grad_enabled() else MIN_EDGES)
+        and edge_index.size(1) >= (MIN_EDGES if torch.is_grad_enabled() else MIN_EDGES // 4)
         and not torch._C._are_functorch_transforms_active()  # torch.func, as autograd.Function itself asks
         and _has_numba()
     )

@@ -82,7 +82,7 @@ def test_strided_input(monkeypatch):
     assert_kernel_is_exact(conv, graph.x[:, ::2], edge_index, graph.edge_attr[:, 1:3], monkeypatch)
 
 
-@pytest.mark.parametrize(('gradients', 'least'), [(False, kernels.MIN_EDGES), (True, kernels.MIN_EDGES // 16)])
+@pytest.mark.parametrize(('gradients', 'least'), [(False, kernels.MIN_EDGES // 4), (True, kernels.MIN_EDGES)])
 def test_the_kernel_serves_from_min_edges_on(gradients, least):
     x, edges = torch.randn(400, 3, 2, 4), random_snapshot(400, least, 1).edge_index
     with torch.set_grad_enabled(gradients):

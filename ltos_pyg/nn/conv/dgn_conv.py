@@ -33,7 +33,7 @@ class DGNConv(MessagePassing):
     so no tensor of size :math:`E \times \text{out\_channels}` is made for them.
 
     On the CPU in float32 the attention runs in one compiled kernel (Numba; see :mod:`ltos_pyg.nn.kernels`), from 64
-    edges on, or from 1,024 where gradients are off (``torch.no_grad()``); elsewhere, under ``torch.compile``,
+    edges on, or from 16 where gradients are off (``torch.no_grad()``); elsewhere, under ``torch.compile``,
     ``torch.export`` and ``torch.func``, while message hooks or an explainer are attached, and in subclasses with
     messages of their own, in plain PyTorch. The kernel has a first derivative only, by backward (no second one, no
     forward mode, no vectorised Jacobian): set ``ltos_pyg.nn.kernels.MIN_EDGES`` to ``sys.maxsize`` for more.
