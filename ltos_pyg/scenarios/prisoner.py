@@ -14,8 +14,8 @@ from ltos_pyg.scenarios.presets import PAPER_LTOS, REFERENCE_CONSENET, SMALL
 from ltos_pyg.viz.drawing import Scene
 from ltos_pyg.viz.pictures import ScenePictures, shares
 
-# A quarter of the gradient steps that other methods take, but larger ones, and a target network that follows faster. The
-# high level takes as many steps as the low level: with one in four, 48, it stays where it starts.
+# A quarter of the gradient steps that other methods take, but larger ones, and a target network that follows faster.
+# The high level takes as many steps as the low level: with one in four, 48, it stays where it starts.
 FEW_UPDATES: dict[str, Any] = {'total_steps': 10_000, 'train_freq': 32.0, 'lr': 3e-3, 'tau': 0.02, 'phi_every': 1}
 
 
