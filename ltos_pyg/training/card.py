@@ -22,7 +22,7 @@ from ltos_pyg.training.run import load_algorithm, on_device
 from ltos_pyg.training.run_folder import RunFolder, write_json
 from ltos_pyg.training.zero_shot import interval, metrics_of, table_cells
 
-PICTURES = {'episode.gif': 'one greedy episode', 'curve.png': 'the learning curve'}
+PICTURES = {'episode.gif': 'one episode without exploration', 'curve.png': 'the learning curve'}
 NOT_RESULTS = {*RECORDING} - {'final_episodes'}  # options that do not change a number of the card
 CONSTANT = 0.01  # weights that vary less over states are called constant
 
@@ -128,7 +128,7 @@ def card_text(run: RunFolder, name: str, load_as: str, license: str | None = Non
         f'action, sharing = policy(graph)  # a graph, or a batch of graphs, of the environment\n```',
         f'`ltos evaluate {load_as}` plays new episodes, `ltos watch {load_as}` draws one.',
         '## Numbers',
-        f'{_episodes(final)}: mean, its 95 % interval over episodes, standard deviation. '
+        f'{_episodes(final, config)}: mean, its 95 % interval over episodes, standard deviation. '
         f'`{primary}` is the metric to compare by; {"lower" if scenario.lower_is_better else "higher"} is better.',
         _numbers(final, primary),
         *_other_weights(final, primary),
@@ -198,11 +198,14 @@ def _front_matter(
     return '\n'.join([*lines, '---'])
 
 
-def _episodes(final: Mapping[str, Any]) -> str:
+def _episodes(final: Mapping[str, Any], config: RunConfig) -> str:
     """Which episodes the numbers are of."""
+    temperature = getattr(config.algorithm, 'eval_temperature', 0.0)
+    drawn = f', actions drawn at temperature {temperature:g}' if temperature else ''
     if all(stat['count'] == 1 for stat in final['eval']['policy'].values()):
-        return 'One greedy episode. Where nothing is random, as on traffic, it has the demand of training'
-    return 'Greedy episodes on seeds never used in training'
+        same = 'Where nothing is random, as on traffic, it has the demand of training'
+        return f'One episode without exploration{drawn}. {same}'
+    return f'Episodes without exploration on seeds never used in training{drawn}'
 
 
 def _numbers(final: Mapping[str, Any], primary: str) -> str:
