@@ -50,9 +50,12 @@ def test_each_plays_as_its_run_did(name):
     final = run.result['eval']['policy']
     metric = run.scenario.primary_metric
     stats = run.evaluate(episodes=final[metric]['count'], seed=run.result['eval_seed'])
+    # Where actions are drawn, a change in the rounding of the networks changes the draws.
+    drawn = run.config.algorithm.eval_temperature > 0
     for known in (metric, 'kept'):
-        assert stats[known].mean == pytest.approx(final[known]['mean'], rel=1e-6)
-    assert stats[metric].std == pytest.approx(final[metric]['std'], rel=1e-6, abs=1e-12)
+        error = final[known]['std'] / final[known]['count'] ** 0.5
+        assert stats[known].mean == pytest.approx(final[known]['mean'], rel=1e-6, abs=2 * error if drawn else 0)
+    assert stats[metric].std == pytest.approx(final[metric]['std'], rel=0.5 if drawn else 1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize('name', NAMES)
