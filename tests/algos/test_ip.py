@@ -52,7 +52,7 @@ def test_edge_features_join_the_messages():
     layer.lin_edge.weight.data.fill_(10.0)
     x, edge_attr = torch.ones(3, 1), torch.tensor([[1.0], [2.0], [3.0], [4.0]])
     assert layer(x, PATH, edge_attr).flatten().tolist() == [21, 51, 31]
-    with pytest.raises(ValueError, match=r"'edge_attr' must have shape \(E, edge_dim=1\) \(got None\)"):
+    with pytest.raises(ValueError, match=r"'edge_attr' is missing: this layer expects shape \(E, edge_dim=1\)"):
         layer(x, PATH)
     with pytest.raises(ValueError, match=r"'rounds' must be at least 1 \(got 0\)"):
         conv(0, 1.0, 1.0)
