@@ -28,6 +28,11 @@ def tiny(**options) -> Experiment:
     )  # fmt: skip
 
 
+def wait_for_checkpoint(folder: Path) -> None:
+    while not RunFolder(folder).holds_run:
+        time.sleep(0.1)
+
+
 @pytest.mark.slow
 def test_slurm_task_resumes_after_preemption(tmp_path):
     pytest.importorskip('submitit')
@@ -37,8 +42,7 @@ def test_slurm_task_resumes_after_preemption(tmp_path):
     task, results = SlurmTask(), []
     thread = threading.Thread(target=lambda: results.append(task(one.run, one.folder)))
     thread.start()
-    while not RunFolder(one.folder).holds_run:
-        time.sleep(0.1)
+    wait_for_checkpoint(one.folder)
     requeued = task.checkpoint(one.run, one.folder)
     thread.join()
     assert not RunFolder(one.folder).is_finished
@@ -92,8 +96,8 @@ def trainer_of(folder: Path) -> int:
     return int((folder / 'run.lock').read_text().split()[1])
 
 
-def trained_by(folder: Path) -> int:
-    """The worker whose task it is: the process between them is the one that runs are forked from."""
+def worker_of(folder: Path) -> int:
+    """The Ray worker whose task the run is: the process between them is the one that runs are forked from."""
     return parent(parent(trainer_of(folder)))
 
 
@@ -104,9 +108,8 @@ def test_a_killed_ray_worker_is_replaced_and_the_run_resumed(cluster, tmp_path):
     killed = []
 
     def kill() -> None:
-        while not RunFolder(folder).holds_run:
-            time.sleep(0.1)
-        trainer, worker = trainer_of(folder), trained_by(folder)
+        wait_for_checkpoint(folder)
+        trainer, worker = trainer_of(folder), worker_of(folder)
         os.kill(worker, signal.SIGKILL)  # first, or it would report the death of the training
         os.kill(trainer, signal.SIGKILL)
         killed.append(max(RunFolder(folder).store().steps()))
@@ -138,9 +141,8 @@ def test_the_run_of_a_node_that_goes_away_is_resumed_on_another(tmp_path):
     lost = []
 
     def remove() -> None:
-        while not RunFolder(folder).holds_run:
-            time.sleep(0.1)
-        worker = trained_by(folder)
+        wait_for_checkpoint(folder)
+        worker = worker_of(folder)
         raylet = parent(worker)
         os.kill(raylet, signal.SIGKILL)
         os.kill(worker, signal.SIGKILL)

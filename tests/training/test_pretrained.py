@@ -39,6 +39,7 @@ def test_each_has_a_card_a_licence_and_no_paths(name):
     for file in ('README.md', 'config.json', 'final.json'):
         assert not re.search(r'/(tmp|home|root|work)\b', (FOLDER / name / file).read_text(encoding='utf-8'))
     config = RunFolder(FOLDER / name).config()
+    assert ('actions drawn at temperature' in card) == (config.algorithm.eval_temperature > 0)
     assert config.train.seed == 10  # of every shipped run, whatever it reached
 
 
