@@ -1,8 +1,8 @@
 """Learned sharing weights against every control, in one picture.
 
 Reads the tables that `ltos reproduce sharing-groups sharing-star ... --report` writes, and draws a row for each
-setting: a mark is the interquartile mean over seeds, a line its 95 % bootstrap interval. Of a control that was trained
-with both critics, the better one counts. The best that agents can reach is 1 on the games and 0.97 on the prisoner.
+setting: a mark is the interquartile mean over seeds, a line its 95 % bootstrap interval. Where a mark
+stands for several rows (see `ROWS`), the best counts. Agents can reach 1 on the games and 0.97 on the prisoner.
 
 You will see a line for each setting, and the picture in the file that `--out` names.
 
@@ -28,7 +28,7 @@ ROWS = {  # what a mark stands for: the rows of the tables
     "learned, the paper's critic": ('node, learned',),
     'learned, our critic': ('edge, learned',),
     'weights that do not learn, same exploration': ('node, frozen', 'edge, frozen'),
-    'best constant share': ('node, constant', 'edge, constant'),
+    'best known constant share': ('node, constant', 'edge, constant'),
     'uniform weights': ('node, uniform', 'edge, uniform'),
     'sums of rewards, no weights': ('DGN, neighbourhood reward', 'DGN, team reward'),
     'own reward': ('node, keep all', 'edge, keep all', 'DGN'),
