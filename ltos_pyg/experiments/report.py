@@ -42,6 +42,7 @@ class Result:
     lower_is_better: bool
     runs: tuple[Run, ...]  # those that finished, by seed
     ends: tuple[Mapping[str, Any], ...]  # their final.json
+    late: tuple[tuple[float, ...], ...]  # the metric at their evaluations in the second half of training
     planned: int
 
     @property
@@ -71,8 +72,16 @@ def results_of(experiment: Experiment, folder: Path) -> list[Result]:
                         f"'{folder / run.name}' has no metric '{metric}'. Choose from: {', '.join(sorted(known))}"
                     )
             lower = less_is_better(metric, scenario.primary_metric, scenario.lower_is_better)
-            found.append(Result(method, setting, metric, lower, tuple(done), tuple(ends), len(runs)))
+            late = tuple(_second_half(RunFolder(folder / run.name), metric) for run in done)
+            found.append(Result(method, setting, metric, lower, tuple(done), tuple(ends), late, len(runs)))
     return found
+
+
+def _second_half(run: RunFolder, metric: str) -> tuple[float, ...]:
+    """A metric at the evaluations from half of a run's training on."""
+    rows = [row for row in run.metrics() if f'eval/{metric}' in row]
+    last = max((row['step'] for row in rows), default=0)
+    return tuple(row[f'eval/{metric}'] for row in rows if 2 * row['step'] >= last)
 
 
 def check_metric(experiment: Experiment, setting: Setting) -> None:
@@ -140,8 +149,8 @@ def main_table(experiment: Experiment, results: Sequence[Result]) -> Cells:
 
 
 def sharing_table(results: Sequence[Result]) -> Cells:
-    """A row a method and setting: the result, the measures of the weights, and the actions changed by and the result
-    under other weights."""
+    """A row a method and setting: the result, the mean and the worst evaluation in the second half of training, the
+    measures of the weights, and the actions changed by and the result under other weights."""
     swaps = ('constant', 'uniform', 'keep', 'random')
     measures = {'kept': 'kept', 'sd states': 'kept_std_states', 'sd nodes': 'kept_std_nodes', 'uneven': 'uneven'}
     several = len({one.setting.label for one in results}) > 1
@@ -149,14 +158,15 @@ def sharing_table(results: Sequence[Result]) -> Cells:
     changed = f'actions changed by {", ".join(swaps)}'
     has_phi = any('phi' in end['eval'] for one in results for end in one.ends)  # the policy on the others' episodes
     modes = (*(['phi'] if has_phi else []), *swaps)
-    rows = [['trained with', 'seeds', metrics, 'each', *measures, changed, *(f'played with {mode}' for mode in modes)]]
+    header = ['trained with', 'seeds', metrics, 'each', 'second half: mean, worst', *measures, changed]
+    rows = [[*header, *(f'played with {mode}' for mode in modes)]]
     for one in results:
         each = ' '.join(rounded(*one.values))
         shares = [_mean(one, 'policy', name) for name in measures.values()]
         switched = ' '.join(_mean(one, 'policy', f'switched_{mode}') for mode in swaps).strip()
         swapped = [_mean(one, mode, one.metric) for mode in modes]
         label = f'{one.method.label}, {one.setting.label}' if several else one.method.label
-        rows.append([label, seeds_of(one), with_interval(one.values), each, *shares, switched, *swapped])
+        rows.append([label, seeds_of(one), with_interval(one.values), each, _late(one), *shares, switched, *swapped])
     return rows
 
 
@@ -190,6 +200,13 @@ def with_seeds(results: Sequence[Result], least: int) -> tuple[list[Result], lis
     few = [label for label, counts in started.items() if counts and min(counts) < least]
     enough = [one for label, mine in by_method.items() if started[label] and label not in few for one in mine]
     return enough, few
+
+
+def _late(one: Result) -> str:
+    """The mean and the worst of the evaluations in the second half of training, over all seeds."""
+    values = [value for run in one.late for value in run]
+    worst = max if one.lower_is_better else min
+    return ', '.join(rounded(float(np.mean(values)), worst(values))) if values else ''
 
 
 def _mean(one: Result, mode: str, metric: str) -> str:

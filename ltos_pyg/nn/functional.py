@@ -163,8 +163,8 @@ def share_value(value: Tensor, edge_index: Tensor, sharing: Sharing) -> Tensor:
         - **output:** shared values, of the shape of ``value``
 
     Raises:
-        ValueError: If a shape or dtype does not fit. Whether the weights sum to one is checked where they enter
-            (:func:`~ltos_pyg.nn.check_sharing`), not here.
+        ValueError: If a shape or dtype does not fit. That the weights sum to one is checked by
+            :func:`~ltos_pyg.nn.check_sharing`, not here.
     """
     check_tensor('value', value)
     if value.dim() not in (1, 2):

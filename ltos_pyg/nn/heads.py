@@ -135,9 +135,8 @@ class EdgeQHead(nn.Module):
         \mathbf{W}_e \mathbf{e}_{ji} + \mathbf{b})\big)_a, \qquad U_{ii}(a) = (\mathbf{W} \mathbf{h}_i + \mathbf{b})_a
 
     :math:`U_{ji}(a)` estimates what action :math:`a` of :math:`i` adds to :math:`j`'s own discounted return (how it is
-    learned: :class:`~ltos_pyg.algos.ltos.EdgeCritic`). Since the shaped reward is linear in the weights, so is
-    :math:`Q_i(a) = w_{ii} U_{ii}(a) + \sum_{j \to i} w_{ji} U_{ji}(a)` (:meth:`combine`), and the gradient through the
-    weights is exact.
+    learned: :class:`~ltos_pyg.algos.ltos.EdgeCritic`). For given node features
+    :math:`Q_i(a) = w_{ii} U_{ii}(a) + \sum_{j \to i} w_{ji} U_{ji}(a)` is linear in the weights (:meth:`combine`).
 
     Args:
         in_channels (int): Size of each node feature.

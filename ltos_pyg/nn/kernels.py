@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Fewer edges are left to plain PyTorch, whose gradients have gradients. Where none are wanted, a quarter is enough.
+# Fewer edges run in plain PyTorch, which also has second derivatives. Without gradients a quarter is enough.
 MIN_EDGES = 64
 
 

@@ -42,7 +42,7 @@ class QMixer(nn.Module):
           slot :math:`(N,)` or its features :math:`(N, F)`
         - **output:** one value per graph :math:`(B,)`, float32 also under autocast
 
-    An empty graph has the value that its state alone gives (the sum over nodes is 0).
+    The sum over the nodes of an empty graph is 0, so its value depends on its state alone.
 
     Raises:
         ValueError: Unless exactly one of ``num_slots`` and ``node_channels`` is given, or if an input does not fit.

@@ -148,6 +148,19 @@ def test_rows_of_a_sharing_report_name_their_setting(finished):
     assert [row[0] for row in rows] == ['DQN, prisoner', 'DQN, long', 'DGN, prisoner', 'DGN, long']
 
 
+def test_a_sharing_report_has_the_mean_and_the_worst_evaluation_of_the_second_half(finished):
+    sharing = dataclasses.replace(tiny(), report='sharing')
+    results = results_of(sharing, finished / 'runs')
+    run = RunFolder(finished / 'runs' / results[0].runs[0].name)
+    rows = [row for row in run.metrics() if 'eval/return' in row]
+    half = max(row['step'] for row in rows) / 2
+    assert results[0].late[0] == tuple(row['eval/return'] for row in rows if row['step'] >= half)
+    late = ((1.0, 3.0), (2.0,))
+    made = [dataclasses.replace(results[0], late=late, lower_is_better=lower) for lower in (False, True)]
+    header, *found = table_of(sharing, made)
+    assert [row[header.index('second half: mean, worst')] for row in found] == ['2.000, 1.000', '2.000, 3.000']
+
+
 def test_a_sharing_report_has_the_policy_on_the_episodes_of_the_other_weights_where_it_was_measured(finished):
     sharing = dataclasses.replace(tiny(), report='sharing')
     results = results_of(sharing, finished / 'runs')

@@ -42,8 +42,8 @@ class LToSConfig(SharingQConfig):
     aim_size: float = 0.25  # largest change of a logit in one of them
     hops: int = 2  # candidates are scored by the returns of nodes within this many hops
     noise_joint: float = 4.0  # exploration: half-width of the uniform noise on logits that all agents of a graph share
-    noise_own: float = 0.5  # standard deviation of the noise on each agent's self logit
-    noise_received: float = 1.0  # standard deviation of the noise on the logits of the edges into an agent
+    noise_own: float = 0.5  # largest standard deviation of the noise on each agent's self logit
+    noise_received: float = 1.0  # largest standard deviation of the noise on the logits of the edges into an agent
     noise_local: float = 0.25  # scale of the noise around phi; wide exploration has scale 1
     hold_steps: int | None = None  # steps that exploration weights are held; None: n_step
     wide_start: float = 1.0  # fraction of the time with wide exploration of weights, at the start

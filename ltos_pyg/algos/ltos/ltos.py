@@ -46,8 +46,9 @@ class LToS(SharingQ):
        steps of Q. ``objective='search'`` (ours) is :class:`~ltos_pyg.algos.ltos.JointSearch`; ``'gradient'`` (the
        paper's) maximises :math:`\sum_i \max_a Q_i(o, a; \phi(o))` over :math:`\phi` with Q frozen.
 
-    The logits of the weights are those of a constant share plus what :math:`\phi` adds to them, which is zero at the
-    start. With the search, :math:`\phi` is pulled towards the best constant found so far where the critics disagree.
+    The logits of the weights are those of a constant share, the *first share* (the search's keeps 0.4), plus what
+    :math:`\phi` adds to them, which is zero at the start. With the search, :math:`\phi` is pulled towards the best
+    constant found so far where the critics disagree.
 
     **Exploration of weights.** In a part of the time (``wide_start`` falling to ``wide_end``) the weights are wide
     noise around the first share, otherwise small noise around :math:`\phi`; see

@@ -134,7 +134,7 @@ class JointSearch:
 
     Weights affect the environment only through the actions that they induce, those of all agents at once:
     :math:`\mathbf{a}(L) = \arg\max_a Q(o, a; \mathrm{softmax}(L))` for logits :math:`L`. Two critics :math:`G_c` of the
-    unshaped return, each learned from its own half of the frames, score joint actions. With :math:`C(i)` all nodes
+    unshaped return, each learned from its own half of the transitions, score joint actions. With :math:`C(i)` all nodes
     within ``hops`` of i, :math:`L` the logits of :math:`\phi` and :math:`L^{const}` those of the best constant, a step
     has two parts.
 
@@ -208,7 +208,7 @@ class JointSearch:
 
     def critic_loss(self, batch: LowLevelBatch) -> Tensor:
         r"""Half the mean square error of :math:`G_c(o, \mathbf{a}) \to R + \gamma^n G^-_c(o', \mathbf{a}')`, c by the
-        frame's number.
+        transition's number.
 
         Squared, not Huber, whatever the low level has: the search compares *mean* returns, and the Huber loss
         underrates what is rare and large, such as the loss of an agent that is attacked.
@@ -355,7 +355,7 @@ class JointSearch:
 
 
 def half_of(index: Tensor, num_envs: int) -> Tensor:
-    """Which of two critics learns from each frame, 0 or 1, by the frame's number.
+    """Which of two critics learns from each transition, 0 or 1, by its number.
 
     Odd and even numbers are odd and even streams, or steps. With fewer than four streams those differ in more than
     chance (one of two may be the near-greedy one, and one-step episodes use every other number), so numbers are hashed.

@@ -55,8 +55,7 @@ class JointNoise:
         device = batch.device
         c, u = torch.rand((2, num_graphs), generator=rng, device=device)
         own, received = torch.randn((2, len(batch)), generator=rng, device=device)
-        c, u = self.joint * (2 * c - 1), u
-        return Noise(c[batch] + u[batch] * self.own * own, u[batch] * self.received * received)
+        return Noise(self.joint * (2 * c[batch] - 1) + u[batch] * self.own * own, u[batch] * self.received * received)
 
 
 class HeldNoise:
