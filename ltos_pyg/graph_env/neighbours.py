@@ -54,8 +54,8 @@ def _check_position(position: Tensor) -> None:
 
 def _squared_distance(position: Tensor) -> Tensor:
     # Summed differences, not torch.cdist: its matrix product rounds, which would break ties arbitrarily.
-    offset = position.unsqueeze(1) - position.unsqueeze(0)
-    return (offset.double() ** 2).sum(-1)
+    position = position.double()  # before subtracting: differences of small integers would wrap around
+    return ((position.unsqueeze(1) - position.unsqueeze(0)) ** 2).sum(-1)
 
 
 def _off_diagonal(sends: Tensor) -> Tensor:

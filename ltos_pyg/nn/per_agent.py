@@ -29,11 +29,16 @@ class AgentLayout:
         """The layout of a batch. A node's agent is its ``node_id``, or its place in the graph with ``by_place``.
 
         Raises:
-            ValueError: If an agent's number is not in [0, num_agents). (Not checked on CUDA.)
+            ValueError: Without ``node_id``, or if an agent's number is not in [0, num_agents). (Not checked on CUDA.)
         """
         agent = graph.get('node_id')
-        if by_place or agent is None:
+        if by_place:
             agent = torch.arange(graph.num_nodes, device=graph.batch.device) - graph.ptr[graph.batch]
+        if agent is None:
+            raise ValueError(
+                "graphs need 'node_id' (N,), which identifies the agents: each has networks of its own, and "
+                'spec.fixed_nodes is False (got none). Have the environment emit it.'
+            )
         if (
             agent.device.type == 'cpu'
             and agent.numel() > 0

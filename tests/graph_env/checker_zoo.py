@@ -324,3 +324,18 @@ class Walk(SingleGraphEnv):
         return Snapshot(
             x=self.place[:, None], edge_index=fully_connected(len(self.names)), node_id=torch.tensor(self.names)
         )
+
+
+class Timed(Walk):
+    """A walk with a time limit of its own, before the horizon."""
+
+    horizon = 12
+
+    def start(self) -> Snapshot:
+        self.left = 5
+        return super().start()
+
+    def step(self, action: Tensor) -> SingleStep:
+        self.left -= 1
+        step = super().step(action)
+        return step._replace(truncated=self.left == 0 and not step.terminated)

@@ -12,6 +12,7 @@ import torch
 from checker_zoo import (
     GALLERY,
     Drift,
+    Timed,
     Walk,
     broken,
 )
@@ -253,6 +254,7 @@ GOOD = {
     'by hand': Drift,
     'by hand, one episode': lambda: Drift(num_envs=1),
     'agents come and go': lambda: VectorGraphEnv(Walk, num_envs=3),
+    'a time limit before the horizon': lambda: VectorGraphEnv(Timed, num_envs=3),
     'prisoner': lambda: PrisonerEnv(num_envs=3, horizon=15),
     'jungle': lambda: JungleEnv(num_envs=3, horizon=15),
     'jungle, in torch': lambda: JungleEnv(num_envs=2, num_agents=5, size=8, horizon=15, backend='torch'),

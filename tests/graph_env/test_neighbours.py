@@ -51,6 +51,13 @@ def test_within_radius_counts_its_border():
     assert pairs(within_radius(place, 2.5)) == {(0, 1), (1, 0), (1, 2), (2, 1)}
 
 
+@pytest.mark.parametrize(('dtype', 'shift'), [(torch.uint8, 0), (torch.int8, -100)])
+def test_small_integers_do_not_wrap_around(dtype, shift):
+    place = torch.tensor([[0], [3], [20], [200]]) + shift
+    assert torch.equal(within_radius(place.to(dtype), 10), torch.tensor([[0, 1], [1, 0]]))
+    assert torch.equal(k_nearest(place.to(dtype), 1), k_nearest(place, 1))
+
+
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"'k' must be at least 0 \(got -1\)"):
         k_nearest(torch.zeros(3, 2), -1)

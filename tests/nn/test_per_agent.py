@@ -55,6 +55,13 @@ def test_an_agent_beyond_the_table_is_refused(ids):
         AgentLayout.of(batch(star(ids)), 4)
 
 
+def test_without_node_id_agents_are_known_by_place_alone():
+    graph = batch(Snapshot(x=torch.zeros(2, 1), edge_index=STAR[:, :0]))
+    assert AgentLayout.of(graph, 2, by_place=True).place.tolist() == [0, 1]
+    with pytest.raises(ValueError, match="graphs need 'node_id'"):
+        AgentLayout.of(graph, 2)
+
+
 @pytest.mark.parametrize('bias', [True, False])
 def test_agent_linear_is_a_linear_of_each_agent(bias):
     layer, x = AgentLinear(3, 4, 5, bias=bias), torch.randn(3, 7, 4)

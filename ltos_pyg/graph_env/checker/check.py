@@ -24,6 +24,7 @@ from ltos_pyg.graph_env.checker.saved_state import check_saved_state
 from ltos_pyg.graph_env.checker.step import STEP_CLAUSES, Played, check_not_overwritten
 from ltos_pyg.graph_env.checker.walk import random_action, record_trajectory
 from ltos_pyg.graph_env.spec import GraphEnvSpec
+from ltos_pyg.graph_env.vector import VectorGraphEnv
 
 declare(
     {
@@ -83,7 +84,7 @@ def play_alone(env: GraphEnv, spec: GraphEnvSpec, steps: int, seed: int, before:
     for t in range(1, steps + 1):
         clock += 1
         step = env.step(random_action(graph, spec, rng))
-        played = Played(graph, step, clock, f'step {t}')
+        played = Played(graph, step, clock, f'step {t}', own_limit=isinstance(env, VectorGraphEnv))
         for clause in STEP_CLAUSES:
             clause(spec, played)
         check_not_overwritten(trajectory[-1], digest_step(last) if last else digest_graph('graph', graph), t)

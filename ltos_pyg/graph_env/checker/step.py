@@ -40,6 +40,7 @@ class Played:
     step: GraphStep
     clock: Tensor  # (B,) steps since each episode started, this one included
     where: str
+    own_limit: bool = False  # the game may have a time limit of its own, before the horizon
 
 
 def _is_step(spec: GraphEnvSpec, played: Played) -> None:
@@ -100,7 +101,7 @@ def _horizon_is_kept(spec: GraphEnvSpec, played: Played) -> None:
     if spec.horizon is None:
         return
     clock, truncated, ended = played.clock, played.step.truncated.cpu(), played.step.ended.cpu()
-    early, late = truncated & (clock < spec.horizon), ~ended & (clock >= spec.horizon)
+    early, late = truncated & (clock < spec.horizon) & (not played.own_limit), ~ended & (clock >= spec.horizon)
     for name, wrong in (('truncated', early), ('going on', late)):
         if bool(wrong.any()):
             fail(
