@@ -38,8 +38,8 @@ def curves(results: Sequence[Result], folder: Path) -> Any:
         series = [load_series(folder / run.name, f'eval/{one.metric}') for run in one.runs]
         named = [dataclasses.replace(s, scenario=one.setting.label, label=one.method.label) for s in series]
         found += group(named) if named else []
-    log = results[0].lower_is_better and all(bool((curve.value > 0).all()) for curve in found)
-    return curve_figure(found, results[0].metric, log)
+    log = all(one.lower_is_better for one in results) and all(bool((curve.value > 0).all()) for curve in found)
+    return curve_figure(found, {one.setting.label: one.metric for one in results}, log)
 
 
 def lines(experiment: Experiment, results: Sequence[Result]) -> Any:
@@ -62,7 +62,7 @@ def lines(experiment: Experiment, results: Sequence[Result]) -> Any:
                 axes.plot(*zip(*numbers, strict=True), color=colour, marker=marker, linestyle=':', alpha=0.6,
                           markerfacecolor='none', label=f'{method.label}, paper')  # fmt: skip
         axes.set_xlabel(experiment.settings[0].label.partition(' = ')[0])
-        axes.set_ylabel(results[0].metric)
+        axes.set_ylabel(' or '.join(dict.fromkeys(one.metric for one in results)))
         axes.set_title(experiment.title)
         axes.legend(loc='best', fontsize=7.5)
         figure.supxlabel('line: mean over seeds; band: lowest to highest seed', fontsize=7.5, color='0.35')
@@ -70,7 +70,8 @@ def lines(experiment: Experiment, results: Sequence[Result]) -> Any:
 
 
 def profiles(results: Sequence[Result], note: str = '') -> Any:
-    """Performance profiles: the fraction of runs whose result is better than a threshold, with a note below."""
+    """Performance profiles: the fraction of runs whose result is better than a threshold, with a note below. All
+    results are of one metric."""
     worse = -1.0 if results[0].lower_is_better else 1.0
     by_method: dict[str, list[np.ndarray[Any, Any]]] = {}
     for one in results:

@@ -81,7 +81,8 @@ def _second_half(run: RunFolder, metric: str) -> tuple[float, ...]:
     """A metric at the evaluations from half of a run's training on."""
     rows = [row for row in run.metrics() if f'eval/{metric}' in row]
     last = max((row['step'] for row in rows), default=0)
-    return tuple(row[f'eval/{metric}'] for row in rows if 2 * row['step'] >= last)
+    late = [row[f'eval/{metric}'] for row in rows if 2 * row['step'] >= last]
+    return tuple(float('nan') if value is None else value for value in late)
 
 
 def check_metric(experiment: Experiment, setting: Setting) -> None:

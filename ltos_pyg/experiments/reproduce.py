@@ -53,7 +53,7 @@ def reproduce(
     planned = plan_all(experiments, runs)
     with one_driver(runs):
         failures = train_missing(planned, backend, quiet)
-        evaluate_missing(experiments, runs, quiet)
+        failures += evaluate_missing(experiments, runs, quiet)
     return failures + write_reports(experiments, runs, out)
 
 
@@ -192,7 +192,7 @@ def _figures(experiment: Experiment, done: Sequence[Result], runs: Path, out: Pa
         drawn['figure'] = figures.curves(done, runs)
     if experiment.report == 'table':
         enough, few = with_seeds(done, PROFILES_FROM)
-        if len(enough) > 1:
+        if len(enough) > 1 and len({(one.metric, one.lower_is_better) for one in enough}) == 1:
             note = f'without {", ".join(few)}: fewer than {PROFILES_FROM} seeds' if few else ''
             drawn['profile'] = figures.profiles(enough, note)
     return [save_figure(figure, out / f'{name}{end}') for name, figure in drawn.items() for end in ('.png', '.svg')]

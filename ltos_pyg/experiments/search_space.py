@@ -38,6 +38,13 @@ class Dimension:
         """Whether only whole numbers are meant."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
+    def tried(self) -> tuple[Any, Any, Any]:
+        """Values that are checked before the search: the first, one in between, the last."""
+        if self.choices is not None:
+            return self.choices[0], self.choices[len(self.choices) // 2], self.choices[-1]
+        between = self.low + 0.37 * (self.high - self.low)  # not a whole number by chance, unless only those are meant
+        return self.low, int(between) if self.whole else between, self.high
+
     def suggest(self, trial: Any) -> Any:
         """A value, from an Optuna trial."""
         if self.choices is not None:
@@ -155,11 +162,11 @@ class Sweep:
 
 
 def check(sweep: Sweep) -> None:
-    """Raises a ``ValueError`` if an option is unknown, or a value at an end of its range is not allowed."""
+    """Raises a ``ValueError`` if an option is unknown, or a value at an end or in the middle of its range is not
+    allowed."""
     registry.import_modules(sweep.imports)
-    for pick in (0, -1):
-        values = {d.name: (d.choices[pick] if d.choices else (d.low, d.high)[pick]) for d in sweep.space}
-        config_of(sweep.run(values, FIRST_SEED))
+    for values in zip(*(d.tried() for d in sweep.space), strict=True):
+        config_of(sweep.run(dict(zip((d.name for d in sweep.space), values, strict=True)), FIRST_SEED))
 
 
 def read_sweep(out: Path) -> Sweep:

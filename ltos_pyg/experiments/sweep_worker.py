@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ltos_pyg.training.trainer import Trainer
 
 STUDY = 'study.db'
+PRUNED = 'pruned: worse than the median of the earlier trials'
 
 
 def import_optuna() -> Any:
@@ -98,12 +99,15 @@ def _run_trial(study: Any, trial: Any, sweep: Sweep, folder: Path) -> None:
         for seed in range(FIRST_SEED, FIRST_SEED + sweep.seeds):
             run = sweep.run(trial.user_attrs['values'], seed)
             path = folder / f'trial{trial.user_attrs["folder"]:04d}-seed{seed}'
-            pruning = PruneTrial(trial, metric) if sweep.prune and seed == FIRST_SEED else None
-            watched = [CheckMetric(metric), *([] if pruning is None else [pruning])]
-            scores.append(_train(run, path, watched)[metric]['mean'])
-            if pruning is not None and pruning.pruned:
+            pruning = [PruneTrial(trial, metric)] if sweep.prune and seed == FIRST_SEED else []
+            result = _train(run, path, [CheckMetric(metric), *pruning])
+            if result.get('stopped') == PRUNED:
                 study.tell(trial, state=state.PRUNED)
                 return
+            scores.append(result['eval']['policy'][metric]['mean'])
+        score = float(np.mean(scores))
+        if np.isnan(score):
+            raise ValueError(f"the final '{metric}' is not a number")
     except Interrupted:
         study.tell(trial, state=state.FAIL)  # without an error: it is resumed by the next call
         raise
@@ -113,11 +117,11 @@ def _run_trial(study: Any, trial: Any, sweep: Sweep, folder: Path) -> None:
         trial.set_user_attr('error', f'{type(error).__name__}: {error}')
         study.tell(trial, state=state.FAIL)
         return
-    study.tell(trial, float(np.mean(scores)))
+    study.tell(trial, score)
 
 
 def _train(run: Run, folder: Path, callbacks: Sequence[Callback]) -> Mapping[str, Any]:
-    """Trains or resumes one run; returns its final evaluation."""
+    """Trains or resumes one run; returns its result."""
     here = RunFolder(folder)
     while here.is_locked:  # by a worker that outlived its driver
         time.sleep(POLL)
@@ -125,8 +129,7 @@ def _train(run: Run, folder: Path, callbacks: Sequence[Callback]) -> Mapping[str
         run.scenario, run.algo, seed=run.seed, out=folder, preset=run.preset, label=run.label,
         resume=here.holds_run, callbacks=callbacks, media=False, **run.options,
     )  # fmt: skip
-    evaluation: Mapping[str, Any] = trained.result['eval']['policy']
-    return evaluation
+    return trained.result
 
 
 class CheckMetric(Callback):
@@ -145,19 +148,12 @@ class PruneTrial(Callback):
     """Reports each evaluation to Optuna, and stops the run if the pruner says so."""
 
     def __init__(self, trial: Any, metric: str) -> None:
-        self.trial, self.metric, self.pruned = trial, metric, False
+        self.trial, self.metric = trial, metric
 
     def on_evaluation(self, trainer: Trainer, metrics: Metrics) -> None:
         self.trial.report(metrics[f'eval/{self.metric}'], trainer.algorithm.env_steps)
         if trainer.algorithm.env_steps > 0 and self.trial.should_prune():
-            self.pruned = True
-            trainer.stop('pruned: worse than the median of the earlier trials')
-
-    def state_dict(self) -> dict[str, Any]:
-        return {'pruned': self.pruned}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.pruned = state['pruned']
+            trainer.stop(PRUNED)
 
 
 def _stop_with_driver() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from ltos_pyg.experiments.experiment import Experiment, Run
 from ltos_pyg.experiments.report import Cells, Result, seeds_of, with_interval
-from ltos_pyg.experiments.runner import config_of
+from ltos_pyg.experiments.runner import Failure, config_of
 from ltos_pyg.progress import Progress
 from ltos_pyg.training import api
 from ltos_pyg.training.run_folder import RunFolder, provenance
@@ -35,29 +35,51 @@ def check_over(experiments: Sequence[Experiment]) -> None:
                 settings_of(config, {option: values}, lambda env, changes: dataclasses.replace(env, **changes))
 
 
-def evaluate_missing(experiments: Sequence[Experiment], runs: Path, quiet: bool = False) -> None:
+def evaluate_missing(experiments: Sequence[Experiment], runs: Path, quiet: bool = False) -> list[Failure]:
     """Evaluates the finished runs of each experiment over the values of ``experiment.over``, as far as not done yet.
 
-    The results lie in the run folders, where ``ltos evaluate --over`` puts them too. Runs without a checkpoint (of an
-    archive) are left as they are.
+    The results lie in the run folders, where ``ltos evaluate --over`` puts its own. Runs without a checkpoint (of an
+    archive) are left as they are. Returns the evaluations that failed, such as of a policy that cannot act in one of
+    the settings.
     """
-    jobs = {
-        (run.name, option): values
-        for experiment in experiments
-        for run in experiment.runs()
-        for option, values in experiment.over.items()
-        if RunFolder(runs / run.name).is_finished and _stored(runs, run, option, values) is None
-    }
-    jobs = {(name, option): values for (name, option), values in jobs.items() if RunFolder(runs / name).store().steps()}
+    failures = []
+    jobs = _missing(experiments, runs)
     with Progress(jobs.items(), desc='zero-shot', unit='', disable=quiet or not jobs, dynamic_ncols=True) as bar:
         for (name, option), values in bar:
             bar.set_postfix_str(f'{name} over {option}')
-            run = api.Run(runs / name)
-            over: dict[str, Any] = {option: list(values)}
-            episodes = EPISODES if run.policy.spec.num_tasks is None else None
-            settings = run.evaluate_over(episodes, **over)
-            result = as_result(run.config, settings, {}, episodes, api.SEED) | provenance()
-            RunFolder(runs / name).write_zero_shot(result_name([option], []), result)
+            try:
+                _evaluate(RunFolder(runs / name), option, values)
+            except ValueError as error:
+                failures.append(Failure(f'{name} over {option}', str(error)))
+    return failures
+
+
+def _missing(experiments: Sequence[Experiment], runs: Path) -> dict[tuple[str, str], list[Any]]:
+    """The values that are not stored yet, by run and option, of finished runs with a checkpoint."""
+    jobs: dict[tuple[str, str], list[Any]] = {}
+    for experiment in experiments:
+        for run in experiment.runs() if experiment.over else ():
+            folder = RunFolder(runs / run.name)
+            if not folder.is_finished or not folder.store().steps():
+                continue
+            for option, value in _columns(experiment):
+                values = jobs.get((run.name, option), [])
+                if value not in values and option_text(value) not in _stored(folder, option):
+                    jobs[run.name, option] = [*values, value]
+    return jobs
+
+
+def _evaluate(folder: RunFolder, option: str, values: list[Any]) -> None:
+    """Plays a run with other values of an option, and stores the results beside those of other values."""
+    run = api.Run(folder.path)
+    episodes = EPISODES if run.policy.spec.num_tasks is None else None
+    over: dict[str, Any] = {option: values}
+    settings = run.evaluate_over(episodes, **over)
+    result = as_result(run.config, settings, {}, episodes, api.SEED) | provenance()
+    name = result_name([option], [f'episodes={episodes}'] if episodes else [])
+    for stored in [one for one in folder.zero_shot(name) if _answers(one, option)]:
+        result['settings'] = [*stored['settings'], *result['settings']]
+    folder.write_zero_shot(name, result)
 
 
 def zero_shot_table(experiment: Experiment, results: Sequence[Result], runs: Path) -> Cells:
@@ -94,19 +116,19 @@ def _columns(experiment: Experiment) -> Iterator[tuple[str, Any]]:
 
 def _mean_of(metric: str, runs: Path, run: Run, option: str, value: Any) -> float | None:
     """The stored mean of a metric with the option set to this value."""
-    stored = _stored(runs, run, option, [value])
-    return None if stored is None else float(stored[option_text(value)][metric]['mean'])
+    stored = _stored(RunFolder(runs / run.name), option).get(option_text(value))
+    return None if stored is None else float(stored[metric]['mean'])
 
 
-def _stored(runs: Path, run: Run, option: str, values: Sequence[Any]) -> dict[str, Any] | None:
-    """What is stored of a run, by value; ``None`` if one of the values is missing. Where there are tasks, 20 episodes,
-    which earlier versions played, are as good as one of each."""
-    for result in RunFolder(runs / run.name).zero_shot():
-        right_number = result['episodes'] in (EPISODES, None)  # None: one of each task
-        if result['env'] or 'temperature' in result or not right_number or result['eval_seed'] != api.SEED:
-            continue  # of another question
-        settings = [s for s in result['settings'] if [*s['options']] == [option]]
-        by_value = {option_text(s['options'][option]): s['eval'] for s in settings}
-        if all(option_text(value) in by_value for value in values):
-            return by_value
-    return None
+def _stored(folder: RunFolder, option: str) -> dict[str, Any]:
+    """What is stored of a run with other values of an option, by the value's text."""
+    answers = [result for result in folder.zero_shot() if _answers(result, option)]
+    return {option_text(s['options'][option]): s['eval'] for result in answers for s in result['settings']}
+
+
+def _answers(result: Mapping[str, Any], option: str) -> bool:
+    """Whether a stored evaluation varies this option alone, with our number of episodes and seed. Where there are
+    tasks, 20 episodes, which earlier versions played, are as good as one of each."""
+    right_number = result['episodes'] in (EPISODES, None)  # None: one of each task
+    alike = not result['env'] and 'temperature' not in result and result['eval_seed'] == api.SEED
+    return alike and right_number and all([*s['options']] == [option] for s in result['settings'])

@@ -187,10 +187,10 @@ def _start(
         return nullcontext()
     if not resume:
         run.clear()
-    grows = resume and config.total_steps > run.config(scenario).total_steps
+    if resume:  # what was measured of the policy is not true any more, unless it is only measured again
+        grows = config.total_steps > run.config(scenario).total_steps
+        run.forget_results(zero_shot=grows or not run.is_finished)
     run.write_config(config, ranks.size, scenario.primary_metric)
-    if run.is_finished:  # a run that is extended or measured again: what was measured of it is no longer true
-        run.forget_results(zero_shot=grows)
     return MetricsLogger(run.metrics_path, _resume_step(resume, saved), places)
 
 
@@ -317,7 +317,7 @@ def _how_it_went(trainer: Trainer) -> dict[str, Any]:
     record: dict[str, Any] = {'seconds': dict(trainer.seconds)}
     if trainer.ranks.size > 1:
         record['ranks'] = trainer.ranks.size
-    if trainer.stopped is not None:
+    if trainer.stopped is not None and trainer.algorithm.env_steps < trainer.total_steps:
         record['stopped'] = trainer.stopped
     if trainer.env.state_dict() is None:
         record['exact_resume'] = False  # the environment cannot save its state

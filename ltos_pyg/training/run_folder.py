@@ -214,9 +214,10 @@ class RunFolder:
         """How many processes train, or trained, the run together."""
         return int(self.read().get('ranks', 1))
 
-    def zero_shot(self) -> list[dict[str, Any]]:
-        """The evaluations in other settings, as :meth:`write_zero_shot` wrote them; ``null`` is read as NaN."""
-        stored = [_read_json(path) for path in sorted(self.zero_shot_path.glob('*.json'))]
+    def zero_shot(self, name: str = '*') -> list[dict[str, Any]]:
+        """The evaluations in other settings, as :meth:`write_zero_shot` wrote them, or that of one name; ``null`` is
+        read as NaN."""
+        stored = [_read_json(path) for path in sorted(self.zero_shot_path.glob(f'{name}.json'))]
         return [_each_eval(result, _with_nan) for result in stored]
 
     def store(self, config: RunConfig | None = None, rank: int = 0) -> CheckpointStore:
@@ -254,7 +255,7 @@ class RunFolder:
         return path
 
     def forget_results(self, zero_shot: bool) -> None:
-        """Removes what was measured of a finished run that goes on, and is no longer true."""
+        """Removes what was measured of a run that goes on: its final result, and with ``zero_shot`` all else."""
         if zero_shot:
             shutil.rmtree(self.zero_shot_path, ignore_errors=True)
         for path in (self.card_path, self.final_path):

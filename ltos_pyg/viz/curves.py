@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -269,9 +269,9 @@ def save_figure(figure: Any, out: Path) -> Path:
         )
 
 
-def curve_figure(curves: Sequence[Curve], metric: str = 'eval/return', log: bool = False) -> Any:
+def curve_figure(curves: Sequence[Curve], metric: str | Mapping[str, str] = 'eval/return', log: bool = False) -> Any:
     """The :class:`matplotlib.figure.Figure` of :func:`plot_curves`, to be modified further. It is not part of any
-    window or ``pyplot`` state."""
+    window or ``pyplot`` state. ``metric`` may name one for each scenario."""
     least = min(float(curve.value.min()) for curve in curves)
     if log and least <= 0:
         raise ValueError(f"'{metric}' must be above 0 on a logarithmic scale (got {least:.4g}): draw it without --log")
@@ -287,7 +287,7 @@ def curve_figure(curves: Sequence[Curve], metric: str = 'eval/return', log: bool
             for curve in curves:
                 if curve.scenario == scenario:
                     _draw(axes, curve, labels.index(curve.label), len(labels))
-            _annotate(axes, scenario, metric)
+            _annotate(axes, scenario, metric if isinstance(metric, str) else metric[scenario])
             if log:
                 axes.set_yscale('log')
             axes.legend(**({'loc': 'upper left', 'bbox_to_anchor': (1.0, 1.0)} if beside else {'loc': 'best'}))

@@ -125,7 +125,7 @@ def _greedy_steps(
         yield graph, decision, f'step {played}   return {total:.2f} an agent'
         step = env.step(decision.action)
         algorithm.on_eval_step(step)
-        total += float(step.reward.mean())
+        total += float(step.reward.sum()) / max(len(step.reward), 1)
         played += 1
         if bool(step.ended.any()):
             return

@@ -140,6 +140,18 @@ def test_a_result_that_is_not_a_number_is_below_every_threshold_of_a_profile(fin
     assert [max(line.get_ydata()) for line in axes.lines] == ([0, 0] if every else [0.5, 1])
 
 
+def test_figures_of_settings_with_metrics_of_their_own_name_each_and_draw_no_common_profile(
+    finished, tmp_path, monkeypatch
+):
+    monkeypatch.setattr('ltos_pyg.experiments.reproduce.PROFILES_FROM', 1)
+    first = tiny().settings[0]
+    mixed = dataclasses.replace(tiny(), settings=(first, dataclasses.replace(first, label='how long', metric='length')))
+    write_report(mixed, finished / 'runs', tmp_path)
+    assert not (tmp_path / 'profile.svg').exists()
+    panels = curves(results_of(mixed, finished / 'runs'), finished / 'runs').axes
+    assert {axes.get_title(): axes.get_ylabel() for axes in panels} == {first.label: 'return', 'how long': 'length'}
+
+
 def test_rows_of_a_sharing_report_name_their_setting(finished):
     settings = (*tiny().settings, Setting(label='long', scenario='prisoner', options={'length': 9}, metric='length'))
     more = dataclasses.replace(tiny(), report='sharing', settings=settings)
@@ -154,6 +166,8 @@ def test_a_sharing_report_has_the_mean_and_the_worst_evaluation_of_the_second_ha
     run = RunFolder(finished / 'runs' / results[0].runs[0].name)
     rows = [row for row in run.metrics() if 'eval/return' in row]
     half = max(row['step'] for row in rows) / 2
+    empty = dataclasses.replace(results[0], late=((float('nan'),),))
+    assert table_of(sharing, [empty])[1][4] == 'nan, nan'
     assert results[0].late[0] == tuple(row['eval/return'] for row in rows if row['step'] >= half)
     late = ((1.0, 3.0), (2.0,))
     made = [dataclasses.replace(results[0], late=late, lower_is_better=lower) for lower in (False, True)]

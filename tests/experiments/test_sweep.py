@@ -73,6 +73,8 @@ def test_wrong_sweeps_are_refused(tmp_path):
         check(sweep(space=(Dimension('gama', (0.5, 0.9)),)))
     with pytest.raises(ValueError, match=r"'gamma' must lie in \[0, 1\]"):
         run_sweep(sweep(space=(Dimension('gamma', low=0.5, high=1.5),)), tmp_path / 'none', quiet=True)
+    with pytest.raises(ValueError, match=r"'batch_size' must be a whole number \(got 47"):  # its ends are whole
+        check(sweep(space=(parse_dimension('batch_size=16..1e2'),)))
     with pytest.raises(ValueError, match=r"'lr' must be a number .*'a\.\.b'"):
         check(sweep(space=(parse_dimension('lr=a..b'),)))
     for options, space in (((('seed', 3),), (LR,)), ((), (Dimension('seed', (3, 4)),))):
@@ -165,14 +167,39 @@ def test_a_killed_driver_leaves_trials_that_resume(tmp_path):
     assert json.loads((out / folders[0] / 'final.json').read_text())['env_steps'] == 4000
 
 
+def ending(mean, **more):
+    return {'eval': {'policy': {'return': {'mean': mean}}}, **more}
+
+
+@pytest.mark.parametrize(
+    ('result', 'state', 'error'),
+    [
+        (ending(0.5), 'COMPLETE', None),
+        (ending(float('nan')), 'FAIL', "ValueError: the final 'return' is not a number"),
+        (ending(0.5, stopped='pruned: worse than the median of the earlier trials'), 'PRUNED', None),
+    ],
+)
+def test_how_a_trial_ends_follows_from_the_result_of_its_run(tmp_path, monkeypatch, result, state, error):
+    from ltos_pyg.experiments import sweep_worker
+
+    one = sweep(trials=1, prune=True)
+    study = sweep_worker.open_study(one, tmp_path)
+    trial = sweep_worker._next_trial(study, one, tmp_path)
+    monkeypatch.setattr(sweep_worker, '_train', lambda *_: result)
+    sweep_worker._run_trial(study, trial, one, tmp_path)
+    (ended,) = study.get_trials()
+    assert (ended.state.name, ended.user_attrs.get('error')) == (state, error)
+    assert sweep_worker._next_trial(study, one, tmp_path) is None  # it counts
+
+
 def test_bad_trials_are_pruned(tmp_path):
     """A trial below the median of the earlier one at the same step stops its run."""
     import optuna
 
-    from ltos_pyg.experiments.sweep_worker import PruneTrial
+    from ltos_pyg.experiments.sweep_worker import PRUNED, PruneTrial
 
     study = optuna.create_study(direction='maximize', pruner=optuna.pruners.MedianPruner(n_startup_trials=1))
-    callbacks = []
+    callbacks, reasons = [], []
     for values in ([1.0, 2.0], [0.0, 0.5]):
         trial = study.ask()
         callbacks.append(PruneTrial(trial, 'return'))
@@ -181,8 +208,8 @@ def test_bad_trials_are_pruned(tmp_path):
             trainer.algorithm.env_steps = step
             callbacks[-1].on_evaluation(trainer, {'eval/return': value})
         study.tell(trial, values[-1])
-    assert [callback.pruned for callback in callbacks] == [False, True]
-    assert trainer.reasons == ['pruned: worse than the median of the earlier trials'] * 2
+        reasons.append(trainer.reasons)
+    assert reasons == [[], [PRUNED] * 2]
 
 
 class Trainer:

@@ -102,6 +102,32 @@ def test_a_quick_look_does_not_replace_what_the_table_measures(tmp_path):
     assert float(row['value']) == Run(run).evaluate(episodes=20, horizon=3)['return'].mean
 
 
+def test_experiments_that_share_runs_keep_each_others_values_and_one_that_cannot_be_played_is_named(tmp_path):
+    runs, out = tmp_path / 'runs', tmp_path / 'out'
+    one, other = (
+        dataclasses.replace(FAR, name=name, methods=FAR.methods[:1], seeds=1, over=over)
+        for name, over in (('one', {'horizon': [3, 5]}), ('other', {'horizon': [4]}))
+    )
+    assert reproduce([one, other], runs, out, ThisMachine(), quiet=True) == []
+    assert 'not run' not in (out / 'one/table.md').read_text() + (out / 'other/table.md').read_text()
+    (path,) = runs.glob('*/zero_shot/*.json')
+    before = path.stat().st_mtime_ns
+    assert reproduce([other, one], runs, out, ThisMachine(), quiet=True) == []
+    assert path.stat().st_mtime_ns == before  # nothing is measured again
+
+    main(['evaluate', str(path.parents[1]), '--over', 'horizon=9'])  # 100 episodes: a file of its own
+    reproduce([one], runs, out, ThisMachine(), quiet=True)
+    assert 'not run' not in (out / 'one/table.md').read_text()
+
+    jungle = Setting(label='jungle', scenario='jungle', options={**OPTIONS, 'num_agents': 3, 'size': 9, 'horizon': 4})
+    wide = dataclasses.replace(one, name='wide', settings=(jungle,), over={'edge_features': [False]})
+    failed = reproduce([wide, one], runs, out, ThisMachine(), quiet=True)
+    assert len(failed) == 1
+    assert failed[0].name.endswith(' over edge_features')
+    assert "Here: 'edge_features'." in failed[0].reason
+    assert 'not run' not in (out / 'one/table.md').read_text()
+
+
 def test_where_there_are_tasks_one_episode_of_each_is_played_and_twenty_equal_ones_still_count(tmp_path):
     runs, out = tmp_path / 'runs', tmp_path / 'out'
     grid = Setting(label='grid', scenario='traffic', options={**OPTIONS, 'net': ('1x2',), 'horizon': 4})

@@ -240,6 +240,18 @@ def test_a_run_that_is_extended_keeps_nothing_that_was_measured_of_the_shorter_o
     assert not (run.folder / 'card.md').exists()
 
 
+def test_a_run_that_goes_on_keeps_nothing_that_was_measured_of_it_on_the_way(tmp_path):
+    class Stop(Callback):
+        def on_step(self, trainer: Any) -> None:
+            raise RuntimeError('enough')
+
+    with pytest.raises(CallbackError, match='enough'):
+        train(out=tmp_path / 'run', callbacks=[Stop()])
+    (tmp_path / 'run/zero_shot').mkdir()
+    run = train(out=tmp_path / 'run', resume=True)
+    assert not (run.folder / 'zero_shot').exists()
+
+
 def test_a_finished_run_without_checkpoints_is_not_trained_anew(tmp_path):
     run = train(out=tmp_path / 'run')
     shutil.rmtree(run.folder / 'checkpoints')

@@ -116,6 +116,11 @@ class LToS(SharingQ):
                 f"'objective' must make an object with the methods of ltos_pyg.algos.ltos.Objective (got "
                 f'{type(self.objective).__name__}). Derive from ShapedGradient to write a loss alone.'
             )
+        if len(self.objective.optimizers()) > 1:
+            raise ValueError(
+                f"'objective' must have one optimizer at most (got {', '.join(self.objective.optimizers())}). Put all "
+                'parameters into one, in parameter groups if their rates differ.'
+            )
 
     # learning: the algorithm -------------------------------------------------------------------------------------
 

@@ -58,7 +58,7 @@ class Objective(Protocol):
         """Its networks, by name; they are saved with the run."""
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The optimizers of :meth:`critic_loss`, by name."""
+        """The optimizer of :meth:`critic_loss`, by name, if there is one."""
 
 
 MakeObjective: TypeAlias = Callable[[GraphEnvSpec, 'LToSConfig', torch.device, torch.Generator], Objective]

@@ -147,6 +147,13 @@ def test_an_objective_of_ones_own_moves_the_high_level_and_is_saved(algorithm):
     with pytest.raises(ValueError, match=r"'objective' must make an object with the methods of .* \(got Linear\)"):
         algorithm(env.spec, small(), objective=lambda *_: nn.Linear(1, 1))
 
+    class Two(KeepAll):
+        def optimizers(self):
+            return {name: torch.optim.SGD([torch.zeros(1)]) for name in ('first', 'second')}
+
+    with pytest.raises(ValueError, match=r"'objective' must have one optimizer at most \(got first, second\)"):
+        algorithm(env.spec, small(), objective=Two)
+
 
 def test_the_parts_of_the_package_have_the_interface_of_their_kind():
     env = jungle()
