@@ -205,6 +205,22 @@ def test_the_table_of_the_critics_losses_is_that_of_the_kept_runs(row, folder):
         assert found == (early[seed - 10], attacks[seed - 10], late[seed - 10])
 
 
+def test_the_second_halves_of_learned_and_frozen_runs_on_the_jungle_are_those_of_the_kept_runs():
+    def means(row: str) -> list[float]:
+        found = []
+        for seed in range(10, 15):
+            log = DOCS / 'results/runs' / f'jungle-ltos{row}-seed{seed}/metrics.jsonl'
+            rows = [json.loads(line) for line in log.read_text(encoding='utf-8').splitlines()]
+            late = [row['eval/reward'] for row in rows if row['step'] >= 60_000]
+            found.append(sum(late) / len(late))
+        return found
+
+    learned, frozen = means(''), means('-phi_starts=1.0')
+    said = ' against '.join(' '.join(f'{mean:.2f}' for mean in row) for row in (learned, frozen))
+    assert f'each learned run is above that of each frozen one ({said})' in page('results.md')
+    assert min(learned) > max(frozen)
+
+
 def test_no_learned_run_with_the_edge_critic_collapses_on_the_jungle_as_the_results_say():
     assert 'no evaluation of a learned run after 60,000 steps is below 0.86' in page('results.md')
     logs = sorted((DOCS / 'results/runs').glob('jungle-ltos_edge-seed1[0-9]/metrics.jsonl'))
