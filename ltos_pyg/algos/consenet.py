@@ -86,6 +86,8 @@ class ConseNet(ActorCritic):
     After each gradient step, neighbours average their critics, :math:`w_i \leftarrow \sum_j c_{ij} w_j`, all agents
     synchronously, so that every critic comes to estimate the team's mean return, though each agent learns from its own
     reward. (With ``consensus='uniform'`` on a graph that is not regular, it is a mean weighted by degree plus one.)
+    What is averaged starts equal for all agents: the mean of n networks that are drawn independently has weights
+    :math:`1/\sqrt{n}` as large.
 
     ``critic='joint'`` is the method of Zhang et al., `"Fully Decentralized Multi-Agent Reinforcement Learning with
     Networked Agents" <https://arxiv.org/abs/1802.08757>`_, its first algorithm: :math:`Q_i(s, a)` sees all observations
@@ -105,8 +107,9 @@ class ConseNet(ActorCritic):
     advantages are computed from own returns.
 
     Weights belong to agents and not to graphs, so the consensus matrix is the mean over the graphs of the segment's
-    last step; ``'metropolis'`` keeps the mean of all weights, ``'uniform'`` is the reference's plain mean. The
-    optimizer's state stays with each agent.
+    last step; ``'metropolis'`` keeps the mean of all weights, ``'uniform'`` is the reference's plain mean. Neighbours
+    also average the squared gradients by which RMSprop divides, so that all take steps of one size: otherwise an agent
+    with rare or noisy rewards would count less, and critics would not agree on the mean return.
     """
 
     config: ConseNetConfig
@@ -114,8 +117,15 @@ class ConseNet(ActorCritic):
 
     def build_network(self) -> RecurrentActorCritic:
         sizes = self.num_agents, self.spec.num_features, self.spec.num_actions, self.max_neighbours
-        network = JointNetwork if self.config.critic == 'joint' else RecurrentActorCritic
-        return network(*sizes, self.config.hidden_channels)
+        kind = JointNetwork if self.config.critic == 'joint' else RecurrentActorCritic
+        network = kind(*sizes, self.config.hidden_channels)
+        for weight in self.agreed(network):
+            weight.data.copy_(weight.data[:1].expand_as(weight))
+        return network
+
+    def agreed(self, network: RecurrentActorCritic) -> list[nn.Parameter]:
+        """What neighbours average."""
+        return list((network.critic if self.config.critic == 'joint' else network.lstm).parameters())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         if self.config.critic == 'recurrent':
@@ -141,9 +151,9 @@ class ConseNet(ActorCritic):
 
     def update_more(self) -> None:
         assert self.matrix is not None
-        agreed = self.network.critic if self.config.critic == 'joint' else self.network.lstm
-        for weight in agreed.parameters():
+        for weight in self.agreed(self.network):
             mix(weight, self.matrix)
+            mix(self.optimizer.state[weight]['square_avg'], self.matrix)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {'matrix': self.matrix}

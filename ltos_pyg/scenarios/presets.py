@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# Published by the authors of DGN for the jungle.
+# Discount, learning rate, targets and layers that the authors of DGN published for the jungle.
 PAPER_DGN: dict[str, Any] = {
     'gamma': 0.96,
     'n_step': 1,
