@@ -49,7 +49,7 @@ nb_output_stderr = 'remove'  # progress bars
 
 def unlink_run_folders(app: Any, docname: str, source: list[str]) -> None:
     """Links to folders of ``docs/results`` (data, not pages) work in a repository; on the site they are plain text."""
-    source[0] = re.sub(r'\[([^\]]+)\]\(results(?:/[^)]*)?\)', r'`\1`', source[0])
+    source[0] = re.sub(r'(?<!!)\[([^\]]+)\]\(results(?:/[^)]*)?\)', r'`\1`', source[0])
 
 
 def join_streams(outputs: list[Any]) -> list[Any]:

@@ -41,7 +41,7 @@ _OPTIMUM = {
 
 @dataclass(frozen=True, kw_only=True)
 class DilemmasConfig:
-    """Options of :class:`~ltos_pyg.envs.DilemmasEnv`.
+    """Options of the dilemmas.
 
     Raises:
         ValueError: If an option is out of its range; the message names it.

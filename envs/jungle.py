@@ -18,7 +18,7 @@ from .jungle_numba import NumbaJungle
 from .jungle_rules import (
     NUM_ACTIONS,
     JungleConfig,
-    Sight,
+    Observations,
     board_symmetries,
     check_cells,
     check_high,
@@ -142,8 +142,8 @@ class JungleEnv(GraphEnv):
         if self._clock is None:
             raise RuntimeError('the episodes have not begun: call reset() before step()')
         action = check_action(action, self.num_envs * self.config.num_agents, NUM_ACTIONS, self.device)
-        reward, tally, sight = self._board.step(action)
-        graph = successor = self._batch(sight)
+        reward, tally, observed = self._board.step(action)
+        graph = successor = self._batch(observed)
         self._clock += 1
         over = self._clock >= self.config.horizon
         if over:
@@ -182,11 +182,11 @@ class JungleEnv(GraphEnv):
         self._board.start()
         return self._batch(self._board.observe())
 
-    def _batch(self, sight: Sight) -> Batch:
-        fields: dict[str, Any] = {'x': sight.x, 'edge_index': sight.edge_index, **self._fixed}
-        if sight.edge_attr is not None:
-            fields['edge_attr'] = sight.edge_attr
-        return batch_snapshots(edges_per_graph=sight.edges_per_graph, **fields)
+    def _batch(self, observed: Observations) -> Batch:
+        fields: dict[str, Any] = {'x': observed.x, 'edge_index': observed.edge_index, **self._fixed}
+        if observed.edge_attr is not None:
+            fields['edge_attr'] = observed.edge_attr
+        return batch_snapshots(edges_per_graph=observed.edges_per_graph, **fields)
 
 
 def _board(

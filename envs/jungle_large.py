@@ -17,7 +17,7 @@ from torch import Tensor
 from ltos_pyg.jit import jit
 
 from .jungle_numba import DX, DY, Array, NumbaJungle
-from .jungle_rules import FIRST_ATTACK, Sight
+from .jungle_rules import FIRST_ATTACK, Observations
 
 PER_BUCKET = 2.0  # agents in a bucket of the k-nearest search, on average
 
@@ -279,7 +279,7 @@ class LargeJungle(NumbaJungle):
         else:
             self._side = math.isqrt(c.reach) + 1
 
-    def observe(self) -> Sight:
+    def observe(self) -> Observations:
         """The current observations."""
         c = self.config
         x = torch.empty(self.num_envs, c.num_agents, c.num_features, dtype=c.dtype)
@@ -300,9 +300,9 @@ class LargeJungle(NumbaJungle):
         else:
             self._run(write_within, c.num_agents, c.reach, *board, *out)
         x = x.view(-1, c.num_features)
-        return Sight(x, edge_index, edge_attr if c.edge_features else None, torch.from_numpy(edges))
+        return Observations(x, edge_index, edge_attr if c.edge_features else None, torch.from_numpy(edges))
 
-    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Sight]:
+    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Observations]:
         """As of small boards."""
         B = self.num_envs
         reward, tally = torch.empty(action.numel()), torch.empty(3, B)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ltos_pyg.jit import jit
 
 from . import jungle_rules
-from .jungle_rules import FIRST_ATTACK, JungleConfig, Sight
+from .jungle_rules import FIRST_ATTACK, JungleConfig, Observations
 
 Array = npt.NDArray[Any]
 FAR = np.int32(2**31 - 1)  # key for: no neighbour
@@ -330,19 +330,19 @@ class NumbaJungle:
             self._high[:] = high.numpy()
         self._paint()
 
-    def observe(self) -> Sight:
+    def observe(self) -> Observations:
         """The current observations."""
         seen = self._unseen()
         self._run(observe, *seen)
-        return self._sight(seen)
+        return self._observations(seen)
 
-    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Sight]:
+    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Observations]:
         """Rewards (B N,), attacks on agents, food and blanks (3, B), and the observations after the step."""
         B, seen = self.num_envs, self._unseen()
         reward, tally = torch.empty(action.numel()), torch.empty(3, B)
         played = (action.view(B, -1).numpy(), self._grid, reward.view(B, -1).numpy(), tally.numpy())
         self._run(advance, self.config.size, self._payoffs, *played, *seen)
-        return reward, tally, self._sight(seen)
+        return reward, tally, self._observations(seen)
 
     def close(self) -> None:
         """Ends the threads."""
@@ -361,7 +361,7 @@ class NumbaJungle:
         edges = np.empty(self.num_envs, dtype=np.int64)
         return *options, self._ys, self._xs, self._high, window, self._pairs, edges
 
-    def _sight(self, seen: tuple[Any, ...]) -> Sight:
+    def _observations(self, seen: tuple[Any, ...]) -> Observations:
         c, window, edges = self.config, seen[-3], seen[-1]
         ends = edges.cumsum()
         edge_index = torch.empty(2, int(ends[-1]), dtype=torch.int64)
@@ -369,7 +369,7 @@ class NumbaJungle:
         found = (self._pairs, edges, ends)
         self._run(write_edges, c.num_agents, self._ys, self._xs, *found, edge_index.numpy(), edge_attr.numpy())
         x = torch.from_numpy(window).view(-1, c.num_features)
-        return Sight(x, edge_index, edge_attr if c.edge_features else None, torch.from_numpy(edges))
+        return Observations(x, edge_index, edge_attr if c.edge_features else None, torch.from_numpy(edges))
 
     def _run(self, kernel: Any, *args: Any) -> None:
         """The kernel over all boards. An error in a thread is raised here."""

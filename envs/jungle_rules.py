@@ -30,7 +30,7 @@ Graph = Literal['knn', 'radius']
 
 @dataclass(frozen=True, kw_only=True)
 class JungleConfig:
-    """The options of :class:`JungleEnv`. Cells are (y, x), y down and x right, and the outer ring is wall."""
+    """Options of the jungle. Cells are (y, x), y down and x right, and the outer ring is wall."""
 
     num_agents: int = 20  # agents on a board
     num_foods: int = 12  # foods on a board
@@ -196,7 +196,7 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-class Sight(NamedTuple):
+class Observations(NamedTuple):
     """Observations of all agents: the fields of the batch, and the number of edges of each graph."""
 
     x: Tensor  # (B N, F) int8, int16 on boards of a size above 127

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .jungle_rules import DX, DY, FIRST_ATTACK, JungleConfig, Sight
+from .jungle_rules import DX, DY, FIRST_ATTACK, JungleConfig, Observations
 from .streams import draw
 
 
@@ -61,7 +61,7 @@ class TorchJungle:
         if high is not None:
             self._high = high.to(self.device, copy=True)
 
-    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Sight]:
+    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Observations]:
         """Rewards (B N,), attacks on agents, food and blanks (3, B), and the observations after the step."""
         action = action.view(self.num_envs, -1)
         N, size = self.config.num_agents, self.config.size
@@ -100,7 +100,7 @@ class TorchJungle:
             cell[:, i : i + 1] = new
         self._cells = torch.stack([cell // size, cell % size], 2)
 
-    def observe(self) -> Sight:
+    def observe(self) -> Observations:
         """The current observations."""
         N = self.config.num_agents
         apart = self._cells.unsqueeze(1) - self._cells[:, :N].unsqueeze(2)  # (B, observer, entity, 2)
@@ -109,7 +109,7 @@ class TorchJungle:
         graph, receiver, sender = receives.nonzero(as_tuple=True)
         edge_index = torch.stack([graph * N + sender, graph * N + receiver])
         edge_attr = apart[graph, receiver, sender].to(self.config.dtype) if self.config.edge_features else None
-        return Sight(self._windows(apart, distance), edge_index, edge_attr, receives.sum((1, 2)))
+        return Observations(self._windows(apart, distance), edge_index, edge_attr, receives.sum((1, 2)))
 
     def _neighbours(self, distance: Tensor) -> Tensor:
         """Whether each agent receives messages from each (B, receiver, sender), from their squared distances."""

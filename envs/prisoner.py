@@ -20,11 +20,11 @@ from .streams import draw, first_streams
 
 @dataclass(frozen=True, kw_only=True)
 class PrisonerConfig:
-    """The options of :class:`~ltos_pyg.envs.PrisonerEnv`."""
+    """Options of the prisoner."""
 
     length: int = 9  # cells of the corridor, odd, 5 or more
     horizon: int = 50  # steps after which an episode is truncated
-    cost: float = 0.01  # of each action, also the last
+    cost: float = 0.01  # cost of each action, also the last
 
     def __post_init__(self) -> None:
         for name, least in (('length', 5), ('horizon', 1)):
@@ -48,7 +48,7 @@ class PrisonerEnv(GraphEnv):
     1, and the episode ends. If both step to the middle at once, a fair coin decides which one enters; the other stays
     in place. (They cannot swap places: the middle, where episodes end, lies between them.)
 
-    With the default 9 cells the four plans "go home" (C) and "take the middle" (D) bring
+    With the default 9 cells the plans "go home" (C) and "take the middle" (D) return (for A, for B)
 
     ====  ============  ============
     ..    B: C          B: D

@@ -14,7 +14,7 @@ __version__ = '0.1.0'
 
 __all__ = ['Policy', 'Run', 'load_policy', 'register_algorithm', 'register_scenario', 'train']
 
-_ROOMS = {  # loaded on first access: importing the package does not load PyTorch
+_LAZY = {  # loaded on first access: importing the package does not load PyTorch
     'Policy': 'ltos_pyg.training.policy',
     'Run': 'ltos_pyg.training.api',
     'load_policy': 'ltos_pyg.training.api',
@@ -25,9 +25,9 @@ _ROOMS = {  # loaded on first access: importing the package does not load PyTorc
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _LAZY:
         raise AttributeError(f"module 'ltos_pyg' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_ROOMS[name]), name)
+    value = getattr(importlib.import_module(_LAZY[name]), name)
     globals()[name] = value
     return value
 

@@ -9,6 +9,7 @@ import difflib
 import functools
 import importlib
 import importlib.util
+import itertools
 import os
 import sys
 import warnings
@@ -119,6 +120,11 @@ def _config_of(make: Any, name: str) -> type:
             f"algorithm '{name}' needs its options: expected a dataclass as the annotation of its class attribute "
             f"'config' (got {found!r}). Write 'config: MyConfig' in the class, or pass config= when registering."
         )
+    if 'total_steps' not in {field.name for field in dataclasses.fields(found)}:
+        raise ValueError(
+            f"the options of algorithm '{name}' need a field 'total_steps', the env steps of training (got "
+            f"{found} without). Write 'total_steps: int = 100_000' in it."
+        )
     return typing.cast(type, found)
 
 
@@ -193,7 +199,8 @@ def name_of(thing: Any, kind: str) -> str:
     """The name by which :func:`scenario` or :func:`algorithm` finds a class or function.
 
     That is its registered name, else ``package.module:Name``. What cannot be imported (from a script, a notebook, or
-    inside a function) is registered under its own name until this process ends.
+    inside a function) is registered under its own name until this process ends, with a number behind it if another
+    thing has that name. (The same class, defined again as in a notebook, replaces the former one.)
     """
     if not callable(thing):
         raise ValueError(
@@ -221,14 +228,25 @@ def name_of(thing: Any, kind: str) -> str:
         return f'{module}:{name}'
     name = name.rpartition('.')[2].strip('<>')
     name = name if name.isidentifier() else 'environment'
-    name += '_' * (name in ALGORITHMS or name in SCENARIOS)
     if kind == 'algorithm':
+        name = _free_name(name, thing, {n: entry.make for n, entry in _algorithms.items()}, ALGORITHMS)
         _algorithms[name] = AlgorithmEntry(name, thing, _config_of(thing, name))
     else:
         from ltos_pyg.scenarios.custom import scenario_of
 
+        name = _free_name(name, thing, {n: known.source for n, known in _scenarios.items()}, tuple(SCENARIOS))
         _scenarios[name] = scenario_of(thing, name)
     return name
+
+
+def _free_name(name: str, thing: Any, sources: dict[str, Any], built_in: tuple[str, ...]) -> str:
+    """The name, with a number behind it if something else has it."""
+    again = name != 'lambda'  # the same class or function, defined anew
+    for i in itertools.count(1):
+        free = name if i == 1 else f'{name}_{i}'
+        if free not in built_in and (free not in sources or (again and _identity(sources[free]) == _identity(thing))):
+            return free
+    raise AssertionError
 
 
 def _reaches(module: str, name: str, thing: Any) -> bool:

@@ -10,22 +10,22 @@ from .files.flow import OneRoad
 
 @dataclass(frozen=True, kw_only=True)
 class TrafficConfig:
-    """The options of :class:`~ltos_pyg.envs.traffic.TrafficEnv`, with its networks and flows."""
+    """Options of traffic: road networks, flows, signals."""
 
     net: tuple[str, ...] = ('6x6',)  # a grid of ROWSxCOLS, or a CityFlow road network file; several: in one batch
     flow: tuple[str, ...] = ()  # CityFlow flow file of each network; none: one hour of generated demand
-    demand_seed: int = 0  # of the generated demand
+    demand_seed: int = 0  # seed of the generated demand
     demands: int = 1  # number of generated demands in one batch, of this seed and the next ones
     turn: float = 0.0  # probability that a generated vehicle turns at an intersection
     one_road: OneRoad = 'strict'  # routes of one road: dropped, as CityFlow does today, or driven ('legacy')
     phases: int | None = 4  # most phases that a signal chooses from; None: all
-    yellow: int = 5  # seconds at a change; 0: none
+    yellow: int = 5  # seconds of yellow at a change; 0: none
     horizon: int = 360  # decisions of 10 s
     phase_bits: bool = False  # observe which movements are open instead of the phase
     observe_waiting: bool = False  # observe the waiting vehicles of each lane too
-    edge_features: bool = True  # where neighbours lie
-    backend: Backend = 'native'  # or 'cityflow', where that module is installed
-    engine_threads: int = 1  # that the native engine splits the episodes over
+    edge_features: bool = True  # position of the neighbour relative to the agent, on each edge
+    backend: Backend = 'native'  # simulation engine; 'cityflow' where that module is installed
+    engine_threads: int = 1  # threads over which the native engine splits the episodes
 
     def check_evaluation(self, trained: TrafficConfig) -> None:
         """Raises a ``ValueError`` if a policy is to be evaluated on other networks with the flows of training, whose

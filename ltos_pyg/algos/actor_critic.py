@@ -22,12 +22,12 @@ from ltos_pyg.ranges import LARGEST_WIDTH, check_range
 class ActorCriticConfig(OnPolicyConfig):
     """Options of the recurrent actor-critics."""
 
-    lr: float = 5e-4  # RMSprop (decay 0.99, eps 1e-5), at the start; one gradient step a segment, through all of it
-    lr_final_fraction: float = 1.0  # its last value, as a part of the first
+    lr: float = 5e-4  # learning rate of RMSprop (decay 0.99, eps 1e-5) at the start; one step per segment
+    lr_final_fraction: float = 1.0  # learning rate at the end, as a fraction of the first
     entropy: float = 0.01  # weight of the policies' entropy
     value_coef: float = 0.25  # weight of the critic's squared error
-    max_grad_norm: float = 40.0  # over all agents together
-    hidden_channels: int = 64  # of each layer and of the recurrent state
+    max_grad_norm: float = 40.0  # gradients of all agents together are clipped to this norm
+    hidden_channels: int = 64  # size of each layer and of the recurrent state
     alpha: float | None = 0.9  # spatial discount per hop; 0: own reward only; None: global reward (weight 1 for all)
 
     def __post_init__(self) -> None:

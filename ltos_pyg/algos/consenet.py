@@ -25,8 +25,8 @@ CRITICS = ('joint', 'recurrent')
 class ConseNetConfig(ActorCriticConfig):
     """Options of ConseNet."""
 
-    alpha: float | None = 0.0  # own rewards alone (the theory); the reference code's is 0.9 on traffic
-    critic: Literal['joint', 'recurrent'] = 'joint'  # inputs: all agents, or the actor's LSTM
+    alpha: float | None = 0.0  # spatial discount per hop; 0: own reward only (the theory); 0.9: reference code
+    critic: Literal['joint', 'recurrent'] = 'joint'  # sees all agents, or the actor's LSTM
     consensus: Literal['metropolis', 'uniform'] = 'metropolis'  # how neighbours average
     critic_lr: float = 2.0  # the joint critic's learning rate, as a multiple of the actors'
 

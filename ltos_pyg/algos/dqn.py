@@ -28,9 +28,9 @@ class DQNConfig(OffPolicyConfig):
     action_gap: float = 0.0  # advantage learning: fraction of the action gap subtracted from targets
     huber: float | None = 1.0  # error from which the loss is linear; None: mean square
     epsilon_start: float = 1.0  # chance of a random action at the start
-    epsilon_end: float = 0.02  # its value at the end
-    epsilon_fraction: float = 0.3  # part of training over which it falls
-    greedy_fraction: float = 0.5  # fraction of episodes in which it decays to 0: near-greedy data
+    epsilon_end: float = 0.02  # chance of a random action at the end
+    epsilon_fraction: float = 0.3  # fraction of training over which it falls
+    greedy_fraction: float = 0.5  # fraction of the parallel episodes in which it falls to 0 instead
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -105,10 +105,11 @@ class JointDQN(DQN):
     @torch.no_grad()
     def act(self, graph: Batch, explore: bool = False) -> Decision:
         graph = graph.to(self.device)
-        if graph.num_nodes != graph.num_graphs * self.num_agents:
+        sizes = graph.ptr.diff()
+        if bool((sizes != self.num_agents).any()):
             raise ValueError(
-                f'joint_dqn needs all agents in each graph: expected {self.num_agents} nodes in each of '
-                f'{graph.num_graphs}, got {graph.num_nodes} in all. Take qmix, which allows absent agents.'
+                f'joint_dqn needs all agents in each graph: expected {self.num_agents} nodes in each, '
+                f'got {sizes.tolist()}. Take qmix, which allows absent agents.'
             )
         mask = self.mask(graph)
         with self.inputs.each_batch_once(graph):

@@ -28,15 +28,15 @@ class LIOConfig(OnPolicyConfig):
     """Options of LIO."""
 
     reward_max: float = 2.0  # maximum payment to one neighbour per step; 0: no payments
-    lr_actor: float = 0.1  # of the policies' plain gradient steps, which payers differentiate through
-    lr_reward: float = 1e-3  # Adam, of the incentive networks
-    lr_value: float = 1e-3  # Adam, of the values that serve as baseline and bootstrap
+    lr_actor: float = 0.1  # learning rate of the policies' plain gradient steps, which payers differentiate
+    lr_reward: float = 1e-3  # learning rate of the incentive networks (Adam)
+    lr_value: float = 1e-3  # learning rate of the values for baseline and bootstrap (Adam)
     pay_cost: float = 0.0  # weight of the payments in the payer's objective
     entropy: float = 0.01  # weight of the policies' entropy
-    epsilon_start: float = 0.5  # part of the policy that is uniform, at the start
-    epsilon_end: float = 0.05  # its value at the end
-    epsilon_fraction: float = 0.3  # part of training over which it falls
-    max_grad_norm: float = 10.0  # of the incentive networks and the values together
+    epsilon_start: float = 0.5  # weight of the uniform part of the policy at the start
+    epsilon_end: float = 0.05  # the same at the end
+    epsilon_fraction: float = 0.3  # fraction of training over which it falls
+    max_grad_norm: float = 10.0  # gradients of incentive networks and values are clipped to this norm
     policy_channels: tuple[int, ...] = (64, 32)  # widths of a policy's hidden layers
     incentive_channels: tuple[int, ...] = (64, 16)  # widths of an incentive network's hidden layers
 
@@ -114,7 +114,7 @@ class Segment:
         bootstrap = self.bootstrap[..., which]
         return self.by_agent(discounted_returns(self.by_step(reward), bootstrap, self.goes_on, gamma))
 
-    def less_common(self, surplus: Tensor) -> Tensor:
+    def minus_graph_mean(self, surplus: Tensor) -> Tensor:
         """(n, M) less its mean over the graphs at each step, where an agent is in several: this removes, for example,
         payments that do not depend on the agent's action."""
         by_step, here = self.by_step(surplus), self.by_step(self.present)
@@ -275,7 +275,7 @@ class LIO(OnPolicy):
         shaped = own + self.received(s, self.payments(s).detach())
         values = self.network.value(s.x)
         returns = [s.returns(r, which, self.config.gamma) for which, r in enumerate((own, shaped))]
-        surplus = [s.less_common((returns[k] - values[..., k].detach()) * s.present) for k in (0, 1)]
+        surplus = [s.minus_graph_mean((returns[k] - values[..., k].detach()) * s.present) for k in (0, 1)]
         error = ((torch.stack(returns, -1) - values).square() * s.present.unsqueeze(-1)).mean()
         # Every check comes before the first change: a step that is refused leaves all networks as they were.
         if self.round is None:

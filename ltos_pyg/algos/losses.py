@@ -53,8 +53,8 @@ def mean(value: Tensor) -> Tensor:
 
 
 def td_loss(value: Tensor, target: Tensor, delta: float | None = 1.0) -> Tensor:
-    r"""Mean Huber loss of the temporal-difference error :math:`\delta`-clipped, or with ``delta=None`` half the mean
-    square. No entries, no loss: the mean over nothing is zero."""
+    """Mean Huber loss of the temporal-difference error, linear beyond ``delta``, or with ``delta=None`` half its mean
+    square. 0 without entries."""
     if value.numel() == 0:
         return value.sum()
     if delta is None:

@@ -31,11 +31,11 @@ class OffPolicyConfig:
     gamma: float = 0.96  # discount per step
     n_step: int = 3  # rewards summed before the bootstrap
     batch_size: int = 32  # graphs per gradient step
-    lr: float = 5e-4  # Adam, at the start
-    lr_final_fraction: float = 0.03  # its last value, as a part of the first
+    lr: float = 5e-4  # learning rate of Adam at the start
+    lr_final_fraction: float = 0.03  # learning rate at the end, as a fraction of the first
     tau: float = 0.01  # soft target update per gradient step
-    ema_decay: float = 0.999  # of the averaged network, which acts greedily; 0: the network itself
-    max_grad_norm: float = 10.0
+    ema_decay: float = 0.999  # decay of the average of weights that acts without exploration; 0: no averaging
+    max_grad_norm: float = 10.0  # gradients are clipped to this norm
     replay_size: int = 50_000  # graphs kept
     learning_starts: int = 1_000  # env steps before the first gradient step
     train_freq: float = 32.0  # env steps per gradient step

@@ -17,6 +17,7 @@ from ltos_pyg.algos.team import TeamReward, check_team_reward, side_by_side, slo
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import DGN, QMixer, Sharing
+from ltos_pyg.nn.validation import check_below
 from ltos_pyg.ranges import LARGEST_WIDTH, check_range
 
 
@@ -61,6 +62,7 @@ class QMIXNetwork(nn.Module):
     def forward(self, x: Tensor, edge_index: Tensor, slot: Tensor | None) -> Tensor:
         """Action values of each node, (N, A)."""
         if slot is not None:
+            check_below('slot', slot, self.num_slots, 'the number of an agent of training (or take --mixing shared)')
             x = torch.cat([x, one_hot(slot, self.num_slots).to(x.dtype)], dim=-1)
         return self.agent(x, edge_index)
 

@@ -19,7 +19,7 @@ class Options:
     """Search for good options: each trial is one or more runs."""
 
     scenario: Annotated[str, tyro.conf.Positional]
-    """what to train on"""
+    """a scenario, or your own environment as package.module:Name"""
     algo: str = 'ltos'
     """the algorithm, or package.module:Name"""
     preset: str = 'default'

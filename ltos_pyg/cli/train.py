@@ -188,7 +188,11 @@ def parse_options(config: Any, args: Sequence[str]) -> tuple[Any, Any]:
     parts = ('train', 'algorithm', 'env')
     shared = shared_names(config)
     fields: list[Any] = [
-        ('scenario', Annotated[str, tyro.conf.Positional, told('what to train on')], config.scenario),
+        (
+            'scenario',
+            Annotated[str, tyro.conf.Positional, told('a scenario, or your own environment as package.module:Name')],
+            config.scenario,
+        ),
         ('algo', Annotated[str, told('the algorithm, or package.module:Name')], config.algo),
         ('preset', Annotated[str, told('the options to start from')], config.preset),
         ('label', Annotated[str | None, told('name of the run in tables and plots')], None),

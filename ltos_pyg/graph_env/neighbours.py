@@ -39,8 +39,14 @@ def k_nearest(position: Tensor, k: int, symmetric: bool = True) -> Tensor:
 
 def within_radius(position: Tensor, radius: float) -> Tensor:
     """Edges, in both directions, between all pairs of nodes of ``position`` (N, D) that are at most ``radius``
-    apart."""
+    apart.
+
+    Raises:
+        ValueError: If the radius is negative, or a position is not finite.
+    """
     _check_position(position)
+    if not radius >= 0:
+        raise ValueError(f"'radius' must be at least 0 (got {radius})")
     return _off_diagonal(_squared_distance(position) <= radius**2)
 
 

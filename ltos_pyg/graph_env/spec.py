@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,8 +46,14 @@ class GraphEnvSpec:
         check_range(self, 'max_edges', least=0)
         for name, length in (('feature_scale', self.num_features), ('edge_scale', self.edge_dim)):
             scale = getattr(self, name)
-            if scale is not None and len(scale) != length:
-                raise ValueError(f"'{name}' needs one number per column: expected {length}, got {len(scale)}")
+            if scale is None:
+                continue
+            if not hasattr(scale, '__len__') or len(scale) != length:
+                raise ValueError(f"'{name}' needs one number per column: expected {length}, got {scale}")
+            plain = tuple(float(factor) for factor in scale)  # not NumPy's: JSON has none
+            if not all(math.isfinite(factor) for factor in plain):
+                raise ValueError(f"'{name}' must be finite (got {plain}). Does a column have no range?")
+            object.__setattr__(self, name, plain)
 
         for symmetry in self.symmetries:
             symmetry.check(self.num_features, self.num_actions, self.edge_dim)

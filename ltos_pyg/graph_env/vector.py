@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ class SingleStep(NamedTuple):
     reward: Tensor  # (N,), one per agent that acted
     terminated: bool = False  # the task ended
     truncated: bool = False  # the game's own clock ran out (`horizon` is handled for you)
-    info: dict[str, float] = {}  # metrics of this step, the same names at every step
+    info: Mapping[str, float] = MappingProxyType({})  # metrics of this step, the same names at every step
 
 
 class SingleGraphEnv(ABC):
@@ -114,6 +115,8 @@ class VectorGraphEnv(GraphEnv):
         if num_envs < 1:
             raise ValueError(f"'num_envs' must be at least 1 (got {num_envs})")
         self.envs = [make_env() for _ in range(num_envs)]
+        if len({id(env) for env in self.envs}) < num_envs:
+            raise ValueError("'make_env' must make a new game at each call (got the same object again)")
         self.spec = _common_spec(self.envs)
         self._graphs: list[Snapshot] = []  # current graph of each game; empty before the first reset
         self._elapsed = [0] * num_envs
@@ -183,11 +186,6 @@ class VectorGraphEnv(GraphEnv):
     def _started(self, i: int) -> Snapshot:
         self._elapsed[i] = 0
         graph = self.envs[i].start()
-        if not isinstance(graph, Snapshot):
-            raise ValueError(
-                f'{type(self.envs[i]).__name__}.start() must return a Snapshot (got {type(graph).__name__}). '
-                f'Build it with ltos_pyg.data.Snapshot(x=..., edge_index=...).'
-            )
         _check_graph(graph, f'{type(self.envs[i]).__name__}.start()')
         return graph
 
@@ -248,8 +246,13 @@ def _spec_of(env: SingleGraphEnv, num_envs: int) -> GraphEnvSpec:
 
 
 def _check_graph(graph: Snapshot, source: str) -> None:
-    """Raises a ``ValueError`` unless x is a tensor and the edges join its nodes: an edge beyond them would end in
-    another graph of the batch."""
+    """Raises a ``ValueError`` unless it is a snapshot, x is a tensor and the edges join its nodes: an edge beyond them
+    would end in another graph of the batch."""
+    if not isinstance(graph, Snapshot):
+        raise ValueError(
+            f'{source} must return a Snapshot as its graph (got {type(graph).__name__}). Build it with '
+            f'ltos_pyg.data.Snapshot(x=..., edge_index=...).'
+        )
     for name in ('x', 'edge_index'):
         if not isinstance(graph.get(name), Tensor):
             raise ValueError(
@@ -304,7 +307,7 @@ def _reward(step: SingleStep, num_nodes: int) -> Tensor:
     return reward
 
 
-def _stack_info(infos: Sequence[dict[str, float]], device: torch.device) -> dict[str, Tensor]:
+def _stack_info(infos: Sequence[Mapping[str, float]], device: torch.device) -> dict[str, Tensor]:
     names = set(infos[0])
     if any(set(info) != names for info in infos):
         raise ValueError(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MLP
 
 from ltos_pyg.nn.functional import at_least_float32
-from ltos_pyg.nn.validation import check_rows
+from ltos_pyg.nn.validation import check_below, check_rows
 
 
 class QMixer(nn.Module):
@@ -111,6 +111,9 @@ class QMixer(nn.Module):
         if node.shape[1:] != width or (self.num_slots is not None and node.is_floating_point()):
             wanted = 'the slot of each node, (N,) integers' if width == () else f'features, (N, {self.node_channels})'
             raise ValueError(f"'node' must hold {wanted} (got {tuple(node.shape)} of {node.dtype})")
+        check_below('batch', batch, state.size(0), 'a graph for each node')
+        if self.num_slots is not None:
+            check_below('node', node, self.num_slots, 'a slot for each node')
 
     def __repr__(self) -> str:
         which = f'num_slots={self.num_slots}' if self.num_slots is not None else f'node_channels={self.node_channels}'

@@ -38,6 +38,12 @@ def _may_look_at_values(tensor: Tensor) -> bool:
     return tensor.device.type == 'cpu' and not torch.compiler.is_compiling()
 
 
+def check_below(name: str, value: Tensor, end: int, what: str) -> None:
+    """Raises a ``ValueError`` unless all entries lie in [0, end). (Not checked on CUDA.)"""
+    if _may_look_at_values(value) and value.numel() > 0 and not 0 <= int(value.min()) <= int(value.max()) < end:
+        raise ValueError(f"'{name}' must be {what}, in [0, {end}) (got {int(value.min())}..{int(value.max())})")
+
+
 def check_in_channels(in_channels: object) -> None:
     """Raises a ``ValueError`` for PyG's pair of sizes, ``(-1, -1)``: the layers here work on one set of nodes."""
     if isinstance(in_channels, tuple | list):

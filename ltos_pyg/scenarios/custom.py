@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import types
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -73,7 +74,7 @@ def _options_of(make: Make, name: str) -> tuple[type, bool]:
                 f"environment '{name}' needs a default for its parameter '{parameter.name}': only 'num_envs' and "
                 f"'device' are passed to it. Give it one, or wrap it in a function without parameters."
             )
-        kind = hints.get(parameter.name, type(parameter.default))
+        kind = hints.get(parameter.name, _kind_of(parameter.default))
         if _is_simple(kind):
             fields.append((parameter.name, kind, dataclasses.field(default=parameter.default)))
     return dataclasses.make_dataclass('EnvironmentOptions', fields, frozen=True, kw_only=True), False
@@ -84,10 +85,21 @@ def _has_no_default(field: dataclasses.Field[Any]) -> bool:
 
 
 def _hints(make: Make) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(make.__init__ if isinstance(make, type) else make)  # type: ignore[misc]
-    except (NameError, TypeError):  # annotations that cannot be resolved outside their module
-        return {}
+    function: Any = make.__init__ if isinstance(make, type) else make  # type: ignore[misc]
+    hints: dict[str, Any] = {}
+    for name, annotation in getattr(function, '__annotations__', {}).items():
+        one = types.SimpleNamespace(__annotations__={name: annotation})
+        try:
+            hints |= typing.get_type_hints(one, globalns=getattr(function, '__globals__', None))
+        except (NameError, TypeError):  # cannot be resolved outside its module
+            continue
+    return hints
+
+
+def _kind_of(default: Any) -> Any:
+    """The type of a parameter without annotation."""
+    kinds = {type(value) for value in default} if isinstance(default, tuple) else set()
+    return tuple[kinds.pop(), ...] if len(kinds) == 1 else type(default)  # type: ignore[misc]
 
 
 def _dataclass_in(hint: Any) -> type | None:

@@ -60,11 +60,17 @@ def check_graph(graph: Any, spec: GraphEnvSpec) -> None:
             f'Data(x=x, edge_index=edge_index).'
         )
     x, edge_index = graph.get('x'), graph.get('edge_index')
-    if x is None or edge_index is None:
-        raise ValueError("'graph' needs 'x' (N, F) and 'edge_index' (2, E): expected both, got at least one None")
+    for name, value in (('x', x), ('edge_index', edge_index)):
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"'graph' needs 'x' (N, F) and 'edge_index' (2, E) as tensors (got {type(value).__name__} for '{name}')"
+            )
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
         raise ValueError(f"'edge_index' expected shape (2, E), got {tuple(edge_index.shape)}")
     nodes, edges = x.size(0), edge_index.size(1)
+    mask = graph.get('action_mask')
+    if mask is not None and not spec.has_action_mask:
+        raise ValueError("'action_mask' is given, but the environment of training has none. Leave it out.")
     if edges > 0 and (int(edge_index.min()) < 0 or int(edge_index.max()) >= nodes):
         raise ValueError(
             f"'edge_index' must name nodes in [0, {nodes - 1}] (got {int(edge_index.min())}..{int(edge_index.max())})"
@@ -88,6 +94,11 @@ def check_graph(graph: Any, spec: GraphEnvSpec) -> None:
                 f"'{name}' expected shape {shape}, as in training, got {got}. Build the graph as the environment of "
                 f'the run does.'
             )
+    if mask is not None and (mask.dtype != torch.bool or not bool(mask.any(1).all())):
+        raise ValueError(
+            f"'action_mask' must be torch.bool with at least one legal action for each node (got {mask.dtype}, "
+            f'{int((mask == 0).all(1).sum())} nodes without one)'
+        )
     for name in ('x', 'edge_attr'):
         if wanted[name] is not None:
             check_finite(name, graph[name])

@@ -10,6 +10,7 @@ import torch
 from algos_zoo import Crowd, Loop, chance, crowd, differing, flat, make, sample, trained, weights
 from torch import Tensor
 from torch.testing import assert_close
+from torch_geometric.data import Batch as GraphBatch
 
 from ltos_pyg.algos import JointDQN, JointDQNConfig
 from ltos_pyg.algos.losses import td_loss
@@ -231,7 +232,7 @@ def test_a_graph_that_lacks_an_agent_is_refused():
             return SingleStep(self.start(), action.float())
 
     env = VectorGraphEnv(Few, 2)
-    with pytest.raises(ValueError, match=r'expected 4 nodes in each of 2, got 6 in all\. Take qmix'):
+    with pytest.raises(ValueError, match=r'expected 4 nodes in each, got \[3, 3\]\. Take qmix'):
         Loop(make('joint_dqn', env), env).until(1)
 
 
@@ -251,3 +252,9 @@ def test_a_single_agent_is_dqn():
 class SpecOnly:
     def __init__(self, spec: GraphEnvSpec) -> None:
         self.spec = spec
+
+
+def test_all_graphs_have_all_agents_not_only_on_average():
+    snapshots = [Snapshot(x=torch.zeros(n, 2), edge_index=fully_connected(n)) for n in (4, 2)]
+    with pytest.raises(ValueError, match=r'expected 3 nodes in each, got \[4, 2\]'):
+        make('joint_dqn', three(2)).act(GraphBatch.from_data_list(snapshots))

@@ -170,8 +170,8 @@ def test_a_step_that_is_refused_leaves_all_networks_as_they_were():
 
 def test_pay_that_comes_whatever_one_does_teaches_nothing():
     s = two_segments(path3)[1]
-    surplus = s.less_common(torch.randn(s.present.shape))
-    assert_close(s.less_common(surplus + 7.0), surplus)
+    surplus = s.minus_graph_mean(torch.randn(s.present.shape))
+    assert_close(s.minus_graph_mean(surplus + 7.0), surplus)
     assert surplus.abs().max() > 0.1
 
 

@@ -65,3 +65,5 @@ def test_bad_input_is_named():
         k_nearest(torch.zeros(3), 1)
     with pytest.raises(ValueError, match=r'got shape \(1, 2\), 1 NaN or infinite entries'):
         within_radius(torch.tensor([[0.0, float('nan')]]), 1.0)
+    with pytest.raises(ValueError, match=r"'radius' must be at least 0 \(got -1\)"):
+        within_radius(torch.zeros(3, 2), -1)

@@ -402,3 +402,9 @@ def test_importing_loads_none_of_the_extras():
     )
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == '[]'
+
+
+@pytest.mark.parametrize('position', [slice(2, 4), slice(1, 3), slice(1, 1)])
+def test_a_position_lies_within_the_observation(position):
+    with pytest.raises(ValueError, match=r"'position' must lie within the observation: agent 0 has 2 values"):
+        KNearest(1, position).edges(None, [0, 1], {a: np.zeros(2) for a in (0, 1)})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,14 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from ltos_pyg.data import Snapshot
-from ltos_pyg.graph_env import SingleGraphEnv, SingleStep, VectorGraphEnv, check_env, fully_connected
+from ltos_pyg.graph_env import (
+    GraphEnvSpec,
+    SingleGraphEnv,
+    SingleStep,
+    VectorGraphEnv,
+    check_env,
+    fully_connected,
+)
 
 
 class Leader(Snapshot):
@@ -344,3 +352,50 @@ def test_actions_must_be_tensors():
     env.reset(0)
     with pytest.raises(ValueError, match=r"'action' must be a torch.Tensor \(got ndarray\)"):
         env.step(np.zeros(4, int))
+
+
+def test_each_step_has_metrics_of_its_own():
+    """The default of ``info`` was one dict for all games, which each of them overwrote."""
+    with pytest.raises(TypeError, match='does not support item assignment'):
+        SingleStep(Snapshot(x=torch.zeros(1, 1), edge_index=fully_connected(1)), torch.zeros(1)).info['a'] = 1.0
+
+
+def test_the_same_game_does_not_play_several_episodes():
+    game = Count()
+    with pytest.raises(ValueError, match="'make_env' must make a new game at each call"):
+        VectorGraphEnv(lambda: game, 2)
+
+
+def test_a_plain_graph_is_named_at_the_step_too():
+    class Plain(Count):
+        def step(self, action: Tensor) -> SingleStep:
+            return SingleStep(Data(x=self.seen, edge_index=fully_connected(2)), action.float())
+
+    env = VectorGraphEnv(Plain, 2)
+    env.reset(0)
+    with pytest.raises(ValueError, match=r'Plain.step\(\) must return a Snapshot as its graph \(got Data\)'):
+        env.step(torch.zeros(4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ('scale', 'message'),
+    [
+        (0.5, "'feature_scale' needs one number per column: expected 1, got 0.5"),
+        ((float('nan'),), r"'feature_scale' must be finite \(got \(nan,\)\)"),
+    ],
+)
+def test_a_scale_is_a_finite_number_per_column(scale, message):
+    class Scaled(Count):
+        feature_scale = scale
+
+    with pytest.raises(ValueError, match=message):
+        VectorGraphEnv(Scaled, 1)
+
+
+def test_a_scale_of_numpy_is_plain_data():
+    class Scaled(Count):
+        feature_scale = np.ones(1, np.float32) / 3
+
+    spec = VectorGraphEnv(Scaled, 1).spec
+    assert type(spec.feature_scale[0]) is float
+    assert GraphEnvSpec.from_dict(json.loads(json.dumps(spec.as_dict()))) == spec

@@ -295,6 +295,12 @@ def test_a_layer_is_no_class_of_layers():
         DGN(5, 3, conv=GATConv(128, 16, heads=8))
 
 
+@pytest.mark.parametrize('name', ['GatedGraphConv', 'APPNP', 'GINConv', 'LabelPropagation'])
+def test_a_layer_is_built_from_sizes(name):
+    with pytest.raises(ValueError, match=rf"'conv' must be built from \(in_channels, out_channels\): {name} is built"):
+        DGN(5, 3, conv=name)
+
+
 def test_constant_weights_have_the_precision_of_the_share():
     sharing = constant_sharing(EDGES, 4, torch.full((4,), 0.1, dtype=torch.float64))
     assert sharing.given.dtype == sharing.kept.dtype == torch.float64

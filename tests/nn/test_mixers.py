@@ -161,6 +161,8 @@ def test_float32_comes_out_of_autocast():
         ('slots', {1: torch.randn(4, 6)}, r"'state' must have shape \(B, state_channels=5\).* \(got \(4, 6\)\)"),
         ('slots', {2: BATCH[:5]}, r"'batch' needs one row per node: expected 6 rows, got shape \(5,\)"),
         ('slots', {3: torch.randn(6)}, r"'node' must hold the slot of each node.* \(got \(6,\) of torch.float32\)"),
+        ('slots', {3: SLOT + 9}, r"'node' must be a slot for each node, in \[0, .*\) \(got 9\.\."),
+        ('slots', {2: BATCH + 9}, r"'batch' must be a graph for each node, in \[0, 4\) \(got 9\.\."),
         ('slots', {3: SLOT.view(6, 1)}, r"'node' must hold the slot of each node.* \(got \(6, 1\)"),
         ('shared', {3: torch.randn(6, 3)}, r"'node' must hold features, \(N, 2\) \(got \(6, 3\)"),
         ('shared', {3: torch.randn(5, 2)}, r"'node' needs one row per node: expected 6 rows"),

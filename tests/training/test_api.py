@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -19,13 +20,15 @@ from trainer_zoo import untimed
 
 import ltos_pyg
 from ltos_pyg import registry
+from ltos_pyg.algos import DQN
 from ltos_pyg.cli import main
 from ltos_pyg.data import Snapshot
 from ltos_pyg.envs import PrisonerEnv
-from ltos_pyg.graph_env import SingleGraphEnv, SingleStep, fully_connected
+from ltos_pyg.graph_env import SingleGraphEnv, SingleStep, VectorGraphEnv, fully_connected
 from ltos_pyg.nn import Sharing
 from ltos_pyg.training.callbacks import BestModel, Callback, CallbackError, CustomMetric, EarlyStopping
 from ltos_pyg.training.checkpoint import CheckpointStore, save_file
+from ltos_pyg.training.policy import check_graph
 from ltos_pyg.training.run_folder import RunFolder
 
 OPTIONS: dict[str, Any] = {
@@ -122,7 +125,37 @@ def test_a_policy_refuses_a_graph_with_other_features(tmp_path):
         policy(Data(x=torch.where(torch.arange(40).view(2, 20) == 23, math.inf, 0.0), edge_index=edge_index))
     with pytest.raises(ValueError, match=r"'graph' must be a torch_geometric Data, Snapshot or Batch \(got dict\)"):
         policy({'x': 1})
+    with pytest.raises(ValueError, match=r"'x' \(N, F\) and 'edge_index' \(2, E\) as tensors \(got ndarray for 'x'\)"):
+        policy(Data(x=np.zeros((2, 20)), edge_index=edge_index))
+    with pytest.raises(ValueError, match="'action_mask' is given, but the environment of training has none"):
+        policy(Data(x=torch.zeros(2, 20), edge_index=edge_index, action_mask=torch.ones(2, 3, dtype=torch.bool)))
     assert policy(Batch.from_data_list([Data(x=torch.zeros(2, 20), edge_index=edge_index)] * 2))[0].shape == (4,)
+
+
+@pytest.mark.parametrize('mask', [torch.ones(2, 3), torch.tensor([[True, True, True], [False, False, False]])])
+def test_a_mask_of_actions_is_bool_and_leaves_one(mask):
+    spec = dataclasses.replace(VectorGraphEnv(Lights, 1).spec, has_action_mask=True, num_actions=3)
+    with pytest.raises(ValueError, match=r"'action_mask' must be torch\.bool with at least one legal action"):
+        check_graph(Data(x=torch.zeros(2, 2), edge_index=fully_connected(2), action_mask=mask), spec)
+
+
+def test_things_that_cannot_be_imported_keep_their_names_apart(tmp_path):
+    class Wide(Lights):
+        feature_scale = (0.5, 0.5)
+
+    first = train(lambda: Lights(), out=tmp_path / 'a')
+    second = train(lambda: Wide(), out=tmp_path / 'b')
+    assert [RunFolder(run.folder).read()['scenario'] for run in (first, second)] == ['lambda', 'lambda_2']
+    assert ltos_pyg.load_policy(first.folder).spec.feature_scale is None
+
+
+def test_options_of_an_algorithm_have_its_length():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class NoLength:
+        lr: float = 0.1
+
+    with pytest.raises(ValueError, match="the options of algorithm 'short' need a field 'total_steps'"):
+        ltos_pyg.register_algorithm('short', type('Short', (DQN,), {'__annotations__': {'config': NoLength}}))
 
 
 def test_an_environment_of_a_script_is_trained_and_its_inexact_resume_is_said(tmp_path, capsys):

@@ -19,7 +19,7 @@ from ...checks import check_count
 from ..files.flow import Flow
 from ..files.network import RoadNetwork
 from .base import Shown, TripTable, VehicleTable
-from .cityflow_notes import TripNotes, Way
+from .cityflow_trips import LanePath, TripRecorder
 from .phases import check_phases
 from .schedule import Schedule, way_lengths
 
@@ -78,7 +78,7 @@ class CityFlowEngine:
         module = _import_cityflow()
         self.network, self.flow, self.num_envs, self.seed = network, flow, num_envs, seed
         self._record = record
-        self._ways: dict[str, Way] = {}
+        self._paths: dict[str, LanePath] = {}
         if record:
             self._plan(FIRST_PLAN)
         self._signal_ids = network.signal_ids
@@ -103,25 +103,25 @@ class CityFlowEngine:
         self._phase: Ints = np.zeros((self.num_envs, self.network.num_signals), np.int64)
         self._history: list[Ints] = []
         self._waiting = np.zeros((self.num_envs, self.network.num_lanes))
-        self._notes = [TripNotes(self._ways) for _ in range(self.num_envs)]
+        self._trips = [TripRecorder(self._paths) for _ in range(self.num_envs)]
 
     def _note(self) -> None:
         if self.time >= self._schedule.until:
             self._plan(2 * self.time)
-        for notes, engine in zip(self._notes, self._engines, strict=True):
-            notes.note(self.time, engine.get_vehicles(), engine.get_lane_vehicles())
+        for trips, engine in zip(self._trips, self._engines, strict=True):
+            trips.record(self.time, engine.get_vehicles(), engine.get_lane_vehicles())
 
     def _plan(self, until: int) -> None:
         """Computes the paths of all vehicles that depart before ``until``."""
         self._schedule = Schedule(self.network, self.flow, self.seed, until)
         network, with_light = self.network, _links_with_light(self.network)
         leads_to_lights = np.isin(network.road_to, network.signals)[network.lane_road]
-        ways = []
+        paths = []
         for path in self._schedule.paths:
             lanes, links = path[::2], np.flatnonzero(with_light[path])
             names = [network.lane_ids[lane] for lane in lanes]
-            ways.append(Way(names, leads_to_lights[lanes].tolist(), int(links[-1]) // 2 if len(links) else -1))
-        self._ways.update((v, ways[p]) for v, p in zip(self._schedule.ids, self._schedule.path.tolist(), strict=True))
+            paths.append(LanePath(names, leads_to_lights[lanes].tolist(), int(links[-1]) // 2 if len(links) else -1))
+        self._paths.update((v, paths[p]) for v, p in zip(self._schedule.ids, self._schedule.path.tolist(), strict=True))
 
     def set_phases(self, phase: npt.NDArray[np.integer[Any]]) -> None:
         self._check_open()
@@ -172,7 +172,7 @@ class CityFlowEngine:
         entry, ids = plan.entry[:due].copy(), plan.ids[:due]
         length = np.concatenate([network.lane_length, network.link_length])
         limit = np.concatenate([network.lane_max_speed, np.full(network.num_links, LINK_SPEED)])
-        way = way_lengths(
+        path = way_lengths(
             plan.path_ptr,
             plan.path_drivable,
             length,
@@ -182,18 +182,18 @@ class CityFlowEngine:
             self.flow.max_speed[entry],
         )
         when = {
-            event: np.array([[getattr(notes, event).get(v, np.nan) for v in ids] for notes in self._notes], np.float64)
+            event: np.array([[getattr(trips, event).get(v, np.nan) for v in ids] for trips in self._trips], np.float64)
             for event in ('entered', 'left_signal', 'left_last_signal', 'finished')
         }
         return TripTable(
             vehicle_ids=tuple(ids),
             entry=entry,
             scheduled=plan.depart[:due].astype(np.float64),
-            num_signals=way[:, 0].astype(np.int64),
-            length=way[:, 1],
-            free_time=way[:, 2],
-            length_to_last_signal=way[:, 3],
-            free_time_to_last_signal=way[:, 4],
+            num_signals=path[:, 0].astype(np.int64),
+            length=path[:, 1],
+            free_time=path[:, 2],
+            length_to_last_signal=path[:, 3],
+            free_time_to_last_signal=path[:, 4],
             **when,
         )
 
@@ -257,7 +257,7 @@ class CityFlowEngine:
     def _check_recorded(self, what: str) -> None:
         self._check_open()
         if not self._record:
-            raise RuntimeError(f'{what}() needs notes of every step: make the engine with record=True')
+            raise RuntimeError(f'{what}() needs trips of every step: make the engine with record=True')
 
 
 def _import_cityflow() -> Any:

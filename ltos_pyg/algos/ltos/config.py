@@ -27,9 +27,9 @@ class SharingQConfig(MessageQConfig):
 class LToSConfig(SharingQConfig):
     """Options of LToS and LToS-edge."""
 
-    objective: Literal['search', 'gradient'] = 'search'  # of the high level; 'gradient' is the paper's
+    objective: Literal['search', 'gradient'] = 'search'  # what phi is trained for; 'gradient' is the paper's
     initial_kept: float | None = None  # objective 'gradient': share that phi keeps at first; None: uniform
-    phi_lr: float = 1e-2  # Adam
+    phi_lr: float = 1e-2  # learning rate of phi (Adam)
     phi_starts: float = 0.35  # fraction of training before phi's first step, so that the low level converges first
     phi_every: int = 4  # gradient steps of the low level per one of phi
     phi_graphs: int = 8  # graphs of the low level's batch used in a step of phi
@@ -39,7 +39,7 @@ class LToSConfig(SharingQConfig):
     candidates: int = 12  # joint weights that a search step compares: half around a kept share of 0.4, half around phi
     sharpness: float = 2.0  # inverse temperature (beta) with which the search weighs the candidates
     aim_steps: int = 3  # gradient steps from phi's weights to those that would make single agents act better; 0: none
-    aim_size: float = 0.25  # largest change of a logit in one of them
+    aim_size: float = 0.25  # largest change of a logit in one aim step
     hops: int = 2  # candidates are scored by the returns of nodes within this many hops
     noise_joint: float = 4.0  # exploration: half-width of the uniform noise on logits that all agents of a graph share
     noise_own: float = 0.5  # largest standard deviation of the noise on each agent's self logit

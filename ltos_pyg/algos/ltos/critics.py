@@ -20,7 +20,7 @@ from ltos_pyg.nn import DGN, DGNTrunk, EdgeQHead, Sharing, share_value
 from ltos_pyg.nn.conv.by_name import Conv
 
 
-class Ahead(NamedTuple):
+class Successors(NamedTuple):
     """The successors of a batch, for the low level's bootstrap."""
 
     seen: Seen
@@ -33,8 +33,8 @@ class LowLevelBatch(NamedTuple):
 
     t: Transition
     seen: Seen  # of t.graph
-    ahead: Ahead | None  # None where all discounts are 0, as in one-step games
-    apart: Tensor  # (2, P) more pairs to train the edge critic on, see random_pairs
+    successors: Successors | None  # None where all discounts are 0, as in one-step games
+    extra_pairs: Tensor  # (2, P) more pairs to train the edge critic on, see random_pairs
 
 
 def random_pairs(graph: Batch, rng: torch.Generator) -> Tensor:
@@ -125,9 +125,9 @@ class NodeCritic(DGN):
         t = batch.t
         assert t.sharing is not None
         y = share_value(t.reward, t.graph.edge_index, t.sharing)
-        if batch.ahead is not None:
+        if batch.successors is not None:
             with torch.no_grad():
-                next_q = taken(target(*batch.ahead.seen, batch.ahead.sharing), batch.ahead.action)
+                next_q = taken(target(*batch.successors.seen, batch.successors.sharing), batch.successors.action)
                 y = td_target(y, t.discount, gather_next_value(next_q, t.successor_node))
         values = self(*batch.seen, t.sharing)
         y = y - config.action_gap * gap_below_best(values.detach(), t)
@@ -189,7 +189,7 @@ class EdgeCritic(nn.Module):
         """The sum of the losses of own and of pair values, and what to log of them."""
         t, edge_index = batch.t, batch.t.graph.edge_index
         assert t.sharing is not None
-        pairs = torch.cat([edge_index, batch.apart], dim=1)
+        pairs = torch.cat([edge_index, batch.extra_pairs], dim=1)
         own, pair = self._pair_values(batch.seen, t.sharing, pairs)
         owner, actor = pairs
         own_taken, pair_taken = taken(own, t.action), taken(pair, t.action[actor])
@@ -217,12 +217,14 @@ class EdgeCritic(nn.Module):
 
     def _next_values(self, target: EdgeCritic, batch: LowLevelBatch, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """Values n steps on: of each node that acted (N,), and of each pair (P,)."""
-        t, ahead = batch.t, batch.ahead
-        if ahead is None:
+        t, successors = batch.t, batch.successors
+        if successors is None:
             return torch.zeros_like(t.reward), t.reward.new_zeros(pairs.size(1))
         then = t.successor_node[pairs]
-        own, pair = target._pair_values(ahead.seen, ahead.sharing, then)
-        return gather_next_value(taken(own, ahead.action), t.successor_node), taken(pair, ahead.action[then[1]])
+        own, pair = target._pair_values(successors.seen, successors.sharing, then)
+        return gather_next_value(taken(own, successors.action), t.successor_node), taken(
+            pair, successors.action[then[1]]
+        )
 
 
 MakeCritic: TypeAlias = Callable[[GraphEnvSpec, SharingQConfig, bool, Conv | None], Critic]

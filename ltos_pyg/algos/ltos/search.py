@@ -216,18 +216,18 @@ class JointSearch:
         t = batch.t
         which = half_of(t.index, self.num_envs).to(t.reward.device)  # (B,) the same for the same frame in every batch
         now = self._critics_see(batch.seen)
-        ahead = None if batch.ahead is None else self._critics_see(batch.ahead.seen)
+        ahead = None if batch.successors is None else self._critics_see(batch.successors.seen)
         losses = []
         for c, (critic, target) in enumerate(zip(self.critics, self.targets, strict=True)):
             mine = which == c
             node, seen = part_of(now, t.graph.batch, mine)
             value = critic(*seen, t.action[node])
             y = t.reward[node]
-            if batch.ahead is not None and ahead is not None:
+            if batch.successors is not None and ahead is not None:
                 with torch.no_grad():
                     node_next, seen_next = part_of(ahead, t.successor.batch, mine)
                     next_value = t.reward.new_zeros(t.successor.num_nodes)
-                    next_value[node_next] = target(*seen_next, batch.ahead.action[node_next])
+                    next_value[node_next] = target(*seen_next, batch.successors.action[node_next])
                     y = td_target(y, t.discount[node], gather_next_value(next_value, t.successor_node[node]))
             losses.append(td_loss(value, y, delta=None))
         return torch.stack(losses).mean()

@@ -12,7 +12,7 @@ from torch_geometric.data import Batch
 from ltos_pyg.algos.dgn import DGN
 from ltos_pyg.algos.losses import masked
 from ltos_pyg.algos.ltos.config import SharingQConfig
-from ltos_pyg.algos.ltos.critics import CRITICS, Ahead, LowLevelBatch, find_edges, random_pairs
+from ltos_pyg.algos.ltos.critics import CRITICS, LowLevelBatch, Successors, find_edges, random_pairs
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import Sharing
@@ -61,7 +61,7 @@ class SharingQ(DGN):
     def next_sharing(self, t: Transition) -> Sharing:
         """The weights at the successors of a batch."""
 
-    def pairs_apart(self, t: Transition) -> Tensor:
+    def draw_extra_pairs(self, t: Transition) -> Tensor:
         """Random pairs (2, P) for the edge critic, if some neighbours of the batch are no longer neighbours in the
         successor; else none."""
         if self.network.pair_values:
@@ -72,13 +72,13 @@ class SharingQ(DGN):
         return t.graph.edge_index[:, :0]
 
     def loss(self, t: Transition) -> tuple[Tensor, dict[str, Tensor]]:
-        ahead = None
+        successors = None
         if bool((t.discount > 0).any()):
             with torch.no_grad(), self.autocast():
                 seen, sharing = self.inputs(t.successor), self.next_sharing(t)
                 q = (self.network if self.config.double_q else self.target)(*seen, sharing)
-                ahead = Ahead(seen, sharing, masked(q, t.successor.get('action_mask')).argmax(-1))
-        self.batch = LowLevelBatch(t, self.inputs(t.graph), ahead, self.pairs_apart(t))
+                successors = Successors(seen, sharing, masked(q, t.successor.get('action_mask')).argmax(-1))
+        self.batch = LowLevelBatch(t, self.inputs(t.graph), successors, self.draw_extra_pairs(t))
         with self.autocast():
             return self.network.loss(self.target, self.batch, self.config)
 

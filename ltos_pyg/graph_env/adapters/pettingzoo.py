@@ -72,7 +72,14 @@ class KNearest(NeighbourRule):
         if not agents:
             return fully_connected(0)
         if isinstance(self.position, slice):
-            rows = [np.ravel(observations[agent])[self.position] for agent in agents]
+            seen = [np.ravel(observations[agent]) for agent in agents]
+            for agent, row in zip(agents, seen, strict=True):
+                if (self.position.stop or 0) > len(row) or len(row[self.position]) == 0:
+                    raise ValueError(
+                        f"'position' must lie within the observation: agent {agent!r} has {len(row)} values (got "
+                        f'{self.position})'
+                    )
+            rows = [row[self.position] for row in seen]
         else:
             rows = [np.ravel(self.position(env, agent)) for agent in agents]
         return k_nearest(torch.from_numpy(np.stack(rows).astype(np.float64)), self.k, self.symmetric)

@@ -13,7 +13,6 @@ from ltos_pyg.graph_env.checker.batch import check_graph, check_separates
 from ltos_pyg.graph_env.checker.clauses import declare
 from ltos_pyg.graph_env.checker.episodes import EpisodeEnds
 from ltos_pyg.graph_env.checker.fingerprint import Digest, check_same, digest_graph, digest_step
-from ltos_pyg.graph_env.checker.promises import check_spec, check_spec_unchanged
 from ltos_pyg.graph_env.checker.randomness import (
     check_concurrent,
     check_global_randomness,
@@ -21,6 +20,7 @@ from ltos_pyg.graph_env.checker.randomness import (
     warn_about_seeds,
 )
 from ltos_pyg.graph_env.checker.saved_state import check_saved_state
+from ltos_pyg.graph_env.checker.spec import check_spec, check_spec_unchanged
 from ltos_pyg.graph_env.checker.step import STEP_CLAUSES, Played, check_not_overwritten
 from ltos_pyg.graph_env.checker.walk import random_action, record_trajectory
 from ltos_pyg.graph_env.spec import GraphEnvSpec

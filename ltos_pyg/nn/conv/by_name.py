@@ -85,6 +85,11 @@ def make_conv(conv: Conv, channels: int, heads: int, edge_dim: int | None) -> nn
         return DGNConv(channels, channels, heads, edge_dim=edge_dim)
     name = getattr(make, '__name__', repr(make))
     known = inspect.signature(make).parameters
+    if getattr(make, '__module__', '').startswith('torch_geometric.') and not _has_sizes(list(known)):
+        raise ValueError(
+            f"'conv' must be built from (in_channels, out_channels): {name} is built from "
+            f'({", ".join(known)}). Give a function that makes it.'
+        )
     edge_size = next((argument for argument in EDGE_SIZES if argument in known), None)
     options = {'heads': heads} if 'heads' in known else {}
     if edge_dim is not None:
@@ -108,6 +113,10 @@ def make_conv(conv: Conv, channels: int, heads: int, edge_dim: int | None) -> nn
         ) from error
     check_conv(layer, name)
     return ConvLayer(layer, takes_edges=edge_dim is not None)
+
+
+def _has_sizes(arguments: list[str]) -> bool:
+    return arguments[:2] == ['in_channels', 'out_channels'] or arguments[:1] == ['channels']
 
 
 def check_conv(layer: nn.Module, name: str) -> None:

@@ -108,7 +108,7 @@ def test_the_loss_of_the_edge_critic_is_that_of_its_pairs_one_by_one(make_env, n
     t = sample(algo)
     row, there, next_action = t.successor_node.tolist(), (t.discount > 0).tolist(), greedy_next(algo, t)
     loss = algo.loss(t)[0]
-    pairs = t.graph.edge_index.T.tolist() + algo.batch.apart.T.tolist()
+    pairs = t.graph.edge_index.T.tolist() + algo.batch.extra_pairs.T.tolist()
     edge_next = {tuple(edge): k for k, edge in enumerate(t.successor.edge_index.T.tolist())}
     with torch.no_grad():
         sharing_next = algo.sharing(algo.target_phi, t.successor)

@@ -167,7 +167,7 @@ def test_each_critic_learns_unshaped_returns_from_its_own_half_of_the_frames(var
     t = sample(algo)
     t = replace(t, reward=20 * t.reward)  # errors above 1, where the Huber loss of the low level is linear
     algo.loss(t)  # prepares the batch
-    ahead, search = algo.batch.ahead, algo.objective
+    ahead, search = algo.batch.successors, algo.objective
     bound = t.successor.ptr.tolist()
     expected = []
     for c, (critic, target) in enumerate(zip(search.critics, search.targets, strict=True)):
