@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,13 @@ def rounded(*values: float) -> list[str]:
     """The values with three decimals, or all with one if the size of one is at least 10."""
     digits = 1 if max(map(abs, values), default=0.0) >= 10 else 3
     return [f'{value:.{digits}f}' for value in values]
+
+
+def as_whole(text: str) -> str:
+    """``1e4`` as ``10000``; any other text as it is."""
+    if re.fullmatch(r'\d+(\.\d*)?[eE]\+?\d+', text) and float(text).is_integer():
+        return str(int(float(text)))
+    return text
 
 
 def finite(content: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 import ltos_pyg
 from ltos_pyg.cli import main
 from ltos_pyg.cli.options import env_flags
+from ltos_pyg.cli.train import read_head
 from ltos_pyg.experiments.tables import format_bench, format_stats, format_summary, table
 from ltos_pyg.formatting import rounded
 from ltos_pyg.training.checkpoint import CheckpointStore
@@ -376,3 +377,7 @@ def test_numbers_of_all_sizes_are_readable():
     assert first == ['a', '12,345,679', 'steps/s']
     assert second == ['b', '0.01234', 'slow']
     assert format_summary([{'algo': 'ltos', 'mean': 0.5, 'runs': 3}]).splitlines()[2].split() == ['ltos', '0.5', '3']
+
+
+def test_a_seed_may_be_a_power_of_ten():
+    assert read_head(['jungle', '--seed', '1e1']).seed == read_head(['jungle', '--seed=10']).seed == 10

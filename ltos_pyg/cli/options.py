@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -12,9 +11,9 @@ from typing import Annotated, Any, TypeVar, get_args
 
 import tyro
 
-T = TypeVar('T')
+from ltos_pyg.formatting import as_whole
 
-_WHOLE = re.compile(r'\d+(\.\d*)?[eE]\+?\d+')
+T = TypeVar('T')
 
 RunArg = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar='RUN', help='a run folder')]
 PolicyArg = Annotated[
@@ -51,16 +50,10 @@ def whole_numbers(args: Sequence[str], options: Any, prefix: str = '') -> list[s
     for i, arg in enumerate(args):
         flag, equals, value = arg.partition('=')
         if equals and flag in whole:
-            out.append(f'{flag}={_whole(value)}')
+            out.append(f'{flag}={as_whole(value)}')
         else:
-            out.append(_whole(arg) if i > 0 and args[i - 1] in whole else arg)
+            out.append(as_whole(arg) if i > 0 and args[i - 1] in whole else arg)
     return out
-
-
-def _whole(value: str) -> str:
-    if _WHOLE.fullmatch(value) and float(value).is_integer():
-        return str(int(float(value)))
-    return value
 
 
 def _whole_options(options: Any) -> Mapping[str, None]:

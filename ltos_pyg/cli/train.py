@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ltos_pyg import registry
+from ltos_pyg.formatting import as_whole
 from ltos_pyg.launch import launched_rank
 from ltos_pyg.training.config import ENV_PREFIX, RunConfig, flags_of, shared_names
 
@@ -88,6 +89,7 @@ def read_head(args: Sequence[str]) -> Head:
             if flag == '--import':
                 head.imports += (value,)
             elif flag == '--seed':
+                value = as_whole(value)
                 head.seed = int(value) if value.isdecimal() else None  # the parser says what is wrong with another one
             elif flag != '--label':
                 setattr(head, flag[2:], value)

@@ -124,9 +124,9 @@ def card_text(run: RunFolder, name: str, load_as: str, license: str | None = Non
         f'the nodes of a graph, and neighbours are joined by edges.',
         *(f'![{told}]({picture})' for picture, told in PICTURES.items() if (run.path / picture).is_file()),
         '## Load it',
-        f"```python\nimport ltos_pyg\n\npolicy = ltos_pyg.load_policy('{load_as}')\n"
+        f'```python\nimport ltos_pyg\n\npolicy = ltos_pyg.load_policy({load_as!r})\n'
         f'action, sharing = policy(graph)  # a graph, or a batch of graphs, of the environment\n```',
-        f'`ltos evaluate {load_as}` plays new episodes, `ltos watch {load_as}` draws one.',
+        f'`ltos evaluate {shlex.quote(load_as)}` plays new episodes, `ltos watch {shlex.quote(load_as)}` draws one.',
         '## Numbers',
         f'{_episodes(final, config)}: mean, its 95 % interval over episodes, standard deviation. '
         f'`{primary}` is the metric to compare by; {"lower" if scenario.lower_is_better else "higher"} is better.',

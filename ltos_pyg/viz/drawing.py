@@ -346,7 +346,8 @@ def _palette(frames: list[Frame]) -> Any:
 
 
 def save_pngs(frames: Iterable[Frame], folder: Path | str) -> list[Path]:
-    """Writes frames as ``frame_0000.png``, ``frame_0001.png``, … into a folder, which is created.
+    """Writes frames as ``frame_0000.png``, ``frame_0001.png``, … into a folder, which is created. Frames of an earlier
+    episode in it are removed.
 
     Raises:
         ValueError: If there is no frame, or their sizes differ.
@@ -355,10 +356,13 @@ def save_pngs(frames: Iterable[Frame], folder: Path | str) -> list[Path]:
     image = pillow()[0]
     stack = _same_size(frames)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return [
+    written = [
         atomic_write(Path(folder) / f'frame_{i:04d}.png', partial(image.fromarray(frame).save, format='PNG'))
         for i, frame in enumerate(stack)
     ]
+    for path in set(Path(folder).glob('frame_*.png')) - set(written):
+        path.unlink()
+    return written
 
 
 def _same_size(frames: Iterable[Frame]) -> list[Frame]:

@@ -212,6 +212,7 @@ def test_pngs_are_the_frames(frames, tmp_path):
         with Image.open(path) as image:
             assert np.array_equal(np.asarray(image), frame)
     assert len(list((tmp_path / 'new' / 'episode').iterdir())) == len(frames)
+    assert save_pngs(frames[:1], tmp_path / 'new' / 'episode') == list((tmp_path / 'new' / 'episode').iterdir())
 
 
 @pytest.mark.parametrize('save', [save_gif, save_pngs])
