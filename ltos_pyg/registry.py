@@ -241,12 +241,12 @@ def name_of(thing: Any, kind: str) -> str:
 
 def _free_name(name: str, thing: Any, sources: dict[str, Any], built_in: tuple[str, ...]) -> str:
     """The name, with a number behind it if something else has it."""
-    again = name != 'lambda'  # the same class or function, defined anew
-    for i in itertools.count(1):
-        free = name if i == 1 else f'{name}_{i}'
-        if free not in built_in and (free not in sources or (again and _identity(sources[free]) == _identity(thing))):
-            return free
-    raise AssertionError
+
+    def is_free(name: str) -> bool:
+        again = name in sources and name != 'lambda' and _identity(sources[name]) == _identity(thing)
+        return name not in built_in and (name not in sources or again)
+
+    return next(filter(is_free, itertools.chain([name], (f'{name}_{i}' for i in itertools.count(2)))))
 
 
 def _reaches(module: str, name: str, thing: Any) -> bool:
