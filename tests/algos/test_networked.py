@@ -324,7 +324,7 @@ def test_the_reference_preset_of_consenet_is_known():
         config = scenario_named(name).config('consenet', 'reference').algorithm
         assert (config.critic, config.consensus, config.alpha) == ('recurrent', 'uniform', 0.9)
         own = scenario_named(name).config('consenet').algorithm
-        assert own.critic == ('recurrent' if name == 'traffic' else 'joint')  # which does not learn on traffic
+        assert own.critic == ('joint' if name == 'prisoner' else 'recurrent')  # 'joint' does not learn elsewhere
         assert own.alpha == 0
 
 

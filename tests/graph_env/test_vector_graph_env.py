@@ -255,7 +255,7 @@ def test_a_game_that_returns_the_wrong_thing_raises():
         ValueError, match=r"'reward' needs one entry per agent that acted: expected shape \(2,\), got \(1,\)"
     ):
         env.step(torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r'Broken.start\(\) must return a Snapshot \(got Data\)'):
+    with pytest.raises(ValueError, match=r'Broken.start\(\) must return a Snapshot as its graph \(got Data\)'):
         VectorGraphEnv(with_method('start', lambda self: Data())).reset()
     with pytest.raises(RuntimeError, match=r'No episode has started yet: call reset\(\) before step\(\)'):
         VectorGraphEnv(Count).step(torch.zeros(2, dtype=torch.int64))
@@ -380,8 +380,8 @@ def test_a_plain_graph_is_named_at_the_step_too():
 @pytest.mark.parametrize(
     ('scale', 'message'),
     [
-        (0.5, "'feature_scale' needs one number per column: expected 1, got 0.5"),
-        ((float('nan'),), r"'feature_scale' must be finite \(got \(nan,\)\)"),
+        (0.5, "'feature_scale' needs one number per column: expected 2, got 0.5"),
+        ((float('nan'), 1.0), r"'feature_scale' must be finite \(got \(nan, 1.0\)\)"),
     ],
 )
 def test_a_scale_is_a_finite_number_per_column(scale, message):
@@ -394,7 +394,7 @@ def test_a_scale_is_a_finite_number_per_column(scale, message):
 
 def test_a_scale_of_numpy_is_plain_data():
     class Scaled(Count):
-        feature_scale = np.ones(1, np.float32) / 3
+        feature_scale = np.ones(2, np.float32) / 3
 
     spec = VectorGraphEnv(Scaled, 1).spec
     assert type(spec.feature_scale[0]) is float
