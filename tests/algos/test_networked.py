@@ -325,7 +325,7 @@ def test_the_reference_preset_of_consenet_is_known():
         assert (config.critic, config.consensus, config.alpha) == ('recurrent', 'uniform', 0.9)
         own = scenario_named(name).config('consenet').algorithm
         assert own.critic == ('joint' if name == 'prisoner' else 'recurrent')  # 'joint' does not learn elsewhere
-        assert own.alpha == 0
+        assert own.alpha == (0.9 if name == 'jungle' else 0)
 
 
 @pytest.mark.parametrize('scenario', ['jungle', 'traffic'])
