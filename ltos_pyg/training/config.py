@@ -49,9 +49,7 @@ class TrainConfig:
     threads: int = 1  # PyTorch threads; more than one rarely helps at these sizes
     log_every: int = 2_000  # steps between rows of metrics.jsonl
     eval_every: int = 25_000  # steps between greedy evaluations
-    eval_episodes: int | None = (
-        100  # episodes of an evaluation; None: one a task (traffic), else 4 to 100, by the run's length
-    )
+    eval_episodes: int | None = 100  # episodes of an evaluation; None: one a task, else 4 to 100, by the run's length
     eval_seed: int = 1_000_000  # seed of the evaluation episodes, never used in training
     final_episodes: int | None = 400  # episodes of the last one; None: one a task, else 4 to 400, by the run's length
     checkpoint_every: int = 50_000  # steps between checkpoints (one more at the end and on Ctrl-C)

@@ -257,7 +257,7 @@ class CityFlowEngine:
     def _check_recorded(self, what: str) -> None:
         self._check_open()
         if not self._record:
-            raise RuntimeError(f'{what}() needs trips of every step: make the engine with record=True')
+            raise RuntimeError(f'{what}() needs records of every step: make the engine with record=True')
 
 
 def _import_cityflow() -> Any:

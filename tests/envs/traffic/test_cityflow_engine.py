@@ -183,9 +183,9 @@ def test_bad_options_and_calls(small):
             CityFlowEngine(*small, **options)
     with cityflow(*small, record=False) as engine:
         engine.step(5)
-        with pytest.raises(RuntimeError, match=r'waiting_seconds\(\) needs notes of every step'):
+        with pytest.raises(RuntimeError, match=r'waiting_seconds\(\) needs records of every step'):
             engine.waiting_seconds()
-        with pytest.raises(RuntimeError, match=r'trips\(\) needs notes of every step'):
+        with pytest.raises(RuntimeError, match=r'trips\(\) needs records of every step'):
             engine.trips()
         with pytest.raises(ValueError, match=r"'b' must be an episode in \[0, 0\]"):
             engine.vehicles(1)
