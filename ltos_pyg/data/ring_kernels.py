@@ -20,7 +20,9 @@ from ltos_pyg.jit import jit
 Array = np.ndarray[Any, Any]
 
 SIMPLEX_ATOL = 1e-4  # as in `check_sharing`
-WAITING, RUNNING, TERMINATED, TRUNCATED = -1, 0, 1, 2  # status of a frame; WAITING: no action stored yet
+# Status of a frame. WAITING: no action stored yet. LEFT: the episode goes on, but an agent left, so that n-step returns
+# that are to be shared end there.
+WAITING, RUNNING, TERMINATED, TRUNCATED, LEFT = -1, 0, 1, 2, 3
 TOO_MANY_NODES, TOO_MANY_EDGES, BAD_EDGE, BAD_ID, BAD_ACTION, BAD_REWARD, BAD_SHARING = range(1, 8)  # findings
 
 FRAME = np.dtype(
@@ -262,9 +264,9 @@ def write_frame(rings: Rings, counters: Array, parts: Parts, graph: int, widths:
 
 
 @jit()
-def write_next_rows(nodes: Array, at: int, ids: Array, new_ids: Array, table: Array) -> None:
-    """For each agent its row among ``new_ids``, -1 if it is absent."""
-    tabulated = False
+def write_next_rows(nodes: Array, at: int, ids: Array, new_ids: Array, table: Array) -> bool:
+    """For each agent its row among ``new_ids``, -1 if it left; returns whether any did."""
+    tabulated, left = False, False
     part = table[: table_size(new_ids.size)]
     row = at % nodes.size
     for i in range(ids.size):
@@ -274,7 +276,9 @@ def write_next_rows(nodes: Array, at: int, ids: Array, new_ids: Array, table: Ar
                 tabulated = tabulate(new_ids, part)
             next_row = look_up(ids[i], new_ids, part)
         nodes[row].next_row = next_row
+        left |= next_row < 0
         row = next_slot(row, nodes)
+    return left
 
 
 @jit()
@@ -350,7 +354,9 @@ def commit_step(
             end += 1
         write_played(rings, frame.node_at, frame.edge_at, parts, b, played)
         ids, new_ids = parts.node_id[parts.ptr[b] : parts.ptr[b + 1]], after.node_id[after.ptr[b] : after.ptr[b + 1]]
-        write_next_rows(rings.node, frame.node_at, ids, new_ids, table)
+        left = write_next_rows(rings.node, frame.node_at, ids, new_ids, table)
+        if left and frame.status == RUNNING and played.kept.size > 0:
+            frame.status = LEFT
         rings.acted[counters[ACTED] % rings.acted.size] = acted + b
         counters[ACTED] += 1
     counters[OPEN] = 1

@@ -160,12 +160,17 @@ class World:
                 was_cut = len(path) > 1 and not any(last is head for head in self.heads)
                 return path if was_cut else None
             path.append(last.successor)
-            if last.terminated or last.truncated:
+            if last.terminated or last.truncated or (self.replay.share and someone_left(last)):
                 return path
         return path
 
     def numbers(self, n_step: int) -> list[int]:
         return [f for f in self.kept() if self.path(f, n_step) is not None]
+
+
+def someone_left(frame: Frame) -> bool:
+    assert frame.successor is not None
+    return not set(frame.graph.node_id.tolist()) <= set(frame.successor.graph.node_id.tolist())
 
 
 def assert_graph_equal(graph: Snapshot, expected: Snapshot) -> None:

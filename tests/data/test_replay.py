@@ -27,6 +27,7 @@ from torch_geometric.data import Batch
 from ltos_pyg.data import GraphReplay, Snapshot, batch_snapshots
 from ltos_pyg.data.replay_input import as_bytes
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
+from ltos_pyg.nn import Sharing, share_value
 
 
 @settings(max_examples=40, deadline=None)
@@ -106,6 +107,26 @@ def test_an_agent_is_found_by_its_id_and_none_other() -> None:
     assert t.discount.tolist() == [0.5, 0.0, 0.5]
     assert t.reward.tolist() == [1.0, 2.0, 3.0]
     assert t.bootstrap(torch.tensor([10.0, 20.0, 30.0])).tolist() == [15.0, 0.0, 5.0]
+
+
+@pytest.mark.parametrize(('share', 'paid'), [(True, 1.0), (False, 3.0)])
+def test_returns_that_are_shared_end_where_an_agent_leaves(share: bool, paid: float) -> None:
+    """Agent 4 leaves after one step; agent 2 gives it all of its reward, which is 1 at each step."""
+    rng, replay = random.Random(0), GraphReplay(make_spec(1), 12, share=share)
+    flags, edge_index = torch.zeros(1, dtype=torch.bool), torch.tensor([[0], [1]])
+    both, alone = random_graph(rng, [2, 4], max_edges=0), random_graph(rng, [2], max_edges=0)
+    both.edge_index, both.edge_attr = edge_index, torch.zeros(1, D)
+    given_all = Sharing(torch.ones(1), torch.tensor([0.0, 1.0]))
+    for now, reward in ((both, [1.0, 0.0]), (alone, [1.0]), (alone, [1.0])):
+        before, after = Batch.from_data_list([now]), Batch.from_data_list([alone])
+        sharing = given_all if now is both else Sharing(torch.empty(0), torch.ones(1))
+        step = GraphStep(after, after, torch.tensor(reward), flags, flags)
+        replay.push(before, torch.zeros(len(reward), dtype=torch.int64), sharing if share else None, step)
+    assert replay.num_transitions(3) == 1
+    t = replay.sample(1, n_step=3, gamma=1.0)
+    received = share_value(t.reward, t.graph.edge_index, t.sharing or given_all)
+    assert received.tolist() == [0.0, paid]
+    assert t.discount.tolist() == [1.0, 0.0]
 
 
 def test_bootstrap_without_agents_left() -> None:

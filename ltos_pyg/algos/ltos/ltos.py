@@ -212,7 +212,7 @@ class LToS(SharingQ):
             return self.sharing_under(graph, self.sharing_mode)
         c, edge_index = self.config, graph.edge_index
         wide_now = linear_schedule(c.wide_start, c.wide_end, c.wide_fraction, self.progress)
-        noise, wide = self.held.current(graph.batch, graph.num_graphs, wide_now, self.shares_rng)
+        noise, wide = self.held.current(graph.batch, graph.num_graphs, wide_now, self.shares_rng, graph.get('node_id'))
         near = noise.on(self.logits(self.phi, self.inputs(graph)), edge_index, c.noise_local)
         far = noise.on(constant_logits(edge_index, graph.num_nodes, self.objective.first_kept), edge_index)
         node = wide[graph.batch]

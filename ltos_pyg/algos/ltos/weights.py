@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ltos_pyg.nn.functional import kept_logit
 
+MOST_AGENTS = 2**31  # a `node_id` is below it, see GraphReplay
+
 
 class Logits(NamedTuple):
     """Sharing weights before the softmax over each sender."""
@@ -66,16 +68,21 @@ class HeldNoise:
 
     Args:
         noise: What to draw.
-        hold: Steps until new noise is drawn. The start of an episode draws too, and so does a change of the number of
-            nodes, for that graph alone.
+        hold: Steps until new noise is drawn. The start of an episode draws too, and so does an agent that enters or
+            leaves, for that graph alone.
     """
 
     def __init__(self, noise: JointNoise, hold: int) -> None:
         self.noise, self.hold = noise, hold
-        self._held: dict[str, Tensor] | None = None  # own (N,), received (N,), and (B,): wide, age, size
+        self._held: dict[str, Tensor] | None = None  # own, received, agent (N,), and wide, age, size (B,)
 
-    def current(self, batch: Tensor, num_graphs: int, wide: float, rng: torch.Generator) -> tuple[Noise, Tensor]:
-        """The current noise, and which graphs explore widely (B,), each with probability ``wide`` when drawn."""
+    def current(
+        self, batch: Tensor, num_graphs: int, wide: float, rng: torch.Generator, node_id: Tensor | None = None
+    ) -> tuple[Noise, Tensor]:
+        """The current noise, and which graphs explore widely (B,), each with probability ``wide`` when drawn.
+
+        An agent keeps its noise by its ``node_id`` (N,), or without one by its place in its graph.
+        """
         drawn = self.noise.draw(batch, num_graphs, rng)
         fresh = {
             'own': drawn.own,
@@ -84,16 +91,20 @@ class HeldNoise:
             'age': torch.zeros(num_graphs, dtype=torch.int64, device=batch.device),
             'size': torch.bincount(batch, minlength=num_graphs),
         }
+        if node_id is None:
+            node_id = torch.arange(len(batch), device=batch.device) - (fresh['size'].cumsum(0) - fresh['size'])[batch]
+        agents = {'agent': batch * MOST_AGENTS + node_id}
         held = self._held
-        if held is not None and len(held.get('size', ())) == num_graphs and len(held['own']) > 0:
+        if held is not None and 'agent' in held and len(held['size']) == num_graphs and len(held['own']) > 0:
             held = {name: value.to(batch.device) for name, value in held.items()}  # a checkpoint is on the CPU
-            new = (held['age'] == 0) | (held['size'] != fresh['size'])
-            moved = (held['size'].cumsum(0) - held['size']) - (fresh['size'].cumsum(0) - fresh['size'])
-            row = torch.where(new[batch], 0, torch.arange(len(batch), device=batch.device) + moved[batch])
-            held |= {name: held[name][row] for name in ('own', 'received')}
+            known, order = held['agent'].sort()
+            at = torch.searchsorted(known, agents['agent']).clamp(max=len(known) - 1)
+            entered = torch.zeros_like(fresh['size']).index_add_(0, batch, (known[at] != agents['agent']).long())
+            new = (held['age'] == 0) | (held['size'] != fresh['size']) | (entered > 0)
+            held |= {name: held[name][order[at]] for name in ('own', 'received')}
             renew = {'own': new[batch], 'received': new[batch], 'wide': new, 'age': new, 'size': new}
             fresh = {name: torch.where(renew[name], fresh[name], held[name]) for name in fresh}
-        self._held = fresh
+        self._held = fresh | agents
         return Noise(fresh['own'], fresh['received']), fresh['wide']
 
     def step(self, ended: Tensor) -> None:

@@ -229,6 +229,33 @@ def test_noise_stays_with_its_graph_when_nodes_of_others_come_and_go():
     assert own[1].numel() == 1
 
 
+def ids(*graphs: list[int]) -> tuple[Tensor, Tensor]:
+    """The graph of each node, and their numbers."""
+    batch = torch.arange(len(graphs)).repeat_interleave(torch.tensor([len(graph) for graph in graphs]))
+    return batch, torch.tensor([node for graph in graphs for node in graph])
+
+
+def test_an_agent_keeps_its_noise_in_another_row():
+    held, generator = HeldNoise(JointNoise(4.0, 0.5, 1.0), hold=10), rng()
+    noises = []
+    for batch, node_id in (ids([5, 7, 9], [5, 7]), ids([9, 5, 7], [7, 5])):
+        noises.append(held.current(batch, 2, 0.5, generator, node_id)[0])
+        held.step(torch.zeros(2, dtype=torch.bool))
+    for before, after in zip(*noises, strict=True):
+        assert torch.equal(after, before[torch.tensor([2, 0, 1, 4, 3])])
+
+
+def test_noise_is_drawn_anew_where_one_agent_leaves_while_another_enters():
+    held, generator = HeldNoise(JointNoise(4.0, 0.5, 1.0), hold=10), rng()
+    batch, before = ids([5, 7, 9], [5, 7])
+    first = held.current(batch, 2, 0.5, generator, before)[0]
+    held.step(torch.zeros(2, dtype=torch.bool))
+    second = held.current(batch, 2, 0.5, generator, ids([5, 8, 9], [5, 7])[1])[0]
+    for old, new in zip(first, second, strict=True):
+        assert (old[:3] != new[:3]).all()
+        assert torch.equal(old[3:], new[3:])
+
+
 def test_a_node_never_has_the_joint_noise_of_another_graph():
     held, generator = HeldNoise(JointNoise(4.0, 0.0, 0.0), hold=10), rng()
     for size in ([3, 2], [2, 3], [0, 5], [4, 1]):
