@@ -259,6 +259,13 @@ def test_an_option_of_the_environment_that_is_off_is_written_false():
     assert env_flags('symmetric=False') == ('symmetric', ['--no-symmetric'])
 
 
+def test_blanks_part_values_but_not_the_name_of_a_file(tmp_path):
+    file = tmp_path / 'my flow.json'
+    assert env_flags(f'flow={file}')[1] == ['--flow', str(tmp_path / 'my'), 'flow.json']
+    file.touch()
+    assert env_flags(f'flow={file}')[1] == ['--flow', str(file)]
+
+
 def test_an_evaluation_leaves_the_run_alone(runs):
     before = {path: path.stat().st_mtime_ns for path in (runs / 'prisoner').rglob('*')}
     assert main(['evaluate', str(runs / 'prisoner'), '--episodes', '2']) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -115,7 +116,7 @@ def other_options(env: Any, changes: Sequence[str]) -> Any:
 
 
 def env_flags(change: str) -> tuple[str, list[str]]:
-    """The option in ``name=value``, and its flags."""
+    """The option in ``name=value``, and its flags. Blanks part values, unless they are in the name of a file."""
     name, equals, value = change.partition('=')
     if not equals:
         off = name.removeprefix('--').replace('-', '_').removeprefix('no_')
@@ -124,4 +125,4 @@ def env_flags(change: str) -> tuple[str, list[str]]:
     flag = name.replace('_', '-')
     if value.lower() in ('true', 'false'):
         return name.replace('-', '_'), [f'--{flag}' if value.lower() == 'true' else f'--no-{flag}']
-    return name.replace('-', '_'), [f'--{flag}', *value.split()]
+    return name.replace('-', '_'), [f'--{flag}', *([value] if os.path.exists(value) else value.split())]

@@ -62,6 +62,7 @@ def sender_softmax(edge_logit: Tensor, self_logit: Tensor, edge_index: Tensor) -
         w_{ji} = \frac{\exp(e_{ji})}{\exp(s_j) + \sum_{k} \exp(e_{jk})}, \qquad
         w_{jj} = \frac{\exp(s_j)}{\exp(s_j) + \sum_{k} \exp(e_{jk})}
 
+    A node without out-edges always keeps all. With self logits of :math:`-\infty` the others give all.
     No self-loops are added, so no shape depends on the data (``torch.compile``, ``torch.export``).
 
     Shapes:
@@ -80,7 +81,10 @@ def sender_softmax(edge_logit: Tensor, self_logit: Tensor, edge_index: Tensor) -
             f"'edge_logit' and 'self_logit' must agree in the number of heads (got {tuple(edge_logit.shape)} and "
             f'{tuple(self_logit.shape)})'
         )
-    return softmax_by_sender(edge_logit, self_logit, edge_index)
+    alone = out_degree(edge_index, self_logit.size(0)) == 0
+    return softmax_by_sender(
+        edge_logit, self_logit.masked_fill(alone.view(-1, *[1] * (self_logit.dim() - 1)), 0.0), edge_index
+    )
 
 
 def softmax_by_sender(edge_logit: Tensor, self_logit: Tensor, edge_index: Tensor) -> Sharing:

@@ -12,7 +12,9 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
+from ltos_pyg.data import Snapshot
 from ltos_pyg.envs import JungleEnv, PrisonerEnv, register_envs
+from ltos_pyg.graph_env import SingleGraphEnv, SingleStep, VectorGraphEnv
 from ltos_pyg.graph_env.adapters.gymnasium import GymnasiumEnv
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +30,35 @@ def test_gymnasium_accepts_the_games(name: str) -> None:
             env.step(np.zeros(env.action_space.shape, dtype=np.int64))
             env.reset()
     env.close()
+
+
+class Blinkers(SingleGraphEnv):
+    """Two agents whose features are of a dtype that NumPy or Gymnasium lacks."""
+
+    num_features, num_actions, max_nodes, max_edges = 1, 2, 2, 2
+    horizon = 3
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.feature_dtype = dtype
+
+    def start(self) -> Snapshot:
+        return self._graph(torch.zeros(2))
+
+    def step(self, action: torch.Tensor) -> SingleStep:
+        return SingleStep(self._graph(action), torch.ones(2))
+
+    def _graph(self, x: torch.Tensor) -> Snapshot:
+        return Snapshot(x=x.to(self.feature_dtype).unsqueeze(-1), edge_index=torch.tensor([[0, 1], [1, 0]]))
+
+
+@pytest.mark.parametrize(('dtype', 'array'), [(torch.bool, np.int8), (torch.bfloat16, np.float32)])
+def test_features_of_dtypes_that_arrays_lack(dtype: torch.dtype, array: type) -> None:
+    env = GymnasiumEnv(VectorGraphEnv(lambda: Blinkers(dtype), 1))
+    check_env(env, skip_render_check=True)
+    env.reset(seed=0)
+    observation = env.step(np.array([1, 0]))[0]
+    assert observation['x'].dtype == array
+    assert observation['x'].tolist() == [[1], [0]]
 
 
 def test_registering_again_changes_nothing() -> None:

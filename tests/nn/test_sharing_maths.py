@@ -36,6 +36,16 @@ def test_weights_go_from_the_sender_by_hand():
     assert_close(share_value(value, edge_index, sharing), torch.tensor([[2.0, 1.0], [11.0, 2.0], [2.0, 4.0]]))
 
 
+def test_with_self_logits_of_minus_infinity_all_give_all_but_the_lone_keep_theirs():
+    edge_index = torch.tensor([[0, 0, 1], [1, 2, 0]])  # node 2 has nobody to give to
+    own = torch.full((3,), -torch.inf, requires_grad=True)
+    given, kept = sender_softmax(torch.zeros(3, requires_grad=True), own, edge_index)
+    assert given.tolist() == [0.5, 0.5, 1.0]
+    assert kept.tolist() == [0.0, 0.0, 1.0]
+    given[0].backward()
+    assert own.grad.tolist() == [0.0, 0.0, 0.0]
+
+
 def test_softmax_by_hand():
     given, kept = sender_softmax(torch.tensor([2.0, 3.0, 1.0, 5.0]).log(), torch.tensor([1.0, 1.0, 3.0]).log(), PATH)
     assert_close(given, torch.tensor([2 / 3, 3 / 5, 1 / 5, 5 / 8]))

@@ -15,6 +15,7 @@ from ltos_pyg.graph_env.base import GraphEnv
 from ltos_pyg.graph_env.spec import GraphEnvSpec
 
 Observation = dict[str, Any]  # NumPy arrays, and two counts
+AS_NUMPY = {torch.bool: torch.int8, torch.bfloat16: torch.float32}  # dtypes that differ in the arrays
 
 
 class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
@@ -26,7 +27,7 @@ class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
     The observation is a ``Dict`` of arrays of fixed size, padded with zeros after the nodes and edges:
 
     ===============  =========================  =====================================================================
-    ``x``            ``(max_nodes, F)``         features in the dtype of the spec, not scaled
+    ``x``            ``(max_nodes, F)``         features in the dtype of the spec (see below), not scaled
     ``edge_index``   ``(2, max_edges)`` int64   row 0 sends, row 1 receives; the first ``num_edges`` columns count
     ``num_nodes``    ``Discrete``               nodes in this step
     ``num_edges``    ``Discrete``               edges in this step
@@ -35,8 +36,8 @@ class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
     ``action_mask``  ``(max_nodes, A)`` int8    where the spec has one: 1 where an action is legal
     ===============  =========================  =====================================================================
 
-    Actions of padded nodes are ignored. ``reset(seed=...)`` reseeds the graph environment; ``reset()`` starts its next
-    episode.
+    Features of bfloat16, which NumPy lacks, are float32; bool features are int8. Actions of padded nodes are ignored.
+    ``reset(seed=...)`` reseeds the graph environment; ``reset()`` starts its next episode.
 
     Args:
         env (GraphEnv): The environment, made with ``num_envs=1``.
@@ -121,8 +122,10 @@ def _observation_space(spec: GraphEnvSpec) -> spaces.Dict:
 
 def _box(shape: tuple[int, ...], dtype: torch.dtype) -> spaces.Box:
     """All numbers of a dtype; of floats, the finite ones."""
+    numpy_dtype = _array(torch.empty(0, dtype=dtype)).dtype
+    if dtype == torch.bool:
+        return spaces.Box(0, 1, shape, numpy_dtype.type)
     limits = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
-    numpy_dtype = torch.empty(0, dtype=dtype).numpy().dtype
     return spaces.Box(numpy_dtype.type(limits.min), numpy_dtype.type(limits.max), shape, numpy_dtype.type)
 
 
@@ -134,7 +137,8 @@ def _padded(rows: Tensor, length: int) -> np.ndarray:
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()
+    tensor = tensor.detach().cpu()
+    return tensor.to(AS_NUMPY.get(tensor.dtype, tensor.dtype)).numpy()
 
 
 def _plain(value: Tensor) -> Any:
