@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -64,6 +65,11 @@ def main(args: Sequence[str]) -> int:
     options = parse(Options, args, 'ltos reproduce')
     check_range(options, 'jobs', least=1)
     check_range(options, 'seeds', least=1, none=', or be left out')
+    if options.ray and options.jobs != 1:
+        raise ValueError(
+            f"'--jobs' is of runs on this machine or of --slurm, and --ray trains on all cores of its cluster (got "
+            f'--jobs {options.jobs}). Leave it out.'
+        )
     from ltos_pyg.experiments.catalogue import EXPERIMENTS
 
     if options.list:
@@ -75,8 +81,21 @@ def main(args: Sequence[str]) -> int:
 
     registry.import_modules(options.imports)
     experiments = [_experiment(name, options) for name in options.names]
-    from ltos_pyg.experiments.reproduce import archive, plan_all, reproduce, write_reports  # loads PyTorch
+    if options.data is not None and not any(one.files for one in experiments):
+        raise ValueError(
+            f"'--data' is the folder of road networks, which {', '.join(options.names)} does not need (got "
+            f"'{options.data}'). Leave it out; a file of your own names its networks in 'options'."
+        )
+    from ltos_pyg.experiments.reproduce import (  # loads PyTorch
+        archive,
+        check_archive,
+        plan_all,
+        reproduce,
+        write_reports,
+    )
 
+    if options.archive:
+        check_archive(options.runs, options.archive)
     if options.dry_run:
         _print_plan(plan_all(experiments, options.runs), options.jobs)
         return 0
@@ -154,7 +173,8 @@ def _print_plan(planned: Sequence[Planned], jobs: int) -> None:
         left += seconds
         print(f'{one.state:12}{seconds / 60:7.1f} min  {one.run.name}')
         if one.state != 'finished':
-            print(f'{"":12}{"":11}  ltos {" ".join(one.run.arguments(one.folder))}')
+            resume = ['--resume'] if one.state == 'interrupted' else []
+            print(f'{"":12}{"":11}  {shlex.join(["ltos", *one.run.arguments(one.folder), *resume])}')
     states = [one.state for one in planned]
     counts = ', '.join(f'{states.count(state)} {state}' for state in ('finished', 'interrupted', 'missing'))
     print(f'{len(planned)} runs: {counts}; about {_time(left)} of one core, {_time(left / jobs)} with --jobs {jobs}')
@@ -166,8 +186,10 @@ def _time(seconds: float) -> str:
 
 
 def _print_report(out: Path) -> None:
+    from ltos_pyg.experiments.reproduce import files_of
+
     print(f'\n{(out / "table.md").read_text(encoding="utf-8")}')
-    print(f'wrote {", ".join(str(path) for path in sorted(out.iterdir()))}')
+    print(f'wrote {", ".join(str(out / name) for name in sorted(files_of(out)))}')
 
 
 @contextmanager

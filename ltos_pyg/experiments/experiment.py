@@ -193,13 +193,18 @@ class Experiment:
             )
         if seeds is not None:
             methods = [dataclasses.replace(method, seeds=min(len(self.seeds_of(method)), seeds)) for method in methods]
-        settings = self.settings
+        settings, limits = self.settings, []
+        if seeds is not None and any(len(self.seeds_of(method)) > seeds for method in self.methods):
+            limits.append(f'at most {seeds} {"seed" if seeds == 1 else "seeds"} a method (--seeds)')
         if steps is not None:
+            limits.append(f'{steps:,} env steps a run (--total-steps)')
             shorter = {'total_steps': steps}
             settings = tuple(dataclasses.replace(s, options={**s.options, **shorter}) for s in settings)
             methods = [dataclasses.replace(m, options={**m.options, **shorter}) for m in methods]
         compared = self.compared if self.compared in [method.label for method in methods] else None
-        return dataclasses.replace(self, methods=tuple(methods), settings=settings, compared=compared)
+        note = f'A quick look: {" and ".join(limits)}.' if limits else ''
+        text = '\n\n'.join(part for part in (self.text, note) if part)
+        return dataclasses.replace(self, methods=tuple(methods), settings=settings, compared=compared, text=text)
 
 
 def _options(options: Mapping[str, Any]) -> Options:

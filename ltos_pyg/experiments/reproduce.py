@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -29,6 +30,10 @@ from ltos_pyg.training.run_folder import RunFolder, provenance, write_json
 
 IMPROVEMENT_FROM = 2  # runs of a method, below which a probability of improvement has no interval
 PROFILES_FROM = 4  # and below which a performance profile says nothing
+USUAL_FILES = (
+    'table.md', 'table.tex', 'table.csv', 'marl_eval.json', 'about.json', 'figure.png', 'figure.svg', 'profile.png',
+    'profile.svg', 'panel.png',
+)  # fmt: skip
 
 
 def reproduce(
@@ -47,9 +52,8 @@ def reproduce(
         quiet: No progress bar.
 
     Raises:
-        ValueError: If an option is wrong, or another driver trains runs in ``runs``.
+        ValueError: If an option is wrong, two experiments have one name, or another driver trains runs in ``runs``.
     """
-    check_over(experiments)
     planned = plan_all(experiments, runs)
     with one_driver(runs):
         failures = train_missing(planned, backend, quiet)
@@ -58,7 +62,12 @@ def reproduce(
 
 
 def write_reports(experiments: Sequence[Experiment], runs: Path, out: Path) -> list[Failure]:
-    """Writes the report of each experiment into ``out/NAME``; returns those that have none, or not all of it."""
+    """Writes the report of each experiment into ``out/NAME``; returns those that have none, or not all of it.
+
+    Raises:
+        ValueError: If two experiments have one name.
+    """
+    _check_names(experiments)
     failures = []
     for experiment in experiments:
         try:
@@ -70,12 +79,41 @@ def write_reports(experiments: Sequence[Experiment], runs: Path, out: Path) -> l
 
 
 def plan_all(experiments: Sequence[Experiment], runs: Path) -> list[Planned]:
-    """The runs of all experiments, each once."""
+    """The runs of all experiments, each once.
+
+    Raises:
+        ValueError: If two experiments have one name, or as :func:`~ltos_pyg.experiments.zero_shot.check_over` and
+            :func:`~ltos_pyg.experiments.runner.plan`.
+    """
+    _check_names(experiments)
+    check_over(experiments)
     return plan((run for experiment in experiments for run in experiment.runs()), runs)
 
 
+def _check_names(experiments: Sequence[Experiment]) -> None:
+    """Raises a ``ValueError`` if the report of one experiment would replace that of another."""
+    names = [experiment.name for experiment in experiments]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"two experiments have the name '{twice}', and one report would replace the other. Give a file of your own "
+            f"another 'name', or make them one after the other with another --out."
+        )
+
+
+def check_archive(runs: Path, target: Path) -> None:
+    """Raises a ``ValueError`` if the archive is the folder of the runs, whose metrics it would shorten."""
+    if target.resolve() == runs.resolve():
+        raise ValueError(f"'--archive' must be another folder than --runs, '{runs}' (got '{target}')")
+
+
 def archive(experiments: Sequence[Experiment], runs: Path, target: Path) -> int:
-    """Copies the small files of finished runs: options, evaluations and final results; returns the number of runs."""
+    """Copies the small files of finished runs: options, evaluations and final results; returns the number of runs.
+
+    Raises:
+        ValueError: If ``target`` is the folder of the runs.
+    """
+    check_archive(runs, target)
     finished = {run.name for experiment in experiments for run in experiment.runs()}
     finished = {name for name in finished if RunFolder(runs / name).is_finished}
     for name in finished:
@@ -84,12 +122,14 @@ def archive(experiments: Sequence[Experiment], runs: Path, target: Path) -> int:
 
 
 def write_report(experiment: Experiment, runs: Path, out: Path) -> list[Path]:
-    """Writes tables, figures and ``about.json``; returns their paths. Every file is complete or absent."""
+    """Writes tables, figures and ``about.json``; returns their paths. Every file is complete or absent. Files of an
+    earlier report that this one does not have are removed."""
     results = results_of(experiment, runs)
     done = [one for one in results if one.ends]
     if not done:
         return []
     out.mkdir(parents=True, exist_ok=True)
+    before = files_of(out)
     zero_shot = experiment.report == 'zero_shot'
     cells = zero_shot_table(experiment, done, runs) if zero_shot else table_of(experiment, results)
     parts = [f'# {experiment.title}', experiment.text, markdown(cells[0], cells[1:]), _how_to_read(results)]
@@ -102,15 +142,28 @@ def write_report(experiment: Experiment, runs: Path, out: Path) -> list[Path]:
     written = [write_text(out / name, text) for name, text in texts.items()]
     trained_by = _trained_by(done, runs)
     _note_other_versions(experiment, trained_by)
-    about = _about(results) | {'trained_by': trained_by}
-    for name, content in (('marl_eval.json', marl_eval(results, runs)), ('about.json', about)):
-        write_json(out / name, finite(content))
-        written.append(out / name)
+    write_json(out / 'marl_eval.json', finite(marl_eval(results, runs)))
+    written += [out / 'marl_eval.json', out / 'about.json']
     try:
         written += _figures(experiment, done, runs, out)
     except ImportError as error:
         print(f'ltos: no figures: {error}', file=sys.stderr)
+    finally:
+        files = [path.name for path in written]
+        write_json(out / 'about.json', finite(_about(results) | {'trained_by': trained_by, 'files': files}))
+        for name in before - {*files}:
+            (out / name).unlink(missing_ok=True)
     return written
+
+
+def files_of(out: Path) -> set[str]:
+    """The names of the files of the report in a folder; of earlier versions, which did not note them, the usual
+    ones."""
+    try:
+        files = json.loads((out / 'about.json').read_text(encoding='utf-8')).get('files', USUAL_FILES)
+    except (OSError, ValueError):
+        return set()
+    return {name for name in files if (out / name).is_file()}
 
 
 def _how_to_read(results: Sequence[Result]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,9 +40,12 @@ class Planned:
 
     @property
     def fraction(self) -> float:
-        """The part that is trained, in [0, 1]."""
+        """The part that is trained, in [0, 1]: of an interrupted run, up to the checkpoint that it goes on from."""
         run = RunFolder(self.folder)
-        return 1.0 if run.is_finished else min(run.last_step() / self.config.total_steps, 0.99)
+        if run.is_finished:
+            return 1.0
+        step = run.last_step() if run.is_locked else max(run.store().steps(), default=0)
+        return min(step / self.config.total_steps, 0.99)
 
     @property
     def state(self) -> str:
@@ -103,6 +107,10 @@ def plan(runs: Iterable[Run], folder: Path) -> list[Planned]:
                     f'one of them.'
                 )
             continue
+        if path.exists() and not path.is_dir():
+            raise ValueError(
+                f"'{path}' must be the folder of a run (got a file). Move it away, or choose another folder by --runs."
+            )
         _check_same(RunFolder(path), config)
         planned[run.name] = Planned(
             run, config, path, expected_seconds(run, config), _measured_otherwise(RunFolder(path), config)
@@ -116,21 +124,23 @@ def _what(run: Run) -> tuple[str, str, str, dict[str, object]]:
 
 
 def _check_same(run: RunFolder, config: RunConfig) -> None:
-    """Raises a ``ValueError`` if the folder has a run that was trained with other options."""
+    """Raises a ``ValueError`` if the folder has a run that was trained with other options, or cannot go on with these:
+    of a run that is not finished the evaluations must be the same, too."""
     if not run.holds_run:
         return
     stored = run.config()
     wanted, found = config.fingerprint(), stored.fingerprint()
+    may_differ = NOT_TRAINING if run.is_finished else ()
     differ = [
         f'{part} is {getattr(stored, part)!r}, not {getattr(config, part)!r}'
-        for part in ('scenario', 'algo')
+        for part in ('scenario', 'algo', 'preset')
         if getattr(stored, part) != getattr(config, part)
     ]
     differ += [
         f'{part}.{name} is {found[part].get(name)!r}, not {value!r}'
         for part in ('env', 'algorithm', 'train')
         for name, value in json.loads(json.dumps(wanted[part])).items()
-        if json.loads(json.dumps(found[part])).get(name) != value and name not in NOT_TRAINING
+        if json.loads(json.dumps(found[part])).get(name) != value and name not in may_differ
     ]
     if differ:
         raise ValueError(
@@ -164,10 +174,7 @@ def _measured_otherwise(run: RunFolder, config: RunConfig) -> bool:
 
 def train_missing(planned: Sequence[Planned], backend: Backend, quiet: bool = False) -> list[Failure]:
     """Trains what is not finished; returns the runs that failed. One bar shows all, in seconds of expected work."""
-    for one in planned:
-        if one.remeasure:
-            RunFolder(one.folder).final_path.unlink(missing_ok=True)  # a run without it is resumed, at its end
-    todo = [one for one in planned if not RunFolder(one.folder).is_finished]
+    todo = [one for one in planned if one.state != 'finished']
     if not todo:
         return []
     failures = []
@@ -233,22 +240,28 @@ def one_driver(folder: Path) -> Iterator[None]:
 def train_here(run: Run, folder: Path, stop: threading.Event | None = None) -> str | None:
     """Trains one run in a process of its own, on one thread; returns why it failed, or ``None``.
 
-    An interrupted run is resumed. A run that another process trains already, such as one that still saves after its
-    driver was killed, is waited for.
+    An interrupted run is resumed, and so is a finished one that is to be measured over other episodes. A run that
+    another process trains already, such as one that still saves after its driver was killed, is waited for.
 
     Args:
         run: The run.
         folder: Its folder.
         stop: Once it is set, the process is stopped, and saves.
     """
-    here, stop = RunFolder(folder), stop or threading.Event()
-    while here.is_locked and not here.is_finished and not stop.wait(POLL):
+    here, config, stop = RunFolder(folder), config_of(run), stop or threading.Event()
+
+    def done() -> bool:
+        return here.is_finished and not _measured_otherwise(here, config)
+
+    while here.is_locked and not done() and not stop.wait(POLL):
         pass
-    if here.is_finished or stop.is_set():
+    if stop.is_set() or done():
         return None
     folder.mkdir(parents=True, exist_ok=True)
     arguments = run.arguments(folder) + (['--resume'] if here.holds_run else [])
-    process = start_run(arguments, folder / LOG)
+    log = folder / LOG
+    start = log.stat().st_size if log.is_file() else 0
+    process = start_run(arguments, log)
     try:
         while process.is_alive() and not stop.is_set():
             process.join(POLL)
@@ -258,12 +271,21 @@ def train_here(run: Run, folder: Path, stop: threading.Event | None = None) -> s
             process.join()
     if process.exitcode == 0 and here.is_finished:
         return None
-    return last_line(folder / LOG) or f'exit code {process.exitcode}'
+    return why_failed(process.exitcode, log, start)
 
 
-def last_line(log: Path) -> str:
-    """The last message in the log of a run, with the place where it was raised, if that follows it."""
-    text = log.read_text(encoding='utf-8', errors='replace') if log.is_file() else ''
+def why_failed(code: int | None, log: Path, start: int = 0) -> str:
+    """Why a process ended early: the signal that killed it, or its last message in its log from byte ``start`` on."""
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name if -code in list(signal.Signals) else f'signal {-code}'
+        return f'killed by {name}' + (', usually because memory ran out' if name == 'SIGKILL' else '')
+    return last_line(log, start) or f'exit code {code}'
+
+
+def last_line(log: Path, start: int = 0) -> str:
+    """The last message in the log of a run from byte ``start`` on, with the place where it was raised, if that follows
+    it."""
+    text = log.read_bytes()[start:].decode(errors='replace') if log.is_file() else ''
     lines = [line.strip() for line in text.replace('\r', '\n').splitlines() if line.strip()]
     start = -2 if lines and lines[-1].startswith('raised in ') else -1
     return ' '.join(lines[start:])[-300:]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ltos_pyg.experiments.processes import ONE_THREAD
-from ltos_pyg.experiments.runner import LOG, POLL, last_line, one_driver
+from ltos_pyg.experiments.runner import LOG, POLL, one_driver, why_failed
 from ltos_pyg.experiments.search_space import Sweep, check, read_sweep
 from ltos_pyg.experiments.sweep_worker import counted, import_optuna, open_study, work
 from ltos_pyg.progress import Progress
@@ -123,7 +123,7 @@ def _processes(out: Path, jobs: int) -> Iterator[Callable[[], list[str | None]]]
 
 
 def _state_of(code: int | None, out: Path) -> str | None:
-    return None if code is None else '' if code == 0 else f'exit code {code}: {last_line(out / LOG)}'
+    return None if code is None else '' if code == 0 else why_failed(code, out / LOG)
 
 
 @contextmanager

@@ -189,7 +189,8 @@ def _start(
         run.clear()
     if resume:  # what was measured of the policy is not true any more, unless it is only measured again
         grows = config.total_steps > run.config(scenario).total_steps
-        run.forget_results(zero_shot=grows or not run.is_finished)
+        trained = run.is_finished or (saved is not None and saved[0] >= config.total_steps)
+        run.forget_results(zero_shot=grows or not trained)
     run.write_config(config, ranks.size, scenario.primary_metric)
     return MetricsLogger(run.metrics_path, _resume_step(resume, saved), places)
 
@@ -307,7 +308,7 @@ def _sinks(config: RunConfig, run: RunFolder, step: int | None, more: Iterable[S
     if config.train.wandb:
         sinks.append(WandbSink(run.path, name=run.path.name, config=config.as_dict()))
     for sink in more:
-        made = sink if hasattr(sink, 'write') else sink(run.path, step)
+        made = sink if hasattr(sink, 'write') and not isinstance(sink, type) else sink(run.path, step)  # type: ignore[operator]
         sinks.append(made)  # type: ignore[arg-type]
     return sinks
 

@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,12 +19,13 @@ import numpy as np
 import pytest
 
 from ltos_pyg.cli import main
+from ltos_pyg.cli.reproduce import _print_plan, _print_report
 from ltos_pyg.experiments.catalogue import EXPERIMENTS
 from ltos_pyg.experiments.experiment import Experiment, Method, Setting
 from ltos_pyg.experiments.figures import curves, profiles
 from ltos_pyg.experiments.report import results_of, table_of
-from ltos_pyg.experiments.reproduce import archive, reproduce, write_report
-from ltos_pyg.experiments.runner import ThisMachine, config_of, one_driver, plan
+from ltos_pyg.experiments.reproduce import archive, reproduce, write_report, write_reports
+from ltos_pyg.experiments.runner import ThisMachine, config_of, one_driver, plan, train_here, train_missing
 from ltos_pyg.training.run_folder import RunFolder
 
 STEPS = {'total_steps': 300, 'learning_starts': 100, 'final_episodes': 4, 'eval_episodes': 2, 'eval_every': 150}
@@ -64,6 +66,7 @@ def test_the_report_has_what_the_runs_have(finished):
     assert about['runs'] == 4
     assert about['core_hours'] >= 0
     assert 'torch' in about['versions']
+    assert {*about['files']} == {path.name for path in out.iterdir()}
     assert about['trained_by'] == [{'runs': 4, 'git_commit': about['git_commit'], 'versions': about['versions']}]
 
 
@@ -211,6 +214,41 @@ def test_the_archive_has_the_evaluations_only(finished, tmp_path):
     assert all('"eval/' in line for line in (one / 'metrics.jsonl').read_text().splitlines())
 
 
+def test_an_archive_onto_the_runs_is_refused_before_it_takes_rows_from_them(finished, capsys):
+    runs = finished / 'runs'
+    before = {path: path.read_bytes() for path in runs.glob('*/metrics.jsonl')}
+    places = ['--runs', str(runs), '--out', str(finished / 'out'), '--archive', str(runs / '..' / 'runs')]
+    assert main(['reproduce', 'fig3a', '--report', *places]) == 1
+    assert "'--archive' must be another folder than --runs" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="'--archive' must be another folder than --runs"):
+        archive([tiny()], runs, runs)
+    assert {path: path.read_bytes() for path in runs.glob('*/metrics.jsonl')} == before
+
+
+def test_two_experiments_of_one_name_are_refused(finished, tmp_path):
+    for call in (reproduce, write_reports):
+        with pytest.raises(ValueError, match="two experiments have the name 'tiny', and one report would replace"):
+            call([tiny(), tiny(seeds=1)], finished / 'runs', tmp_path, *([ThisMachine()] if call is reproduce else []))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_has_no_files_of_an_earlier_one_and_keeps_those_of_the_user(finished, tmp_path, capsys):
+    write_report(dataclasses.replace(tiny(), report='behaviour'), finished / 'runs', tmp_path)
+    (tmp_path / 'notes.md').write_text('mine')
+    written = write_report(dataclasses.replace(tiny(), report='sharing'), finished / 'runs', tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {'notes.md', *(path.name for path in written)}
+    _print_report(tmp_path)
+    assert 'notes.md' not in capsys.readouterr().out
+
+
+def test_a_report_says_that_its_experiment_was_limited(finished, tmp_path):
+    write_report(tiny().limited(seeds=1), finished / 'runs', tmp_path)
+    assert 'A quick look: at most 1 seed a method (--seeds).' in (tmp_path / 'table.md').read_text()
+    assert 'A quick look' not in (finished / 'out/tiny/table.md').read_text()
+    assert tiny(text='So.').limited(steps=5000).text == 'So.\n\nA quick look: 5,000 env steps a run (--total-steps).'
+    assert tiny().limited(seeds=2).text == ''
+
+
 def test_experiments_without_a_report_are_listed_at_the_end(finished, tmp_path, capsys):
     archive([tiny()], finished / 'runs', tmp_path / 'runs')  # without checkpoints, from which no GIF can be made
     options = ', '.join(f'{key} = {value}' for key, value in STEPS.items())
@@ -261,6 +299,57 @@ def test_a_run_of_other_options_is_refused(finished, option, value):
             plan(other.runs(), finished / 'runs')
     finally:
         config.write_text(text)
+
+
+def test_a_run_that_is_not_finished_must_have_the_same_evaluations_to_go_on(finished, tmp_path):
+    runs = tmp_path / 'runs'
+    shutil.copytree(finished / 'runs', runs)
+    method = Method(label='DQN', algo='dqn', options={'eval_episodes': 3})
+    other = tiny(method, seeds=1)
+    (planned,) = plan(other.runs(), runs)
+    assert planned.state == 'finished'  # its result is the same
+    (planned.folder / 'final.json').unlink()
+    with pytest.raises(ValueError, match=r'train.eval_episodes is 2, not 3'):
+        plan(other.runs(), runs)
+
+
+def test_a_file_in_place_of_a_run_is_named_before_anything_is_trained(tmp_path):
+    one = tiny(Method(label='DQN', algo='dqn'), seeds=1)
+    path = tmp_path / next(one.runs()).name
+    path.write_text('mine')
+    with pytest.raises(ValueError, match=r"seed0' must be the folder of a run \(got a file\)"):
+        plan(one.runs(), tmp_path)
+
+
+def test_an_interrupted_run_is_trained_up_to_its_newest_checkpoint(tmp_path):
+    (planned,) = plan(tiny(Method(label='DQN', algo='dqn'), seeds=1).runs(), tmp_path)
+    here = RunFolder(planned.folder)
+    checkpoint = here.store().path(120)
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    here.metrics_path.write_text('{"step": 240}\n')
+    assert planned.fraction == 0.4
+    with here.lock():  # while it trains, that is how far it is
+        assert planned.fraction == 0.8
+
+
+class Killed:
+    """A process that was killed."""
+
+    exitcode = -signal.SIGKILL
+
+    def is_alive(self) -> bool:
+        return False
+
+
+def test_a_killed_process_is_reported_as_such_and_not_by_an_earlier_line_of_the_log(tmp_path, monkeypatch):
+    (planned,) = plan(tiny(Method(label='DQN', algo='dqn'), seeds=1).runs(), tmp_path)
+    planned.folder.mkdir()
+    (planned.folder / 'log.txt').write_text('ltos: no such option\n')
+    monkeypatch.setattr('ltos_pyg.experiments.runner.start_run', lambda *_: Killed())
+    assert train_here(planned.run, planned.folder) == 'killed by SIGKILL, usually because memory ran out'
+    monkeypatch.setattr(Killed, 'exitcode', 3)
+    assert train_here(planned.run, planned.folder) == 'exit code 3'
 
 
 @pytest.mark.slow
@@ -339,6 +428,30 @@ def test_dry_run_and_list(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_refuses_what_the_call_would_refuse(tmp_path, capsys):
+    file = tmp_path / 'mine.toml'
+    file.write_text('report = "zero_shot"\n[[settings]]\nscenario = "prisoner"\n[[methods]]\nalgo = "dqn"\n')
+    assert main(['reproduce', str(file), '--runs', str(tmp_path), '--dry-run']) == 1
+    assert "report = 'zero_shot' and 'over' go together" in capsys.readouterr().err
+    assert main(['reproduce', 'fig3a', '--data', str(tmp_path), '--dry-run']) == 1
+    assert "'--data' is the folder of road networks, which fig3a does not need" in capsys.readouterr().err
+    assert main(['reproduce', 'fig3a', '--ray', 'local', '--jobs', '2']) == 1
+    assert "'--jobs' is of runs on this machine or of --slurm" in capsys.readouterr().err
+
+
+def test_the_commands_of_a_dry_run_work_as_printed(tmp_path, capsys):
+    runs = tmp_path / 'my runs'
+    one = tiny(Method(label='DQN', algo='dqn'), seeds=1)
+    (planned,) = plan(one.runs(), runs)
+    here = RunFolder(planned.folder)
+    with here.lock():
+        here.write_config(planned.config)
+        here.store(planned.config).save(100, {})
+    _print_plan(plan(one.runs(), runs), 1)
+    (command,) = [line for line in capsys.readouterr().out.splitlines() if 'ltos train' in line]
+    assert shlex.split(command) == ['ltos', *planned.run.arguments(planned.folder), '--resume']
+
+
 def test_jobs_must_be_positive():
     with pytest.raises(ValueError, match=r"'--jobs' must be at least 1 \(got 0\)"):
         ThisMachine(0)
@@ -400,17 +513,30 @@ def _runs_in(folder: Path) -> list[int]:
     return [int(text.split()[1]) for text in locks if text.startswith('process ')]
 
 
+class Lost:
+    """A backend all of whose runs fail."""
+
+    def train(self, planned):
+        yield from ((one, 'lost') for one in planned)
+
+
 def test_a_run_that_is_to_be_measured_otherwise_is_evaluated_again(finished, tmp_path):
     runs = tmp_path / 'runs'
     shutil.copytree(finished / 'runs', runs)
     other = tiny(Method(label='DQN', algo='dqn', options={'final_episodes': 7}), seeds=1)
     (planned,) = plan(other.runs(), runs)
     assert planned.state == 'interrupted'
+    RunFolder(planned.folder).write_zero_shot('mine', {'settings': []})
+    assert [failure.reason for failure in train_missing([planned], Lost(), quiet=True)] == ['lost']
+    assert RunFolder(planned.folder).is_finished  # it keeps its result until it is measured again
     assert reproduce([other], runs, tmp_path / 'out', ThisMachine(1), quiet=True) == []
     again, before = RunFolder(planned.folder), RunFolder(finished / 'runs' / planned.run.name)
     assert again.final()['eval']['policy']['return']['count'] == 7
     assert before.final()['eval']['policy']['return']['count'] == 4
     assert again.metrics() == before.metrics()  # nothing was trained
+    again.final_path.unlink()  # as if it had been interrupted while it was measured again
+    assert reproduce([other], runs, tmp_path / 'out', ThisMachine(1), quiet=True) == []
+    assert (again.zero_shot_path / 'mine.json').is_file()  # its policy is the same
     assert plan(other.runs(), runs)[0].state == 'finished'
 
 
