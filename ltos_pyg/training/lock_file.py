@@ -14,18 +14,20 @@ try:
 except ImportError:  # no such locks on Windows: two processes in one folder are not detected there
     fcntl = None  # type: ignore[assignment]
 
+PATIENCE = 0.5  # seconds before a lock is taken to be in use: is_locked() holds one for a moment, too
+
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds this lock file now."""
+    """Whether a process holds this lock file now; false where it cannot be locked, which :func:`hold_lock` says."""
     if fcntl is None:
         return False
     try:
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:  # there is none, or the file system has no locks
+        return False
     return False
 
 
@@ -40,6 +42,7 @@ def hold_lock(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
 
     Raises:
         ValueError: If another process holds it, and ``wait`` is false; the message names it.
+        OSError: If the file system has no locks.
     """
     file = _acquire(path, doing, wait)
     try:
@@ -56,16 +59,26 @@ def hold_lock(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
 
 def _acquire(path: Path, doing: str, wait: bool) -> int:
     """The open lock file, locked until this process ends or closes it."""
+    until = time.monotonic() + PATIENCE
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except OSError as error:
+            except BlockingIOError as error:
+                if time.monotonic() < until:
+                    os.close(file)
+                    time.sleep(0.02)
+                    continue
                 with os.fdopen(file) as opened:
                     owner = opened.read().strip() or 'another process'
                 raise ValueError(
                     f"'{path.parent}' is in use: {owner} {doing}. Wait for it, stop it, or choose another folder."
+                ) from error
+            except OSError as error:
+                os.close(file)
+                raise OSError(
+                    error.errno, f"cannot lock '{path}': {error.strerror}. Choose a folder on a disk that has locks."
                 ) from error
         with suppress(FileNotFoundError):  # its owner has just removed it
             if os.path.samestat(os.fstat(file), path.stat()):
