@@ -58,7 +58,7 @@ def read_config(head: Head) -> dict[str, Any]:
     Raises:
         ValueError: If the file cannot be read, or has other keys.
     """
-    from ltos_pyg.experiments.experiment import read_toml
+    from ltos_pyg.experiments.experiment import read_toml, with_none
 
     path = Path(head.config or '')
     plain = read_toml(path)
@@ -70,12 +70,16 @@ def read_config(head: Head) -> dict[str, Any]:
             f"'{path}': expected the keys {', '.join(allowed)}, options a table and imports a list (got "
             f'{unknown or plain})'
         )
-    for name in allowed[:3]:
+    named = {name: plain[name] for name in allowed[:3] if name in plain}
+    for name, value in [*named.items(), *(('imports', value) for value in imports)]:
+        if not isinstance(value, str):
+            raise ValueError(f"'{path}': '{name}' must be {'names' if name == 'imports' else 'a name'} (got {value!r})")
+    for name in named:
         if getattr(head, name) is None:
-            setattr(head, name, plain.get(name))
+            setattr(head, name, plain[name])
     head.imports = tuple(dict.fromkeys([*head.imports, *imports]))
     registry.import_modules(head.imports)
-    return {name: None if value == 'none' else value for name, value in options.items()}  # TOML has no null
+    return with_none(options)
 
 
 def read_head(args: Sequence[str]) -> Head:

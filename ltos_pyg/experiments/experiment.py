@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import tomllib
@@ -10,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ltos_pyg.training.config import flags_of
+from ltos_pyg import registry
+from ltos_pyg.ranges import as_option, check_range
+from ltos_pyg.training.config import ENV_PREFIX, flags_of
 
 FIRST_SEED = 10  # settings were chosen on 100 to 104; 0 to 9 were used while bugs were fixed, some settings on them
 NOT_TRAINING = ('final_episodes', 'eval_episodes', 'eval_every', 'eval_seed', 'media', 'threads', 'device',
@@ -30,6 +33,10 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)  # as for ltos_pyg.train
     seeds: int | None = None  # None: those of the experiment
 
+    def __post_init__(self) -> None:
+        check_range(self, 'seeds', least=1, none=', or be left out')
+        _check_free(self.options, f"method '{self.label}'")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -40,6 +47,17 @@ class Setting:
     options: Mapping[str, Any] = field(default_factory=dict)
     metric: str | None = None  # None: the primary metric of the scenario
     x: float | None = None  # place on the horizontal axis, for 'line'
+
+    def __post_init__(self) -> None:
+        _check_free(self.options, f"setting '{self.label}'")
+
+
+def _check_free(options: Mapping[str, Any], where: str) -> None:
+    """Raises a ``ValueError`` if the options have one that an experiment sets itself."""
+    if 'seed' in options:
+        raise ValueError(f"'seed' cannot be an option of {where}: runs count from 'first_seed'. Leave it out.")
+    if 'media' in options:
+        raise ValueError(f"'media' cannot be an option of {where}: runs leave no pictures. Leave it out.")
 
 
 Options = tuple[tuple[str, Any], ...]  # names and values, sorted by name
@@ -142,6 +160,7 @@ class Experiment:
     imports: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_range(self, 'seeds', least=1)
         labels = [method.label for method in self.methods]
         for what, names in (('methods', labels), ('settings', [setting.label for setting in self.settings])):
             twice = next((name for name in names if names.count(name) > 1), None)
@@ -162,9 +181,27 @@ class Experiment:
 
     def run(self, setting: Setting, method: Method, seed: int) -> Run:
         """One run; an option of the method replaces that of the setting."""
-        own = _options(method.options)
-        rest = _options({name: value for name, value in setting.options.items() if name not in method.options})
+        options = {**setting.options, **method.options}
+        if any(isinstance(value, float) and value.is_integer() for value in options.values()):
+            options = self._with_whole(setting, method, options)
+        own = _options({name: value for name, value in options.items() if name in method.options})
+        rest = _options({name: value for name, value in options.items() if name not in method.options})
         return Run(setting.scenario, rest, method.algo, method.preset, own, seed, self.imports)
+
+    def _with_whole(self, setting: Setting, method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options, 2e4 as 20000 where an option is a whole number, as ``ltos train`` and names of folders need."""
+        registry.import_modules(self.imports)
+        config = registry.scenario(setting.scenario).config(method.algo, method.preset)
+        parts = {'': (config.algorithm, config.train, config.env), ENV_PREFIX: (config.env,)}
+        whole = dict(options)
+        for name, value in options.items():
+            prefix = ENV_PREFIX if name.startswith(ENV_PREFIX) else ''
+            own = name.removeprefix(prefix)
+            part = next((part for part in parts[prefix] if own in {f.name for f in dataclasses.fields(part)}), None)
+            if part is not None and isinstance(value, float):
+                with contextlib.suppress(ValueError):  # not of its type: the plan says so
+                    whole[name] = as_option(type(part), own, value)
+        return whole
 
     def runs_of(self, setting: Setting, method: Method) -> list[Run]:
         """The runs of one cell, by seed."""
@@ -230,6 +267,8 @@ def read_experiment(path: Path) -> Experiment:
     Raises:
         ValueError: If the file is not valid; the message names the file, the line, and what is allowed.
     """
+    from ltos_pyg.experiments.catalogue import EXPERIMENTS
+
     plain, text = read_toml(path), path.read_text(encoding='utf-8')
     parts = {
         name: tuple(
@@ -240,8 +279,34 @@ def read_experiment(path: Path) -> Experiment:
     own = {'name': path.stem, 'title': path.stem} | {key: value for key, value in plain.items() if key not in _OWN}
     if isinstance(own.get('imports'), list):
         own['imports'] = tuple(own['imports'])
+        if not all(isinstance(name, str) for name in own['imports']):
+            raise ValueError(
+                f"'{path}', line {_line(text, 'imports')}: 'imports' must be a list of the names of modules (got "
+                f'{[*own["imports"]]})'
+            )
     experiment: Experiment = _build(Experiment, own | parts, path, text, 'the top level', 0)
+    name = experiment.name
+    if name in EXPERIMENTS or name in ('', '.', '..') or '/' in name or '\\' in name:
+        why = 'is that of an experiment of ltos_pyg' if name in EXPERIMENTS else 'cannot be that of a folder'
+        raise ValueError(
+            f"'{path}', line {_line(text, 'name')}: the name '{name}' {why}, and its report lies in the folder of its "
+            f"name. Give it another 'name'."
+        )
+    _check_paper(experiment, path, text)
     return experiment
+
+
+def _check_paper(experiment: Experiment, path: Path, text: str) -> None:
+    """Raises a ``ValueError`` if a number of the paper belongs to no method or setting."""
+    methods, settings = ([one.label for one in some] for some in (experiment.methods, experiment.settings))
+    named = [('method', label, methods) for label in experiment.paper]
+    named += [('setting', label, settings) for row in experiment.paper.values() for label in row]
+    for what, label, known in named:
+        if label not in known:
+            raise ValueError(
+                f"'{path}', line {_line(text, 'paper')}: 'paper' names an unknown {what}, '{label}'. Choose from: "
+                f'{", ".join(known)}'
+            )
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -250,8 +315,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding='utf-8'))
     except OSError as error:
         raise ValueError(f"'{path}' cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{path}' is not valid TOML: it is not in UTF-8 ({error})") from error
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"'{path}' is not valid TOML: {error}") from error
+
+
+def with_none(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options from a TOML file, which has no null: ``None`` for ``'none'``."""
+    return {name: None if value == 'none' else value for name, value in options.items()}
 
 
 def _list(plain: Mapping[str, Any], name: str, path: Path, text: str) -> list[dict[str, Any]]:
@@ -265,7 +337,7 @@ def _list(plain: Mapping[str, Any], name: str, path: Path, text: str) -> list[di
 
 
 def _keys(cls: type) -> list[str]:
-    return [f.name for f in dataclasses.fields(cls)]
+    return [f.name for f in dataclasses.fields(cls) if f.name != 'files']  # a file names its road networks itself
 
 
 def _build(cls: Any, plain: Mapping[str, Any], path: Path, text: str, where: str, number: int) -> Any:
@@ -295,6 +367,8 @@ def _build(cls: Any, plain: Mapping[str, Any], path: Path, text: str, where: str
     missing = [key for key in _REQUIRED[cls] if key not in plain]
     if missing:
         raise ValueError(f"'{path}', line {_line(text, None, where, number)}: {where} needs {', '.join(missing)}")
+    if 'options' in plain:
+        plain = {**plain, 'options': with_none(plain['options'])}
     try:
         return cls(**plain)
     except ValueError as error:
@@ -304,7 +378,7 @@ def _build(cls: Any, plain: Mapping[str, Any], path: Path, text: str, where: str
 _TYPES: dict[str, tuple[type, ...]] = {
     'name': (str,), 'title': (str,), 'seeds': (int,), 'first_seed': (int,), 'metric': (str,), 'label': (str,),
     'algo': (str,), 'preset': (str,), 'scenario': (str,), 'options': (dict,), 'paper': (dict,), 'x': (int, float),
-    'text': (str,), 'compared': (str,), 'imports': (tuple,), 'files': (bool,), 'over': (dict,),
+    'text': (str,), 'compared': (str,), 'imports': (tuple,), 'over': (dict,),
 }  # fmt: skip
 _CHOICES = {'report': ('table', 'curves', 'line', 'sharing', 'zero_shot')}
 _REQUIRED: dict[Any, tuple[str, ...]] = {Experiment: (), Setting: ('scenario',), Method: ('algo',)}

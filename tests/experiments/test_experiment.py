@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ltos_pyg.cli import main
+from ltos_pyg.cli.train import parse_options
 from ltos_pyg.envs.traffic.metrics import DESCRIPTIONS
 from ltos_pyg.experiments.catalogue import EXPERIMENTS, experiment
 from ltos_pyg.experiments.experiment import Experiment, Method, Run, Setting, read_experiment
-from ltos_pyg.experiments.runner import plan
+from ltos_pyg.experiments.runner import config_of, plan
+from ltos_pyg.registry import scenario
 from ltos_pyg.training.metrics import LESS_IS_BETTER, less_is_better
 
 TOML = """
@@ -70,6 +73,16 @@ def test_a_toml_file_gives_the_runs(tmp_path):
         ),
         ('seeds = 2', 'compared = "LToS"', r"'compared' must be the label of a method: .* \(got 'LToS'\)"),
         ('algo = "dqn"', '', r'line 15: \[\[methods\]\] needs algo'),
+        ('seeds = 2', 'files = true', r"line 3: unknown key 'files' in the top level"),
+        ('seeds = 2', 'imports = [1]', r"line 3: 'imports' must be a list of the names of modules \(got \[1\]\)"),
+        ('seeds = 2', 'seeds = 0', r"'seeds' must be at least 1 \(got 0\)"),
+        ('seeds = 1', 'seeds = -1', r"'seeds' must be at least 1, or be left out \(got -1\)"),
+        ('num_agents = 10', 'seed = 3', r"'seed' cannot be an option of setting 'N = 10'"),
+        ('augment = false', 'media = true', r"'media' cannot be an option of method 'big DQN'"),
+        ('seeds = 2', 'paper = { DGN = { "N = 10" = 0.5 } }', r"line 3: 'paper' names an unknown method, 'DGN'"),
+        ('seeds = 2', 'paper = { dgn = { "N=10" = 0.5 } }', r"line 3: 'paper' names an unknown setting, 'N=10'"),
+        ('seeds = 2', 'name = "table1"', r"line 3: the name 'table1' is that of an experiment of ltos_pyg"),
+        ('seeds = 2', 'name = "a/b"', r"line 3: the name 'a/b' cannot be that of a folder"),
         ('[[settings]]', '[[places]]', r'line 1: expected one or more tables \[\[settings\]\] \(got None\)'),
         ('seeds = 2', 'seeds = = 2', r'is not valid TOML: .*line 3'),
     ],
@@ -77,6 +90,31 @@ def test_a_toml_file_gives_the_runs(tmp_path):
 def test_a_wrong_file_is_refused_with_its_line(tmp_path, old, new, message):
     with pytest.raises(ValueError, match=r"mine.toml'.*" + message):
         read_experiment(write(tmp_path, TOML.replace(old, new)))
+
+
+def test_a_file_that_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / 'mine.toml').write_bytes('title = "Fünf"'.encode('latin-1'))
+    with pytest.raises(ValueError, match=r"mine.toml' is not valid TOML: it is not in UTF-8"):
+        read_experiment(tmp_path / 'mine.toml')
+
+
+def test_whole_options_may_be_written_as_powers_of_ten_and_none_as_text(tmp_path):
+    """What the plan accepts is what the command of the run accepts."""
+    options = 'total_steps = 2e4, gamma = 1.0, eval_every = 1e3, final_episodes = "none"'
+    mine = read_experiment(write(tmp_path, TOML.replace('num_agents = 10', f'num_agents = 10.0, {options}')))
+    first = next(mine.runs())
+    assert first.name == 'jungle-gamma=1.0-num_agents=10-total_steps=20000-dgn-seed3'
+    arguments = first.arguments(tmp_path)[1:]
+    assert arguments[3:13] == [
+        '--eval-every', '1000', '--final-episodes', 'None', '--gamma', '1.0', '--num-agents', '10', '--total-steps',
+        '20000',
+    ]  # fmt: skip
+    _, config = parse_options(scenario('jungle').config('dgn'), arguments)
+    assert config.fingerprint() == config_of(first).fingerprint()
+    assert config.train.final_episodes is None
+    odd = dataclasses.replace(mine, methods=(Method(label='a', algo='dqn', options={'n_step': 1.5, 'augment': 2.0}),))
+    with pytest.raises(ValueError, match=r"'augment' must be True or False \(got 2.0\)"):
+        plan(odd.runs(), tmp_path)
 
 
 def test_a_missing_file_is_named(tmp_path):

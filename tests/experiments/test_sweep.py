@@ -128,6 +128,8 @@ def test_the_command_line_wins_over_a_configuration(tmp_path):
         ('scenario = "prisoner"\ncolour = 1', r"expected the keys scenario, algo, preset, options.*\['colour'\]"),
         ('scenario = "prisoner"\n[options]\ngama = 1', "unknown option 'gama'"),
         ('scenario = ', 'is not valid TOML'),
+        ('scenario = "prisoner"\nalgo = 5', r"'algo' must be a name \(got 5\)"),
+        ('scenario = "prisoner"\nimports = [1]', r"'imports' must be names \(got 1\)"),
     ],
 )
 def test_a_wrong_configuration_is_refused(tmp_path, capsys, text, message):
