@@ -60,15 +60,18 @@ def main(args: Sequence[str]) -> int:
     from ltos_pyg.experiments.search_space import Sweep, parse_dimension
     from ltos_pyg.experiments.sweep import run_sweep
 
-    settings = [parse_dimension(text) for text in options.set]
-    for one, text in zip(settings, options.set, strict=True):
-        if one.choices is None or len(one.choices) != 1:
+    settings = []
+    for text in options.set:
+        name, _, value = text.partition('=')
+        one = parse_dimension(text) if name and value else None
+        if one is None or one.choices is None or len(one.choices) != 1:
             raise ValueError(f"'--set' takes NAME=VALUE (got '{text}'); use --vary for several values")
+        settings.append((one.name, one.choices[0]))
     sweep = Sweep(
         scenario=options.scenario,
         algo=options.algo,
         preset=options.preset,
-        options=tuple((one.name, one.choices[0]) for one in settings if one.choices),
+        options=tuple(settings),
         space=tuple(parse_dimension(text) for text in options.vary),
         sampler=options.sampler,
         trials=options.trials,

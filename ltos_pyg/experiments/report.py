@@ -94,7 +94,7 @@ def check_metric(experiment: Experiment, setting: Setting) -> None:
     if is_own(metric):
         always = [name for name in OWN_METRICS if name not in MEASURES]
         for method in experiment.methods if metric not in always else ():
-            shares = _sharing_metrics(config_of(experiment.run(setting, method, experiment.first_seed)))
+            shares = sharing_metrics(config_of(experiment.run(setting, method, experiment.first_seed)))
             if experiment.report not in ('line', 'sharing'):  # curves: only the final evaluation has the others
                 shares = [name for name in shares if name in MEASURES]
             if metric not in shares:
@@ -114,7 +114,7 @@ def check_metric(experiment: Experiment, setting: Setting) -> None:
         )
 
 
-def _sharing_metrics(config: RunConfig) -> list[str]:
+def sharing_metrics(config: RunConfig) -> list[str]:
     """The metrics of sharing weights in the final evaluation of a run; none if its algorithm does not share."""
     config = on_device(config, 'cpu')  # the runs may be trained elsewhere
     with closing(registry.scenario(config.scenario).make_env(config)(1)) as env:

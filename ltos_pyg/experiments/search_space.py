@@ -5,14 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ltos_pyg import registry
 from ltos_pyg.experiments.experiment import Run
+from ltos_pyg.experiments.report import sharing_metrics
 from ltos_pyg.experiments.runner import config_of
-from ltos_pyg.training.metrics import less_is_better
+from ltos_pyg.training.config import RunConfig
+from ltos_pyg.training.evaluate import metric_names
+from ltos_pyg.training.metrics import MEASURES, OWN_METRICS, is_own, less_is_better
 
 FIRST_SEED = 100  # trials use this seed and the next ones, and results other seeds: nothing is chosen on the evaluation
 
@@ -123,7 +127,10 @@ class Sweep:
     def __post_init__(self) -> None:
         if not self.space:
             raise ValueError('a sweep needs at least one option to vary, e.g. --vary lr=1e-4..1e-2:log (got none)')
-        named = {name for name, _ in self.options} | {d.name for d in self.space}
+        named = [name for name, _ in self.options] + [d.name for d in self.space]
+        twice = next((name for name in named if named.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"'{twice}' is given twice. Leave one out, or give all its values to one --vary.")
         if 'seed' in named:
             raise ValueError(
                 f"'seed' cannot be set or varied in a sweep: its runs use the seeds from {FIRST_SEED} on, as many "
@@ -162,11 +169,27 @@ class Sweep:
 
 
 def check(sweep: Sweep) -> None:
-    """Raises a ``ValueError`` if an option is unknown, or a value at an end or in the middle of its range is not
-    allowed."""
+    """Raises a ``ValueError`` if an option or the metric is unknown, or a value at an end or in the middle of its range
+    is not allowed."""
     registry.import_modules(sweep.imports)
-    for values in zip(*(d.tried() for d in sweep.space), strict=True):
-        config_of(sweep.run(dict(zip((d.name for d in sweep.space), values, strict=True)), FIRST_SEED))
+    names = [d.name for d in sweep.space]
+    tried = [dict(zip(names, values, strict=True)) for values in zip(*(d.tried() for d in sweep.space), strict=True)]
+    configs = [config_of(sweep.run(values, FIRST_SEED)) for values in tried]
+    if sweep.metric is not None:
+        _check_metric(sweep.metric, configs[0])
+
+
+def _check_metric(metric: str, config: RunConfig) -> None:
+    """Raises a ``ValueError`` unless the evaluations of a run have the metric, as far as an episode with random actions
+    shows it."""
+    with closing(registry.scenario(config.scenario).make_env(config)(1)) as env:
+        names = metric_names(env)
+    if names is None and not is_own(metric):
+        return
+    known = names or [name for name in OWN_METRICS if name not in MEASURES]
+    known = [*known, *(name for name in sharing_metrics(config) if name in MEASURES)]
+    if metric not in known:
+        raise ValueError(f"'--metric' must be one of {', '.join(known)} (got '{metric}')")
 
 
 def read_sweep(out: Path) -> Sweep:

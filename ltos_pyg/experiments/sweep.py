@@ -95,8 +95,8 @@ def _queue_missing(study: Any, sweep: Sweep) -> None:
 
 
 def _point(trial: Any) -> dict[str, Any]:
-    """The values of a trial, also of one that was queued and has not begun."""
-    return dict(trial.params or trial.system_attrs.get('fixed_params', {}))
+    """The values of a trial, also of one that was queued and has not begun, or has only some of them yet."""
+    return {**trial.system_attrs.get('fixed_params', {}), **trial.params}
 
 
 @contextmanager
@@ -170,8 +170,15 @@ def write_best(sweep: Sweep, values: Mapping[str, Any], path: Path) -> None:
     options = {**dict(sweep.options), **values}
     for name, value in options.items():
         key = json.dumps(name) if '.' in name else name
-        lines.append(f'{key} = {json.dumps("none" if value is None else value)}')
+        lines.append(f'{key} = {_toml(value)}')
     write_text(path, '\n'.join(lines) + '\n')
+
+
+def _toml(value: Any) -> str:
+    """A value in TOML, which writes inf and nan where JSON has Infinity and NaN, and has no null."""
+    if isinstance(value, list | tuple):
+        return f'[{", ".join(map(_toml, value))}]'
+    return repr(value) if isinstance(value, float) else json.dumps('none' if value is None else value)
 
 
 def write_table(study: Any, sweep: Sweep, path: Path) -> None:

@@ -78,8 +78,8 @@ def _next_trial(study: Any, sweep: Sweep, folder: Path) -> Any:
         if not queued and len(counted(trials)) >= sweep.number_of_trials:
             return None
         samplers = {'tpe': optuna.samplers.TPESampler, 'random': optuna.samplers.RandomSampler}
-        # Seeded by the trial's number: the same in each worker and after an interruption.
-        study.sampler = samplers.get(sweep.sampler, optuna.samplers.RandomSampler)(seed=len(trials))
+        # Seeded by the number of trials that count: the same in each worker and after an interruption.
+        study.sampler = samplers.get(sweep.sampler, optuna.samplers.RandomSampler)(seed=len(counted(trials)))
         trial = study.ask()
         values = {dimension.name: dimension.suggest(trial) for dimension in sweep.space}
         trial.set_user_attr('values', values)
@@ -95,11 +95,13 @@ def _run_trial(study: Any, trial: Any, sweep: Sweep, folder: Path) -> None:
     state = optuna.trial.TrialState
     metric, _ = sweep.goal()
     scores = []
+    resumes = trial.user_attrs.get('resumes')
+    earlier = {} if resumes is None else study.get_trials(deepcopy=False)[resumes].intermediate_values
     try:
         for seed in range(FIRST_SEED, FIRST_SEED + sweep.seeds):
             run = sweep.run(trial.user_attrs['values'], seed)
             path = folder / f'trial{trial.user_attrs["folder"]:04d}-seed{seed}'
-            pruning = [PruneTrial(trial, metric)] if sweep.prune and seed == FIRST_SEED else []
+            pruning = [PruneTrial(trial, metric, earlier)] if sweep.prune and seed == FIRST_SEED else []
             result = _train(run, path, [CheckMetric(metric), *pruning])
             if result.get('stopped') == PRUNED:
                 study.tell(trial, state=state.PRUNED)
@@ -140,18 +142,30 @@ class CheckMetric(Callback):
 
     def on_evaluation(self, trainer: Trainer, metrics: Metrics) -> None:
         if f'eval/{self.metric}' not in metrics:
-            known = sorted(name.removeprefix('eval/') for name in metrics if not name.endswith('_std'))
+            no_result = ('eval/episodes',)  # a count, which the final evaluation does not have
+            known = sorted(
+                name.removeprefix('eval/') for name in metrics if not name.endswith('_std') and name not in no_result
+            )
             raise ValueError(f"'--metric' must be one of {', '.join(known)} (got '{self.metric}')")
 
 
 class PruneTrial(Callback):
-    """Reports each evaluation to Optuna, and stops the run if the pruner says so."""
+    """Reports each evaluation to Optuna, and stops the run if the pruner says so.
 
-    def __init__(self, trial: Any, metric: str) -> None:
-        self.trial, self.metric = trial, metric
+    Args:
+        trial: The trial.
+        metric: What it reports.
+        earlier: What the trial that it resumes has reported, by step.
+    """
+
+    def __init__(self, trial: Any, metric: str, earlier: Mapping[int, float] | None = None) -> None:
+        self.trial, self.metric, self.earlier = trial, metric, dict(earlier or {})
+        for step, value in self.earlier.items():
+            trial.report(value, step)
 
     def on_evaluation(self, trainer: Trainer, metrics: Metrics) -> None:
-        self.trial.report(metrics[f'eval/{self.metric}'], trainer.algorithm.env_steps)
+        if trainer.algorithm.env_steps not in self.earlier:  # else it is the same again
+            self.trial.report(metrics[f'eval/{self.metric}'], trainer.algorithm.env_steps)
         if trainer.algorithm.env_steps > 0 and self.trial.should_prune():
             trainer.stop(PRUNED)
 

@@ -7,13 +7,15 @@ import json
 import subprocess
 import sys
 import time
+import tomllib
 from types import SimpleNamespace
 
 import pytest
 
 from ltos_pyg.cli import main
+from ltos_pyg.experiments import sweep_worker
 from ltos_pyg.experiments.search_space import FIRST_SEED, Dimension, Sweep, check, parse_dimension, read_sweep
-from ltos_pyg.experiments.sweep import _queue_missing, run_sweep, write_best
+from ltos_pyg.experiments.sweep import _best, _point, _queue_missing, run_sweep, write_best
 from ltos_pyg.experiments.sweep_worker import open_study
 from ltos_pyg.training.run_folder import RunFolder
 
@@ -82,6 +84,9 @@ def test_wrong_sweeps_are_refused(tmp_path):
             sweep(options=options, space=space)
     with pytest.raises(ValueError, match=r"'media' cannot be set in a sweep"):
         sweep(options=(('media', True),))
+    for options, space in (((('lr', 0.1),), (LR,)), ((), (LR, LR)), ((('gamma', 0.1), ('gamma', 0.2)), (LR,))):
+        with pytest.raises(ValueError, match=r"'(lr|gamma)' is given twice"):
+            sweep(options=options, space=space)
     assert not (tmp_path / 'none').exists()
 
 
@@ -141,12 +146,78 @@ def test_a_wrong_configuration_is_refused(tmp_path, capsys, text, message):
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_failed_trial_counts_and_is_named(tmp_path):
-    wrong = sweep(trials=1, metric='rewardd')
-    with pytest.raises(
-        ValueError, match=r"no trial of .* succeeded.*'--metric' must be one of .*reward.* \(got 'rewardd'\)"
-    ):
-        run_sweep(wrong, tmp_path / 'sweep', quiet=True)
+@pytest.mark.parametrize(
+    ('algo', 'metric', 'known'),
+    [
+        ('dqn', 'rewardd', 'return, reward, length, races'),
+        ('dqn', 'kept', 'return, reward, length, races'),
+        ('dqn', 'episodes', 'return, reward, length, races'),
+        ('ltos', 'switched_keep', 'return, reward, length, races, kept, kept_std_nodes, kept_std_states, uneven'),
+    ],
+)
+def test_an_unknown_metric_is_refused_before_anything_is_written(tmp_path, algo, metric, known):
+    with pytest.raises(ValueError, match=rf"'--metric' must be one of {known} \(got '{metric}'\)"):
+        run_sweep(sweep(algo=algo, metric=metric), tmp_path / 'sweep', quiet=True)
+    assert not (tmp_path / 'sweep').exists()
+    check(sweep(algo='ltos', metric='kept'))
+
+
+def test_a_value_is_set_as_one_and_said_so(capsys):
+    for text in ('lr', 'lr=', 'lr=1,2'):
+        assert main(['sweep', 'prisoner', '--set', text, '--vary', 'gamma=0.5,0.9']) == 1
+        assert f"'--set' takes NAME=VALUE (got '{text}')" in capsys.readouterr().err
+
+
+def test_a_sweep_without_a_success_names_the_last_error(tmp_path, monkeypatch):
+    one = sweep(trials=1)
+    study = sweep_worker.open_study(one, tmp_path)
+    trial = sweep_worker._next_trial(study, one, tmp_path)
+    monkeypatch.setattr(sweep_worker, '_train', lambda *_: ending(float('nan')))
+    sweep_worker._run_trial(study, trial, one, tmp_path)
+    with pytest.raises(ValueError, match=r"no trial of .* succeeded. The last error: .*'return' is not a number"):
+        _best(study, tmp_path)
+
+
+@pytest.mark.parametrize('sampler', ['random', 'tpe'])
+def test_an_interrupted_sweep_tries_the_same_values(tmp_path, sampler):
+    one, found = sweep(sampler=sampler, trials=4), []
+    for name, stops in (('calm', ()), ('stopped', (1, 2))):
+        (tmp_path / name).mkdir()
+        study, values = open_study(one, tmp_path / name), []
+        while (trial := sweep_worker._next_trial(study, one, tmp_path / name)) is not None:
+            if trial.number in stops:
+                _queue_missing(study, one)  # as the next call does with a trial that was interrupted
+            else:
+                values.append(trial.user_attrs['values']['lr'])
+                study.tell(trial, values[-1])
+        found.append(values)
+    assert found[0] == found[1]
+
+
+def test_a_resumed_trial_keeps_what_it_has_reported(tmp_path, monkeypatch):
+    one = sweep(trials=1, prune=True)
+    study = open_study(one, tmp_path)
+    sweep_worker._next_trial(study, one, tmp_path).report(0.5, 150)
+    _queue_missing(study, one)
+    trial = sweep_worker._next_trial(study, one, tmp_path)
+
+    def train(run, folder, callbacks):
+        (pruning,) = [callback for callback in callbacks if isinstance(callback, sweep_worker.PruneTrial)]
+        trainer = Trainer()
+        for trainer.algorithm.env_steps, value in ((150, 0.5), (300, 0.7)):
+            pruning.on_evaluation(trainer, {'eval/return': value})
+        return ending(0.7)
+
+    monkeypatch.setattr(sweep_worker, '_train', train)
+    sweep_worker._run_trial(study, trial, one, tmp_path)
+    assert study.get_trials()[-1].intermediate_values == {150: 0.5, 300: 0.7}
+
+
+def test_the_best_options_may_be_infinite(tmp_path):
+    path = tmp_path / 'best.toml'
+    values = {'clip': float('inf'), 'width': (8, 16), 'low': float('-inf'), 'text': 'Infinity', 'on': True}
+    write_best(sweep(options=()), values, path)
+    assert tomllib.loads(path.read_text())['options'] == values | {'width': [8, 16]}
 
 
 @pytest.mark.slow
@@ -182,8 +253,6 @@ def ending(mean, **more):
     ],
 )
 def test_how_a_trial_ends_follows_from_the_result_of_its_run(tmp_path, monkeypatch, result, state, error):
-    from ltos_pyg.experiments import sweep_worker
-
     one = sweep(trials=1, prune=True)
     study = sweep_worker.open_study(one, tmp_path)
     trial = sweep_worker._next_trial(study, one, tmp_path)
@@ -281,6 +350,13 @@ def test_an_interrupted_grid_is_completed(tmp_path):
         trial.params or trial.system_attrs['fixed_params'] for trial in study.trials if trial.state.name == 'WAITING'
     ]
     assert sorted(map(str, queued)) == sorted(map(str, points))  # the first one again, as it was interrupted
+
+
+def test_a_queued_trial_that_has_only_some_values_keeps_the_others(tmp_path):
+    study = open_study(sweep(), tmp_path)
+    study.enqueue_trial({'lr': 0.5, 'gamma': 0.25})
+    study.ask().suggest_float('lr', 0.0, 1.0)  # then the worker died
+    assert _point(study.trials[0]) == {'lr': 0.5, 'gamma': 0.25}
 
 
 def test_resuming_with_a_configuration_applies_it(tmp_path):
