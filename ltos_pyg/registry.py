@@ -5,6 +5,7 @@ Looking up a name imports only what that name needs: importing this module does 
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import importlib
@@ -155,13 +156,14 @@ def register_scenario(name: str | Scenario, environment: Any = None, **settings:
     from ltos_pyg.scenarios.custom import scenario_of
 
     if isinstance(name, Scenario):
-        _check_new('scenario', name.name, name.name in SCENARIOS, _scenarios.get(name.name), name)
-        _scenarios[name.name] = name
-        return name
+        whole = name if name.module else dataclasses.replace(name, module=_caller())
+        _check_new('scenario', whole.name, whole.name in SCENARIOS, _scenarios.get(whole.name), whole)
+        _scenarios[whole.name] = whole
+        return whole
     if environment is None:
         return functools.partial(register_scenario, name, **settings)
     known = _scenarios.get(name)
-    _check_new('scenario', name, name in SCENARIOS, known and known.source, environment)
+    _check_new('scenario', name, name in SCENARIOS, known and (known.source or known), environment)
     _scenarios[name] = scenario_of(environment, name, module=_caller(), **settings)
     return environment
 
@@ -340,6 +342,9 @@ def _check_new(kind: str, name: str, built_in: bool, known: Any, new: Any) -> No
 
 
 def _identity(thing: Any) -> tuple[str, str]:
+    """Module and name of a class or function; of a whole scenario the module that registered it, and its name."""
+    if getattr(thing, 'module', None) and hasattr(thing, 'env_config'):
+        return thing.module, thing.name
     return str(getattr(thing, '__module__', '')), str(getattr(thing, '__qualname__', id(thing)))
 
 

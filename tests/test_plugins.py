@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import re
@@ -18,6 +19,7 @@ from ltos_pyg import registry
 from ltos_pyg.cli import main
 from ltos_pyg.cli.train import parse_options
 from ltos_pyg.graph_env import VectorGraphEnv
+from ltos_pyg.scenarios.custom import scenario_of
 from ltos_pyg.training.api import with_options
 from ltos_pyg.training.card import command_of
 from ltos_pyg.training.checkpoint import CheckpointStore
@@ -478,3 +480,15 @@ def test_an_error_in_a_users_environment_names_its_line(modules, capsys):
     assert re.fullmatch(rf'  raised in .*walk_env\.py, line {line}, in look', place)
     assert main(['train', 'walk_env:Run', *QUICK, '--out', 'x']) == 1  # no code of the user's took part
     assert 'raised in' not in capsys.readouterr().err
+
+
+def test_a_whole_scenario_is_registered_once_but_its_module_may_be_loaded_again(modules):
+    from walk_env import Walk
+
+    made = dataclasses.replace(scenario_of(Walk, 'strolls'), source=None)
+    again = dataclasses.replace(made, primary_metric='reward')
+    assert ltos_pyg.register_scenario(made).module == __name__
+    ltos_pyg.register_scenario(again)
+    assert ltos_pyg.registry.scenario('strolls').primary_metric == 'reward'
+    with pytest.raises(ValueError, match=rf"scenario 'strolls' is registered already, by {__name__}.strolls"):
+        ltos_pyg.register_scenario('strolls', Walk)

@@ -259,6 +259,12 @@ def _check_graph(graph: Snapshot, source: str) -> None:
                 f"'{name}' from {source} must be a torch.Tensor (got {type(graph.get(name)).__name__}). Convert it "
                 f'with torch.as_tensor.'
             )
+    for name, value in graph.to_dict().items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"'{name}' of the graph from {source} must be a torch.Tensor, like every field of a Snapshot (got "
+                f'{type(value).__name__}). Leave it out, or give one row per node.'
+            )
     edge_index, nodes = graph.edge_index, graph.x.size(0)
     if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype != torch.int64:
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import types
 import typing
 from collections.abc import Callable
@@ -64,6 +65,14 @@ def _options_of(make: Make, name: str) -> tuple[type, bool]:
             raise ValueError(
                 f"environment '{name}' needs a default for each field of its config (got none for {needed})"
             )
+        for field, value in dataclasses.asdict(config()).items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"field '{field}' of the config of environment '{name}' must be what JSON can hold: numbers, text, "
+                    f'tuples, lists or dataclasses of them (got {value!r}: {error}). Make a path a str.'
+                ) from error
         return config, True
     fields = []
     for parameter in parameters.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ def _scene(env: DilemmasEnv, graph: Any, decision: Decision, title: str) -> Scen
         size, positions = _in_groups(env.state['members'][0].cpu())
         decides, good = torch.ones(len(x), dtype=torch.bool), x[:, 2] == 0
         names = [('hunt', 'work', 'tempt')[kind] for kind in env.state['kind'][0].tolist()]
+        if len(names) > 4:
+            names = [f'{count} {name}' for name, count in Counter(names).items()]
         title = f'{title}   {", ".join(names)}'
     elif env.config.graph == 'double_star':
         size, positions = (7, 3), torch.tensor([[2, 1], [0, 0], [0, 2], [4, 1], [6, 0], [6, 2]])

@@ -94,6 +94,8 @@ def assert_batch_invariant(
         together = _call(conv, batch.x, batch.edge_index, batch.get('edge_attr'), {})
     wanted = [torch.cat(parts) for parts in zip(*alone, strict=True)]
     kinds = _kinds(outputs, together)
+    if 'graph' in kinds:
+        raise ValueError("'outputs' must be 'node' or 'edge': a layer is not told the graphs of a batch (got 'graph')")
     _assert_close(conv, 'a batch must equal its graphs one by one', together, wanted, kinds, rtol, atol)
 
 
@@ -187,6 +189,9 @@ def _assert_close(
         if one.shape != other.shape:
             shapes = f'{tuple(other.shape)}, got {tuple(one.shape)}'
             raise AssertionError(f'{_name(conv)}: {law}. {which}: expected shape {shapes}.')
+        finite = bool(one.isfinite().all()), bool(other.isfinite().all())
+        if not all(finite):
+            raise AssertionError(f'{_name(conv)}: {which} has NaN or infinite entries. Mend that first.')
         if not torch.allclose(one, other, rtol=rtol, atol=atol):
             off = (one.double() - other.double()).abs()
             raise AssertionError(

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ltos_pyg import registry
-from ltos_pyg.launch import launched_rank
 from ltos_pyg.ranges import as_option
 from ltos_pyg.scenarios import Scenario
 from ltos_pyg.training.callbacks import Callback
 from ltos_pyg.training.config import ENV_PREFIX, RunConfig, check_device
+from ltos_pyg.training.distributed import own_rank
 from ltos_pyg.training.evaluate import Stat, evaluate, playing_in
 from ltos_pyg.training.logging import Sink
 from ltos_pyg.training.policy import Policy
@@ -91,7 +91,7 @@ def train(
                 raise ValueError(f"'{folder}' holds a run with {name}='{found}' (got '{asked}'). Resume it with that.")
     config = dataclasses.replace(with_options(base, given, env_options or {}), label=label)
     train_run(config, scenario, folder, resume, callbacks, sinks)
-    if config.train.media and launched_rank() == 0:
+    if config.train.media and own_rank() == 0:
         from ltos_pyg.viz.watch import save_media
 
         save_media(folder, f'eval/{scenario.primary_metric}')

@@ -52,9 +52,14 @@ def atomic_write(path: Path | str, write: Callable[[BinaryIO], None]) -> Path:
 
 def write_text(path: Path | str, text: str) -> Path:
     """As :func:`atomic_write`, for text in UTF-8."""
+    return write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path | str, content: bytes) -> Path:
+    """As :func:`atomic_write`, for bytes."""
 
     def write(file: BinaryIO) -> None:
-        file.write(text.encode())
+        file.write(content)
 
     return atomic_write(path, write)
 

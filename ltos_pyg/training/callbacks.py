@@ -143,13 +143,22 @@ class BestModel(_Best):
     """
 
     def on_evaluation(self, trainer: Trainer, metrics: Metrics) -> None:
-        if self.improved(trainer, metrics):
-            store = self._store(trainer)
-            for step in store.steps():  # of later steps of a killed run
-                if step > trainer.algorithm.env_steps:
-                    store.path(step).unlink()
-            state = {name: part for name, part in trainer.algorithm.state_dict().items() if name != 'replay'}
-            store.save(trainer.algorithm.env_steps, {'algorithm': state})
+        before = self.state_dict()
+        if not self.improved(trainer, metrics):
+            return
+        try:
+            self._save(trainer)
+        except Exception:
+            self.load_state_dict(before)  # it is called again when the run is resumed
+            raise
+
+    def _save(self, trainer: Trainer) -> None:
+        store = self._store(trainer)
+        for step in store.steps():  # of later steps of a killed run
+            if step > trainer.algorithm.env_steps:
+                store.path(step).unlink()
+        state = {name: part for name, part in trainer.algorithm.state_dict().items() if name != 'replay'}
+        store.save(trainer.algorithm.env_steps, {'algorithm': state})
 
     def _store(self, trainer: Trainer) -> CheckpointStore:
         run = RunFolder(trainer.store.folder.parent)
@@ -170,6 +179,7 @@ def check_callbacks(callbacks: Sequence[Any] | None) -> tuple[Callback, ...]:
     """The callbacks; a ``ValueError`` if one is not a callback, or they are no list."""
     if not isinstance(callbacks, Iterable):
         callbacks = [] if callbacks is None else [callbacks]
+    callbacks = tuple(callbacks)
     for callback in callbacks:
         if not isinstance(callback, Callback):
             got = callback.__name__ if isinstance(callback, type) else type(callback).__name__
@@ -177,4 +187,4 @@ def check_callbacks(callbacks: Sequence[Any] | None) -> tuple[Callback, ...]:
                 f"'callbacks' must hold instances of ltos_pyg.training.callbacks.Callback (got {got}). Derive from it, "
                 f'and pass an instance.'
             )
-    return tuple(callbacks)
+    return callbacks

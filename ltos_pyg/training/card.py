@@ -13,7 +13,7 @@ from typing import Any
 
 from ltos_pyg import registry
 from ltos_pyg.formatting import markdown
-from ltos_pyg.training.atomic import atomic_write
+from ltos_pyg.training.atomic import write_text
 from ltos_pyg.training.checkpoint import save_file
 from ltos_pyg.training.config import ENV_PREFIX, RECORDING, RunConfig, flags_of, shared_names
 from ltos_pyg.training.metrics import WITHOUT_INTERVAL
@@ -41,7 +41,7 @@ def write_card(folder: Path | str, license: str | None = None) -> Path:
     if is_packaged(run.path):
         raise ValueError(f"'{folder}' belongs to the package, where nothing is written: give --out a folder.")
     text = card_text(run, run.path.resolve().name, str(folder), license)
-    return _write_text(run.card_path, text)
+    return write_text(run.card_path, text)
 
 
 def export_policy(folder: Path | str, out: Path | str, license: str | None = None) -> Path:
@@ -81,7 +81,7 @@ def export_policy(folder: Path | str, out: Path | str, license: str | None = Non
     if not any((target.path / name).is_file() for name in PICTURES):
         _draw_curve(run, target.path / 'curve.png')
     name = target.path.resolve().name
-    _write_text(target.path / 'README.md', card_text(target, name, name, license))
+    write_text(target.path / 'README.md', card_text(target, name, name, license))
     return target.path
 
 
@@ -285,11 +285,3 @@ def _limits(final: Mapping[str, Any], config: RunConfig, run: RunFolder) -> Iter
         yield f'Under uniform sharing weights, {switched["mean"]:.1%} of its greedy actions would differ.'
     if final.get('stopped'):
         yield f'Training stopped early: {final["stopped"]}.'
-
-
-def _write_text(path: Path, text: str) -> Path:
-    return atomic_write(path, lambda file: _put(file, text))
-
-
-def _put(file: Any, text: str) -> None:
-    file.write(text.encode())

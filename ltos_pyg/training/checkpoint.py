@@ -6,14 +6,13 @@ import contextlib
 import re
 import warnings
 import zipfile
-from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor
 
+from ltos_pyg.plain import check_plain
 from ltos_pyg.training.atomic import atomic_write
 from ltos_pyg.training.config import RENAMED, WITHOUT_EFFECT
 
@@ -132,7 +131,7 @@ def save_file(path: Path, step: int, state: dict[str, Any], fingerprint: Mapping
         ValueError: If the state holds anything that could not be loaded safely.
         OSError: As :func:`atomic_write`.
     """
-    _check_plain(state, 'state')
+    check_plain(state, 'state')
     content = {'format': FORMAT, 'fingerprint': _plain(fingerprint), 'step': step, 'state': state}
     return atomic_write(path, lambda file: _save(content, file))
 
@@ -268,20 +267,3 @@ def _differences(expected: Any, got: Any, where: str = '', older: bool = False) 
             yield from _differences(expected.get(key, '(absent)'), got.get(key, '(absent)'), name, older)
     elif expected != got:
         yield where, f"'{where}' expected {expected!r}, got {got!r}"
-
-
-def _check_plain(value: Any, where: str) -> None:
-    """Raises a ``ValueError`` that names the first entry of the state that could not be loaded safely."""
-    if type(value) in (dict, OrderedDict):
-        for key, item in value.items():
-            if type(key) not in (str, int):
-                raise ValueError(f"'{where}' needs str or int as keys (got {key!r}, a {type(key).__name__})")
-            _check_plain(item, f'{where}[{key!r}]')
-    elif type(value) in (list, tuple):
-        for i, item in enumerate(value):
-            _check_plain(item, f'{where}[{i}]')
-    elif not isinstance(value, Tensor) and type(value) not in (str, int, float, bool, type(None)):
-        raise ValueError(
-            f"'{where}' must be a dict, list, tuple, tensor, str, int, float, bool or None (got "
-            f'{type(value).__name__}). Turn arrays into tensors with torch.from_numpy, objects into their state_dict().'
-        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,12 +20,12 @@ from torch import Tensor
 
 from ltos_pyg.algos import Algorithm
 from ltos_pyg.algos.ranks import Ranks, training_with
-from ltos_pyg.launch import local_rank, under_torchrun
+from ltos_pyg.launch import launched_rank, local_rank, under_torchrun
 from ltos_pyg.seeding import seed_stream
 from ltos_pyg.training.checkpoint import CheckpointStore, load_file
 from ltos_pyg.training.config import RunConfig, check_device
 
-TIMEOUT = timedelta(minutes=30)  # that ranks wait for one another, e.g. for rank 0's evaluations
+TIMEOUT = timedelta(days=1)  # that ranks wait for rank 0's evaluations; where one dies, torchrun ends the others
 
 
 @contextmanager
@@ -35,9 +36,11 @@ def join(device: str) -> Iterator[Ranks]:
     CPU tensors are exchanged by gloo, CUDA tensors by nccl; each rank takes the GPU of its number on the machine.
 
     Raises:
-        ValueError: If ``device`` names one GPU for all ranks, or this machine has not enough of them.
+        ValueError: If ``device`` names one GPU for all ranks, this machine has not enough of them, or the program's own
+            process group cannot exchange CPU tensors.
     """
-    if dist.is_available() and dist.is_initialized():
+    if _has_group():
+        _check_group(device)
         with training_with(Ranks(dist.get_rank(), dist.get_world_size())) as ranks:
             yield ranks
     elif under_torchrun():
@@ -52,6 +55,30 @@ def join(device: str) -> Iterator[Ranks]:
             dist.destroy_process_group()
     else:
         yield Ranks()
+
+
+def _has_group() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _check_group(device: str) -> None:
+    """Raises a ``ValueError`` unless the program's own process group can train a run."""
+    backends = dist.get_backend_config()
+    if 'cpu:' not in backends:
+        raise ValueError(
+            f"the process group must exchange CPU tensors, too: expected 'gloo' or 'cpu:gloo,cuda:nccl' as its backend "
+            f"(got '{backends}')"
+        )
+    if device.startswith('cuda') and dist.get_world_size() > 1 and 'LOCAL_RANK' not in os.environ:
+        raise ValueError(
+            'each process needs the environment variable LOCAL_RANK, the number of its GPU on this machine (got none). '
+            'Set it before the run, or start the processes by torchrun.'
+        )
+
+
+def own_rank() -> int:
+    """The number of this process among those of its run; 0 for a process of its own."""
+    return dist.get_rank() if _has_group() else launched_rank()
 
 
 def own_device(device: str) -> str:

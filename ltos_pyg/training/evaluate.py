@@ -89,6 +89,7 @@ class EpisodeTally:
     def __init__(self, num_graphs: int) -> None:
         self.num_graphs = num_graphs
         self.sums: dict[str, Tensor] = {}
+        self.per_node: set[str] = set()  # entries of info that had one value per node, so are no metrics
 
     def add(self, name: str, value: Tensor) -> None:
         """Adds one value per graph, (B,)."""
@@ -103,7 +104,10 @@ class EpisodeTally:
             for name, value in sharing_measures(graph, sharing).items():
                 self.add(name, value)
         for name, value in info.items():
-            if value.shape == (self.num_graphs,) and not is_own(name):
+            if value.shape != (self.num_graphs,):
+                self.per_node.add(name)
+                self.sums.pop(name, None)
+            elif name not in self.per_node and not is_own(name):
                 self.add(name, value)
 
     def finish(self, which: Tensor, outcome: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -265,12 +269,12 @@ def playing_in(algorithm: Algorithm, trained: GraphEnvSpec, played: GraphEnvSpec
 def act_once(algorithm: Algorithm, env: GraphEnv, seed: int) -> Decision:
     """Resets an environment and acts in it, without exploration: raises what a first step would raise."""
     algorithm.reset_eval_state()
-    with _play_seeded(algorithm, seed):
+    with play_seeded(algorithm, seed):
         return algorithm.act(env.reset(seed), explore=False)
 
 
 @contextmanager
-def _play_seeded(algorithm: Algorithm, seed: int) -> Iterator[None]:
+def play_seeded(algorithm: Algorithm, seed: int) -> Iterator[None]:
     """Within this context, the algorithm's draws without exploration depend on the seed alone; its own generator is not
     used."""
     rng: torch.Generator | None = getattr(algorithm, 'play_rng', None)
@@ -347,7 +351,7 @@ def evaluate(
     pending = torch.ones(num_graphs, dtype=torch.bool)
     done: dict[str, list[Tensor]] = {}
     bar = Progress(total=env.spec.horizon, desc=show, unit=' steps', leave=False, delay=1, disable=show is None)
-    with _play_seeded(algorithm, seed), bar:
+    with play_seeded(algorithm, seed), bar:
         for played in range(max_steps):
             if played == LONG and show is not None:
                 Progress.write(
@@ -377,7 +381,7 @@ def evaluate(
             f'{int(pending.sum())} of {len(pending)} evaluation episodes did not end within {max_steps} steps. '
             f'Give the environment a horizon.'
         )
-    stats = {name: Stat.of(torch.cat(values)) for name, values in done.items()}
+    stats = {name: Stat.of(torch.cat(values)) for name, values in done.items() if name not in tally.per_node}
     if by_node.kept:
         stats['kept_std_states'] = Stat(by_node.std(), 0.0, num_graphs)
     return stats | (switched.stats() if switched is not None else {})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ltos_pyg.training.config import RECORDING
@@ -29,12 +29,22 @@ def distinct_labels(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     for name, mine in zip(names, options, strict=True):
         same = [one for other, one in zip(names, options, strict=True) if other == name]
         differ = [key for key in mine if any(key in one and one[key] != mine[key] for one in same)]
-        labels.append(', '.join([name[1], *(f'{key.partition(".")[2]}={mine[key]}' for key in differ)]))
+        shown = {key: _shortened(mine[key], [one[key] for one in same if key in one]) for key in differ}
+        labels.append(', '.join([name[1], *(f'{key.partition(".")[2]}={text}' for key, text in shown.items())]))
     return labels
 
 
+def _shortened(mine: str, every: Sequence[str]) -> str:
+    """The value as it is shown: of paths as many last parts as tell those that differ apart."""
+    for parts in itertools.count(1):
+        short = {text: ' '.join('/'.join(word.split('/')[-parts:]) for word in text.split(' ')) for text in every}
+        if len(set(short.values())) == len(short) or all(short[text] == text for text in every):
+            return short[mine]
+    raise AssertionError('unreachable')
+
+
 def _options_of(run: Mapping[str, Any]) -> dict[str, str]:
-    """The options that training depends on, but the seed, each as text; of a path its last part."""
+    """The options that training depends on, but the seed, each as text."""
     left_out = {*RECORDING, 'seed', 'eval_every', 'eval_episodes', 'eval_seed'}
     return {
         f'{part}.{name}': _as_text(value)
@@ -47,4 +57,4 @@ def _options_of(run: Mapping[str, Any]) -> dict[str, str]:
 def _as_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ' '.join(map(_as_text, value))
-    return Path(value).name if isinstance(value, str) and '/' in value else str(value)
+    return str(value)

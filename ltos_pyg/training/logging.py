@@ -10,9 +10,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, SupportsFloat
+from typing import Any, Protocol, SupportsFloat
 
-from ltos_pyg.training.atomic import atomic_write
+from ltos_pyg.training.atomic import write_bytes
 
 Row = dict[str, Any]
 
@@ -162,11 +162,7 @@ def _rewind(path: Path, step: int) -> None:
     kept = [json.dumps(row, allow_nan=False).encode() + b'\n' for row in rows if row['step'] <= step]
     content = b''.join(kept)
     if content != path.read_bytes():
-        atomic_write(path, lambda file: _write_all(file, content))
-
-
-def _write_all(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
+        write_bytes(path, content)
 
 
 class TensorBoardSink:

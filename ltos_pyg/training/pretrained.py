@@ -16,7 +16,7 @@ def pretrained_names() -> list[str]:
 
 def is_packaged(folder: Path) -> bool:
     """Whether a folder belongs to the package, where nothing is written."""
-    return FOLDER in folder.parents
+    return FOLDER.resolve() in folder.resolve().parents
 
 
 def find_run(name: Path | str) -> Path:

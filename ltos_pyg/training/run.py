@@ -308,7 +308,7 @@ def _sinks(config: RunConfig, run: RunFolder, step: int | None, more: Iterable[S
     if config.train.wandb:
         sinks.append(WandbSink(run.path, name=run.path.name, config=config.as_dict()))
     for sink in more:
-        made = sink if hasattr(sink, 'write') and not isinstance(sink, type) else sink(run.path, step)  # type: ignore[operator]
+        made = sink if hasattr(sink, 'write') and not isinstance(sink, type) else sink(run.path, step)
         sinks.append(made)  # type: ignore[arg-type]
     return sinks
 

@@ -16,6 +16,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -403,8 +404,25 @@ def _from_plain(cls: type, part: str, config: dict[str, Any], path: Path) -> Any
             f"'{path}' has options that this version of ltos_pyg does not know: {', '.join(unknown)}. "
             f'Use the version named there.'
         )
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items() if key in known}
-    return cls(**values)
+    return _filled(cls, {key: value for key, value in plain.items() if key in known})
+
+
+def _filled(cls: type, plain: Mapping[str, Any]) -> Any:
+    """A dataclass of options from plain data; options that are dataclasses or lists are again what they were."""
+    try:
+        hints = typing.get_type_hints(cls)
+    except (NameError, TypeError):  # annotations that cannot be read outside their module
+        hints = {}
+    return cls(**{name: _as_hinted(hints.get(name), value) for name, value in plain.items()})
+
+
+def _as_hinted(hint: Any, value: Any) -> Any:
+    kinds = (hint, *typing.get_args(hint))
+    if isinstance(value, dict):
+        inner = next((kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
+        return value if inner is None else _filled(inner, value)
+    as_list = any(list in (kind, typing.get_origin(kind)) for kind in kinds)
+    return tuple(value) if isinstance(value, list) and not as_list else value
 
 
 def write_json(path: Path, content: Any) -> None:

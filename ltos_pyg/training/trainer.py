@@ -18,6 +18,7 @@ from ltos_pyg.algos import ranks as ranks_of_run
 from ltos_pyg.graph_env import GraphEnv
 from ltos_pyg.graph_env.adapters.pettingzoo import PettingZooEnv
 from ltos_pyg.graph_env.base import check_step
+from ltos_pyg.plain import check_plain
 from ltos_pyg.progress import Progress
 from ltos_pyg.seeding import seed_stream
 from ltos_pyg.training.callbacks import Callback, CallbackError
@@ -107,6 +108,8 @@ class Trainer:
         with self._progress() as bar, _catch_signals() as caught:
             with self._agree(caught):
                 self._call('on_start')
+                if algo.env_steps == 0:  # now rather than at the first checkpoint
+                    check_plain({'algorithm': algo.state_dict(), 'env': self.env.state_dict()}, 'state')
                 if algo.env_steps == 0 and self.last_eval_step < 0:
                     self.evaluate()
             while self.hooks.since is not None or (
@@ -154,7 +157,10 @@ class Trainer:
         if stopped:
             self.stopped = self.ranks.from_first(self.stopped)
         if broken:
-            self.save()
+            try:
+                self.save()
+            except Exception as error:
+                raise error from failed  # both are shown
             with together(self.ranks):
                 if failed is not None:
                     raise failed
@@ -194,7 +200,7 @@ class Trainer:
                     metrics = flatten(evaluate(self.algorithm, env, self.config.eval_seed, show='evaluation'))
                 self.hooks.metrics = metrics
             self._call('on_evaluation', metrics)
-            self.last_eval = {name: float(value) for name, value in metrics.items()}
+            self.last_eval = dict(metrics)
             self.hooks.metrics = None
             self.hooks.called.pop('on_evaluation', None)
             self._write(**self.last_eval)
@@ -235,6 +241,7 @@ class Trainer:
             'algorithm': self.algorithm.state_dict(),
             'env': self.env.state_dict(),
             'tally': dict(self.tally.sums),
+            'per_node': sorted(self.tally.per_node),
             'window': self.window.state_dict(),
             'last_eval': dict(self.last_eval),
             'last_eval_step': self.last_eval_step,
@@ -260,7 +267,7 @@ class Trainer:
         self.inexact_resumes = list(state.get('inexact_resumes', []))
         if state['env'] is not None:
             self.graph = self.env.load_state_dict(state['env'])
-            self.tally.sums = state['tally']
+            self.tally.sums, self.tally.per_node = state['tally'], set(state.get('per_node', ()))
         else:
             self.algorithm.restart_episodes()
             name = str(self.algorithm.env_steps)  # not the first episodes of the run again
@@ -305,6 +312,8 @@ class Trainer:
                 continue
             try:
                 getattr(callback, hook)(self, *args)
+                if hook == 'on_evaluation':
+                    _as_numbers(*args)
             except Exception as error:
                 raise CallbackError(
                     f'{type(callback).__name__}.{hook} raised {type(error).__name__}: {error}. The run was saved at '
@@ -344,8 +353,8 @@ class MetricWindow:
         """Adds one value each."""
         for name, value in metrics.items():
             total, count = self.sums.get(name, (0.0, 0))
-            self.sums[name] = (total + value, count + 1)
-            self.latest[name] = value
+            self.sums[name] = (total + float(value), count + 1)
+            self.latest[name] = float(value)
 
     def merge(self, sums: Sequence[dict[str, tuple[float, int]]]) -> None:
         """Replaces the sums by the totals of several windows, e.g. of all ranks."""
@@ -375,6 +384,16 @@ def flatten(stats: dict[str, Stat]) -> Metrics:
     for name, stat in stats.items():
         flat |= {f'eval/{name}': stat.mean, f'eval/{name}_std': stat.std}
     return flat | {'eval/episodes': float(stats['return'].count)}
+
+
+def _as_numbers(metrics: dict[str, Any]) -> None:
+    """Turns what callbacks added to an evaluation into floats; what is no number is removed and named."""
+    for name, value in list(metrics.items()):
+        try:
+            metrics[name] = float(value)
+        except (TypeError, ValueError):
+            del metrics[name]
+            raise ValueError(f"metrics['{name}'] must be a number (got {value!r})") from None
 
 
 def _passed(before: int, after: int, every: int) -> bool:

@@ -316,7 +316,7 @@ def save_gif(frames: Iterable[Frame], path: Path | str, fps: float = 8) -> Path:
 
     Raises:
         ValueError: If there is no frame, their sizes differ, or ``fps`` is not in (0, 50] (the format counts 10 ms).
-        OSError: As :func:`~ltos_pyg.training.checkpoint.atomic_write`.
+        OSError: As :func:`~ltos_pyg.training.atomic.atomic_write`.
     """
     image = pillow()[0]
     if not 0 < fps <= 50:
@@ -351,7 +351,7 @@ def save_pngs(frames: Iterable[Frame], folder: Path | str) -> list[Path]:
 
     Raises:
         ValueError: If there is no frame, or their sizes differ.
-        OSError: As :func:`~ltos_pyg.training.checkpoint.atomic_write`.
+        OSError: As :func:`~ltos_pyg.training.atomic.atomic_write`.
     """
     image = pillow()[0]
     stack = _same_size(frames)

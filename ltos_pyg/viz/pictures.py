@@ -10,6 +10,7 @@ import torch
 
 from ltos_pyg.algos import Algorithm, Decision
 from ltos_pyg.graph_env import GraphEnv
+from ltos_pyg.training.evaluate import play_seeded
 from ltos_pyg.viz.drawing import Frame, Scene, draw_scene, terminal_view
 
 SceneOf = Callable[[Any, Any, Decision, str], Scene]  # from (environment, graph, decision, title)
@@ -120,16 +121,17 @@ def _greedy_steps(
     graph = env.reset(seed)
     algorithm.reset_eval_state()
     total, played = 0.0, 0
-    while steps is None or played < steps:
-        decision = algorithm.act(graph)
-        yield graph, decision, f'step {played}   return {total:.2f} an agent'
-        step = env.step(decision.action)
-        algorithm.on_eval_step(step)
-        total += float(step.reward.sum()) / max(len(step.reward), 1)
-        played += 1
-        if bool(step.ended.any()):
-            return
-        graph = step.graph
+    with play_seeded(algorithm, seed):
+        while steps is None or played < steps:
+            decision = algorithm.act(graph)
+            yield graph, decision, f'step {played}   return {total:.2f} an agent'
+            step = env.step(decision.action)
+            algorithm.on_eval_step(step)
+            total += float(step.reward.sum()) / max(len(step.reward), 1)
+            played += 1
+            if bool(step.ended.any()):
+                return
+            graph = step.graph
 
 
 def shares(decision: Decision) -> dict[str, Any]:

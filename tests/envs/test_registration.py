@@ -14,6 +14,7 @@ from gymnasium.utils.env_checker import check_env
 
 from ltos_pyg.data import Snapshot
 from ltos_pyg.envs import JungleEnv, PrisonerEnv, register_envs
+from ltos_pyg.envs.traffic import TrafficConfig, make_traffic
 from ltos_pyg.graph_env import SingleGraphEnv, SingleStep, VectorGraphEnv
 from ltos_pyg.graph_env.adapters.gymnasium import GymnasiumEnv
 
@@ -131,3 +132,10 @@ def test_networks_load_without_games(tmp_path: Path) -> None:
     """The layers alone bring neither Gymnasium nor the games."""
     code = "import sys, ltos_pyg.nn; print({'gymnasium', 'ltos_pyg.envs'} & set(sys.modules))"
     assert run(code, tmp_path) == 'set()\n'
+
+
+def test_the_last_step_has_the_metrics_of_the_episode():
+    env = GymnasiumEnv(make_traffic(TrafficConfig(net=('1x2',), horizon=3)))
+    env.reset(seed=0)
+    infos = [env.step(np.zeros(2, dtype=np.int64))[-1] for _ in range(3)]
+    assert ['duration' in info for info in infos] == [False, False, True]

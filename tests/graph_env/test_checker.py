@@ -204,7 +204,9 @@ class DrawsFirst(Drift):
         return super().step(action)
 
 
-@broken('plain state', r'state_dict\(\): expected tensors and plain containers, .* got UnpicklingError: ')
+@broken(
+    'plain state', r"state_dict\(\): expected tensors and plain containers, .* got 'state\['spec'\]' must be a dict, "
+)
 class SavesAnObject(Drift):
     def state_dict(self) -> dict[str, Any] | None:
         return {'spec': self.spec}

@@ -408,3 +408,26 @@ def test_importing_loads_none_of_the_extras():
 def test_a_position_lies_within_the_observation(position):
     with pytest.raises(ValueError, match=r"'position' must lie within the observation: agent 0 has 2 values"):
         KNearest(1, position).edges(None, [0, 1], {a: np.zeros(2) for a in (0, 1)})
+
+
+class Meadow(Pond):
+    """Its observation is a place and a speed."""
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        return spaces.Dict({'place': spaces.Box(0, 9, (2,)), 'speed': spaces.Box(0, 9, (1,))})
+
+    def observe(self, agents: list[str]) -> dict[str, Any]:
+        places = {agent: np.array([self.number(agent) ** 2, 0.0], dtype=np.float32) for agent in agents}
+        return {agent: {'place': place, 'speed': np.ones(1, np.float32)} for agent, place in places.items()}
+
+
+def test_a_position_is_a_slice_of_the_flattened_observation():
+    env = from_pettingzoo(lambda: Meadow({}), KNearest(1, position=slice(0, 2), symmetric=False))
+    graph = env.reset(seed=0)
+    assert graph.x.tolist() == [[0, 0, 1], [1, 0, 1], [4, 0, 1]]
+    assert sorted(graph.edge_index.t().tolist()) == [[0, 1], [1, 0], [1, 2]]
+
+
+def test_agents_of_a_fixed_set_must_end_alike():
+    with pytest.raises(ValueError, match=r"with fixed_nodes=True all agents must end alike \(got \['b', 'c'\] trunc"):
+        list(zip(range(3), play({2: {'dies': 'a', 'late': 'bc'}}, fixed_nodes=True), strict=False))

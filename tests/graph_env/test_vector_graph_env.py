@@ -320,6 +320,7 @@ def test_the_spec_says_what_the_game_says():
     ('graph', 'more', 'message'),
     [
         ({'x': np.ones((2, 2))}, {}, r"'x' from Mistaken.step\(\) must be a torch.Tensor \(got ndarray\)"),
+        ({'note': 'a'}, {}, r"'note' of the graph from Mistaken.step\(\) must be a torch.Tensor, .* \(got str\)"),
         (
             {'edge_index': torch.tensor([[0, 2], [1, 0]])},
             {},

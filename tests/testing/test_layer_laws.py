@@ -210,3 +210,19 @@ def test_impossible_graphs_are_refused():
         random_snapshot(3, 7, 1)
     with pytest.raises(ValueError, match=r"'num_edges' must be even in a symmetric graph.*\(got 3\)"):
         random_snapshot(3, 3, 1, symmetric=True)
+
+
+def test_outputs_that_are_no_numbers_are_named_before_any_law():
+    class Broken(Module):
+        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+            return x * torch.nan
+
+    with pytest.raises(AssertionError, match=r'Broken: output 0 .* has NaN or infinite entries'):
+        assert_equivariant(Broken(), torch.ones(3, 2), torch.tensor([[0], [1]]))
+
+
+def test_one_row_per_graph_needs_the_graph_of_each_node():
+    with pytest.raises(ValueError, match=r"'outputs' must be 'node' or 'edge': a layer is not told the graphs"):
+        assert_batch_invariant(
+            lambda x, edge_index: x.sum(0, keepdim=True), [random_snapshot(4, 6, num_features=2)], outputs='graph'
+        )

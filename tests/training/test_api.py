@@ -454,3 +454,34 @@ def test_options_of_message_passing_are_of_methods_with_messages(tmp_path):
     assert ltos_pyg.load_policy(run.folder).spec.num_actions == 2
     longer = train(steps=240, out=run.folder, resume=True, checkpoint_every=80)
     assert longer.result['env_steps'] == 240
+
+
+def test_callbacks_may_come_from_a_generator(tmp_path):
+    seen = []
+    train(out=tmp_path / 'run', callbacks=(CustomMetric('n', lambda t: seen.append(1) or 0.0) for _ in range(2)))
+    assert len(seen) > 0
+
+
+def test_what_a_callback_adds_must_be_a_number_and_the_run_can_be_resumed(tmp_path):
+    class Notes(Callback):
+        def on_evaluation(self, trainer: Any, metrics: dict[str, Any]) -> None:
+            metrics['eval/note'] = 'hello'
+
+    with pytest.raises(CallbackError, match=r"Notes.on_evaluation .*metrics\['eval/note'\] must be a number"):
+        train(out=tmp_path / 'run', callbacks=[Notes()])
+    assert train(out=tmp_path / 'run', resume=True).result['env_steps'] == 160
+
+
+def test_a_sink_may_be_a_class_that_is_made_for_the_folder(tmp_path):
+    class File:
+        def __init__(self, folder: Path, step: int | None) -> None:
+            self.file = (folder / 'steps.txt').open('a')
+
+        def write(self, step: int, metrics: Any) -> None:
+            self.file.write(f'{step}\n')
+
+        def close(self) -> None:
+            self.file.close()
+
+    run = train(out=tmp_path / 'run', sinks=[File])
+    assert (run.folder / 'steps.txt').read_text().split() == [str(row['step']) for row in run.metrics]

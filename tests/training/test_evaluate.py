@@ -326,3 +326,11 @@ def test_episodes_that_do_not_end_are_spoken_of_before_they_are_given_up(monkeyp
     with pytest.raises(ValueError, match='3 of 3 evaluation episodes did not end within 8 steps'):
         evaluate(make_algo('dqn', env), env, 0, max_steps=8, show='evaluation')
     assert 'ltos: 3 of 3 episodes have not ended after 5 steps.' in capsys.readouterr().err
+
+
+def test_an_entry_per_node_is_no_metric_also_where_there_are_as_many_nodes_as_graphs():
+    pairs, tally = graphs((1, []), (1, [])), EpisodeTally(2)
+    tally.step(pairs, torch.ones(2), {'energy': torch.ones(2)}, None)
+    tally.step(PAIR_AND_LONER, torch.ones(3), {'energy': torch.ones(3)}, None)
+    tally.step(pairs, torch.ones(2), {'energy': torch.ones(2)}, None)
+    assert 'energy' not in tally.finish(torch.tensor([True, True]))

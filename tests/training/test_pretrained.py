@@ -10,7 +10,7 @@ import torch
 
 import ltos_pyg
 from ltos_pyg.training.card import card_text
-from ltos_pyg.training.pretrained import FOLDER, pretrained_names
+from ltos_pyg.training.pretrained import FOLDER, is_packaged, pretrained_names
 from ltos_pyg.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -71,3 +71,9 @@ def test_each_acts_on_graphs_of_its_environment(name, tmp_path, monkeypatch):
     assert action.shape == (graph.num_nodes,)
     given = torch.zeros(graph.num_nodes).index_add(0, graph.edge_index[0], sharing.given)
     torch.testing.assert_close(given + sharing.kept, torch.ones(graph.num_nodes))
+
+
+def test_a_path_from_the_checkout_is_known_as_the_packages_own(monkeypatch):
+    monkeypatch.chdir(FOLDER.parents[1])
+    assert is_packaged(Path('ltos_pyg/pretrained/jungle-ltos'))
+    assert not is_packaged(Path('runs/jungle-ltos'))

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from trainer_zoo import TRAIN, Bomb, Lottery, differing, flat, jungle, lottery, make_algo, untimed
@@ -233,3 +234,17 @@ def test_a_device_must_be_there():
     count = torch.cuda.device_count()
     with pytest.raises(ValueError, match=rf"'device' is 'cuda:{count}', but PyTorch finds {count} CUDA devices here"):
         check_device(f'cuda:{count}')
+
+
+def test_a_state_that_cannot_be_saved_is_refused_before_the_first_step(tmp_path, make_trainer):
+    trainer = make_trainer(tmp_path)
+    trainer.env.state_dict = lambda: {(0, 1): 'position'}
+    with pytest.raises(ValueError, match=r"'state\['env'\]' needs str or int as keys \(got \(0, 1\), a tuple\)"):
+        trainer.run()
+    assert trainer.algorithm.env_steps == 0
+
+
+def test_a_window_holds_plain_numbers():
+    window = MetricWindow()
+    window.add({'loss': np.float64(1.5)})
+    assert [type(value) for value in window.means().values()] == [float]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+import ltos_pyg
 from ltos_pyg.algos import Decision
 from ltos_pyg.envs import DilemmasEnv, JungleEnv, PrisonerEnv
 from ltos_pyg.nn import constant_sharing
@@ -106,3 +107,12 @@ def test_groups_are_drawn_as_squares():
         x, y = scene.positions[members].T
         assert (x.max() - x.min(), y.max() - y.min()) == (2, 2)
     assert scene.size == (7, 3)
+
+
+def test_an_episode_depends_on_its_seed_alone_also_where_actions_are_drawn():
+    policy = ltos_pyg.load_policy('jungle-ltos').algorithm
+    assert policy.config.eval_temperature > 0
+    before = policy.play_rng.get_state()
+    first, second = (list(episode_scenes(policy, JungleEnv(), 5, 12)) for _ in range(2))
+    assert all((one.positions == other.positions).all() for one, other in zip(first, second, strict=True))
+    assert torch.equal(policy.play_rng.get_state(), before)

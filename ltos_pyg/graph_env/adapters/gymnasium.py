@@ -22,7 +22,7 @@ class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
     """A :class:`~ltos_pyg.graph_env.GraphEnv` of one episode as a :class:`gymnasium.Env`.
 
     All agents together are one actor: ``MultiDiscrete`` actions, one per node, and the mean of their rewards. The
-    reward of each agent is in ``info['rewards']``, with the metrics of the step.
+    reward of each agent is in ``info['rewards']``, with the metrics of the step and, at its end, of the episode.
 
     The observation is a ``Dict`` of arrays of fixed size, padded with zeros after the nodes and edges:
 
@@ -78,7 +78,8 @@ class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
             self._next, self._num_nodes = step.graph, None
         rewards = _array(step.reward)
         mean = float(rewards.mean()) if rewards.size else 0.0
-        info = {'rewards': rewards, **{name: _plain(value) for name, value in step.info.items()}}
+        of_episode = step.outcome if bool(step.ended[0]) else {}
+        info = {'rewards': rewards, **{name: _plain(value) for name, value in {**step.info, **of_episode}.items()}}
         return observation, mean, bool(step.terminated[0]), bool(step.truncated[0]), info
 
     def close(self) -> None:
@@ -114,18 +115,21 @@ def _observation_space(spec: GraphEnvSpec) -> spaces.Dict:
     if spec.edge_dim is not None:
         fields['edge_attr'] = _box((E, spec.edge_dim), spec.edge_dtype)
     if not spec.fixed_nodes:
-        fields['node_id'] = _box((N,), torch.int64)
+        fields['node_id'] = spaces.Box(0, 2**31 - 1, (N,), np.int64)
     if spec.has_action_mask:
         fields['action_mask'] = spaces.Box(0, 1, (N, spec.num_actions), np.int8)
     return spaces.Dict(fields)
 
 
 def _box(shape: tuple[int, ...], dtype: torch.dtype) -> spaces.Box:
-    """All numbers of a dtype; of floats, the finite ones."""
+    """All numbers of a dtype; of floats, the finite ones of float32, which Gymnasium can draw from."""
     numpy_dtype = _array(torch.empty(0, dtype=dtype)).dtype
     if dtype == torch.bool:
         return spaces.Box(0, 1, shape, numpy_dtype.type)
-    limits = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
+    if dtype.is_floating_point:
+        most = numpy_dtype.type(min(torch.finfo(dtype).max, torch.finfo(torch.float32).max))
+        return spaces.Box(-most, most, shape, numpy_dtype.type)
+    limits = torch.iinfo(dtype)
     return spaces.Box(numpy_dtype.type(limits.min), numpy_dtype.type(limits.max), shape, numpy_dtype.type)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,13 +25,14 @@ class NeighbourRule(ABC):
     """Defines which agents are neighbours. ``symmetric`` and :meth:`max_edges` go into the spec."""
 
     symmetric: bool = False
+    flattened: ClassVar[bool] = False  # whether :meth:`edges` gets flattened observations
 
     @abstractmethod
     def edges(self, env: Any, agents: list[Agent], observations: dict[Agent, Any]) -> Tensor:
         """Edge indices (2, E) between the positions of ``agents``; row 0 sends, row 1 receives.
 
         ``env`` is the PettingZoo environment, for state that is not in the observations. ``observations`` are as the
-        environment returned them, without the action mask.
+        environment returned them, without the action mask; flattened if :attr:`flattened`.
         """
 
     def max_edges(self, num_agents: int) -> int:
@@ -58,6 +59,8 @@ class KNearest(NeighbourRule):
         symmetric (bool): If ``True``, two agents are connected in both directions if either is among the other's ``k``
             nearest.
     """
+
+    flattened = True
 
     def __init__(
         self, k: int, position: slice | Callable[[Any, Agent], Sequence[float]], symmetric: bool = True
@@ -192,6 +195,11 @@ class PettingZooEnv(SingleGraphEnv):
         self._agents = [agent for agent in self._in_order(self.env.agents) if agent not in gone and agent not in late]
         if self._agents:
             return SingleStep(self._look(self._agents, observations), reward)
+        if late and self.fixed_nodes and len(late) < len(acted):
+            raise ValueError(
+                f'{self._name}: with fixed_nodes=True all agents must end alike (got {late} truncated and the others '
+                f'terminated in one step). Pass fixed_nodes=False.'
+            )
         if late:  # the bootstrap needs their current observations, not older ones
             return SingleStep(self._look(late, observations, over=True), reward, truncated=True)
         seen = {**self._last_seen, **observations}
@@ -229,7 +237,8 @@ class PettingZooEnv(SingleGraphEnv):
         for row, agent in zip(x, agents, strict=True):
             values = self._observers[agent].flatten(seen[agent])
             row[: values.size] = values
-        plain = {agent: self._observers[agent].plain(seen[agent]) for agent in agents}
+        read = [self._observers[a].flatten if self.rule.flattened else self._observers[a].plain for a in agents]
+        plain = {agent: as_rule(seen[agent]) for agent, as_rule in zip(agents, read, strict=True)}
         fields = {'action_mask': self._masks(seen, over)} if self.has_action_mask else {}
         return Snapshot(
             x=torch.from_numpy(x),

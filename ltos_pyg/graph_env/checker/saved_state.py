@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -15,6 +14,7 @@ from ltos_pyg.graph_env.base import GraphEnv
 from ltos_pyg.graph_env.checker.clauses import EnvCheckError, declare
 from ltos_pyg.graph_env.checker.fingerprint import check_same, differences, digest_graph
 from ltos_pyg.graph_env.checker.walk import go_on, record_trajectory, walk
+from ltos_pyg.plain import check_plain
 
 fail = declare(
     {
@@ -40,13 +40,13 @@ def check_saved_state(make_env: Callable[[], GraphEnv], steps: int, seed: int) -
 
 
 def _through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    file = io.BytesIO()
     try:
-        torch.save(state, file)
-        file.seek(0)
-        return torch.load(file, weights_only=True)
-    except (pickle.PickleError, TypeError, AttributeError, RuntimeError) as error:
-        got = f'{type(error).__name__}: {str(error).splitlines()[0]}'
+        check_plain(state, 'state')
+    except ValueError as error:
         raise EnvCheckError(
-            'plain state', 'state_dict()', 'tensors and plain containers, as torch.load(weights_only=True) reads', got
+            'plain state', 'state_dict()', 'tensors and plain containers, as a checkpoint holds', str(error)
         ) from error
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)

@@ -12,6 +12,7 @@ import torch
 
 from ltos_pyg.algos import Algorithm
 from ltos_pyg.envs.traffic import TrafficEnv
+from ltos_pyg.training.evaluate import play_seeded
 from ltos_pyg.training.run import load_run
 
 Ints = npt.NDArray[np.int64]
@@ -38,23 +39,24 @@ def traffic_moments(algorithm: Algorithm, env: TrafficEnv, seed: int = 0) -> Ite
     graph = env.reset(seed)
     algorithm.reset_eval_state()
     engine = env.engines[0]
-    for k in range(env.horizon):
-        decision = algorithm.act(graph)
-        nodes, edges = int(graph.ptr[1]), graph.batch[graph.edge_index[0]] == 0
-        before, sharing = env.phases[0][0], decision.sharing
-        yield Moment(
-            time=k * env.seconds,
-            before=before,
-            phase=env.choices[0].of(decision.action[:nodes].cpu().numpy()),
-            vehicles=engine.lane_vehicle_count()[0].astype(np.int64),
-            waiting=engine.lane_waiting_count()[0].astype(np.int64),
-            kept=None if sharing is None else sharing.kept[:nodes].double().cpu().numpy(),
-            edge_index=graph.edge_index[:, edges].cpu().numpy(),
-            given=None if sharing is None else sharing.given[edges].double().cpu().numpy(),
-        )
-        step = env.step(decision.action)
-        algorithm.on_eval_step(step)
-        graph = step.graph
+    with play_seeded(algorithm, seed):
+        for k in range(env.horizon):
+            decision = algorithm.act(graph)
+            nodes, edges = int(graph.ptr[1]), graph.batch[graph.edge_index[0]] == 0
+            before, sharing = env.phases[0][0], decision.sharing
+            yield Moment(
+                time=k * env.seconds,
+                before=before,
+                phase=env.choices[0].of(decision.action[:nodes].cpu().numpy()),
+                vehicles=engine.lane_vehicle_count()[0].astype(np.int64),
+                waiting=engine.lane_waiting_count()[0].astype(np.int64),
+                kept=None if sharing is None else sharing.kept[:nodes].double().cpu().numpy(),
+                edge_index=graph.edge_index[:, edges].cpu().numpy(),
+                given=None if sharing is None else sharing.given[edges].double().cpu().numpy(),
+            )
+            step = env.step(decision.action)
+            algorithm.on_eval_step(step)
+            graph = step.graph
 
 
 def load_traffic_run(folder: Path, device: str | None = None) -> tuple[Algorithm, TrafficEnv]:

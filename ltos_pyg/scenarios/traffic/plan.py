@@ -6,14 +6,13 @@ import csv
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ltos_pyg.envs.traffic.trace import save_trace
 from ltos_pyg.scenarios.traffic.moments import Ints, Moment, load_traffic_run, traffic_moments
-from ltos_pyg.training.atomic import atomic_write
+from ltos_pyg.training.atomic import write_text
 
 PlanRow = tuple[int, int, int]  # second, number of the signal, phase from then on
 
@@ -61,7 +60,7 @@ def write_plan(folder: Path, out: Path) -> int:
     rows = signal_plan(traffic_moments(algorithm, env), env.choices[0].yellow, env.yellow)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == '.csv':
-        atomic_write(out, lambda file: _write(file, _csv(rows, names).encode()))
+        write_text(out, _csv(rows, names))
     else:
         phase = plan_phases(rows, len(names), env.horizon * env.seconds).astype(np.uint8)
         save_trace(out, {'intersections': np.array(names), 'phase': phase})
@@ -75,7 +74,3 @@ def _csv(rows: list[PlanRow], names: tuple[str, ...]) -> str:
     writer.writerow(['time', 'signal', 'phase'])
     writer.writerows((time, names[signal], phase) for time, signal, phase in rows)
     return text.getvalue()
-
-
-def _write(file: Any, data: bytes) -> None:
-    file.write(data)
