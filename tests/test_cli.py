@@ -326,6 +326,22 @@ def test_an_episode_is_watched_as_a_gif_as_pictures_and_in_the_terminal(capsys, 
     assert ('kept' in shown) == (name != 'prisoner-dqn')
 
 
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['watch', '--terminal', '--out', 'x.gif'], "'--out' does nothing with --terminal (got x.gif). Leave it out."),
+        (['watch', '--terminal', '--figure', 'selfishness'], "'--figure' does nothing with --terminal"),
+        (['watch', '--figure', 'selfishness', '--seed', '1'], "'--seed' does nothing with --figure (got 1)"),
+        (['watch', '--figure', 'selfishness', '--steps', '3'], "'--steps' does nothing with --figure (got 3)"),
+        (['watch', '--figure', 'selfishness', '--fps', '8'], "'--fps' does nothing with --figure (got 8)"),
+        (['evaluate', '--over', 'length=9', '--json', '--format', 'csv'], "'--format csv' does nothing with --json"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(capsys, runs, args, message):
+    code, printed = said(capsys, [args[0], str(runs / 'prisoner'), *args[1:]])
+    assert (code, message in printed) == (1, True), printed
+
+
 def test_a_run_of_a_machine_with_cuda_is_evaluated_and_watched_on_one_without(capsys, runs, tmp_path):
     folder = tmp_path / 'elsewhere'
     shutil.copytree(runs / 'prisoner', folder)

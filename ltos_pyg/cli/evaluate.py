@@ -54,6 +54,8 @@ def main(args: Sequence[str]) -> int:
         raise ValueError(f"'--episodes' must be at least 1 (got {options.episodes})")
     if not options.over and (options.metric or options.format != 'text'):
         raise ValueError("'--metric' and '--format' are of the table of --over (got no --over). Leave them out.")
+    if options.json and options.format != 'text':
+        raise ValueError(f"'--format {options.format}' does nothing with --json. Leave one of them out.")
     grid = read_grid([part for group in options.over for part in group])
     fixed = [change for group in options.env for change in group]
     folder = run_folder_of(options.folder)

@@ -10,6 +10,8 @@ from typing import Literal
 from ltos_pyg.cli.options import ImportArg, PolicyArg, parse, run_folder_of, say_loading
 from ltos_pyg.ranges import check_range
 
+SEED, FPS = 2_000_000, 8
+
 
 @dataclass
 class Options:
@@ -18,10 +20,10 @@ class Options:
     folder: PolicyArg
     out: Path | None = None
     """a .gif, or a folder for PNGs (default: RUN/episode.gif; of a pretrained policy NAME-episode.gif)"""
-    seed: int = 2_000_000
-    """seed of the episode"""
-    fps: int = 8
-    """pictures per second"""
+    seed: int | None = None
+    """seed of the episode (default: 2000000)"""
+    fps: int | None = None
+    """pictures per second (default: 8)"""
     steps: int | None = None
     """draw only this many steps"""
     device: str | None = None
@@ -36,8 +38,11 @@ class Options:
 def main(args: Sequence[str]) -> int:
     """Draws."""
     options = parse(Options, args, 'ltos watch')
-    check_range(options, 'fps', least=1)
+    if options.fps is not None:
+        check_range(options, 'fps', least=1)
     check_range(options, 'steps', least=1, none=', or be left out')
+    _check_together(options)
+    seed, fps = SEED if options.seed is None else options.seed, options.fps or FPS
     folder = run_folder_of(options.folder)
     say_loading()
     from ltos_pyg import registry
@@ -46,7 +51,7 @@ def main(args: Sequence[str]) -> int:
 
     registry.import_modules(options.imports)
     if options.terminal:
-        show_run(folder, options.seed, options.fps, options.steps, options.device)
+        show_run(folder, seed, fps, options.steps, options.device)
         return 0
     name = f'{options.figure}.png' if options.figure else 'episode.gif'
     default = Path(f'{folder.name}-{name}') if is_packaged(folder) else folder / name
@@ -56,6 +61,16 @@ def main(args: Sequence[str]) -> int:
 
         written = draw_selfishness(folder, out, device=options.device)
     else:
-        written = [watch_run(folder, out, options.seed, options.fps, options.steps, options.device)]
+        written = [watch_run(folder, out, seed, fps, options.steps, options.device)]
     print('\n'.join(f'wrote {path}' for path in written))
     return 0
+
+
+def _check_together(options: Options) -> None:
+    """Raises a ``ValueError`` for the first option that would do nothing beside --terminal or --figure."""
+    beside = {'--terminal': ('out', 'figure')} if options.terminal else {}
+    beside |= {'--figure': ('seed', 'fps', 'steps')} if options.figure else {}
+    for flag, names in beside.items():
+        for name in names:
+            if getattr(options, name) is not None:
+                raise ValueError(f"'--{name}' does nothing with {flag} (got {getattr(options, name)}). Leave it out.")

@@ -24,7 +24,6 @@ COCO_Q = Method(label='Coco-Q', algo='coco_q')
 
 OFF_POLICY = (LTOS, LTOS_EDGE, FIXED, DGN, DQN, QMIX, IP)
 ON_POLICY = (NEURCOMM, CONSENET, LIO)
-MANY = OFF_POLICY + ON_POLICY  # methods for many agents
 
 JUNGLE = Setting(label='jungle', scenario='jungle', options={'final_episodes': 100})
 GRID_FILES = {'net': ('roadnet_6_6.json',), 'flow': ('anon_6_6_small_2570_bi.json',)}
@@ -42,9 +41,9 @@ def jungle(label: str, x: float | None = None, **options: Any) -> Setting:
     return Setting(label=label, scenario='jungle', options={**JUNGLE.options, **options}, x=x)
 
 
-def with_seeds(methods: tuple[Method, ...], seeds: int) -> tuple[Method, ...]:
+def each_with_seeds(methods: tuple[Method, ...], seeds: int) -> tuple[Method, ...]:
     """The methods with so many seeds."""
-    return tuple(Method(label=m.label, algo=m.algo, options=m.options, seeds=seeds) for m in methods)
+    return tuple(dataclasses.replace(method, seeds=seeds) for method in methods)
 
 
 def by_row(setting: str, numbers: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -129,16 +128,16 @@ _ALL = (
     ),
     Experiment(
         name='fig3b', title='Figure 3b: learning curves on the jungle, 20 agents', report='curves',
-        settings=(JUNGLE,), methods=(*OFF_POLICY, *with_seeds(ON_POLICY, 2)),
+        settings=(JUNGLE,), methods=(*OFF_POLICY, *each_with_seeds(ON_POLICY, 2)),
     ),
     Experiment(
         name='fig3c', title='Figure 3c: learning curves on traffic, 6x6', report='curves', files=True,
         settings=(TRAFFIC_6X6,),
-        methods=(*with_seeds((LTOS, FIXED, DGN, DQN), 3), *with_seeds((QMIX, IP, *ON_POLICY), 1)),
+        methods=(*each_with_seeds((LTOS, FIXED, DGN, DQN), 3), *each_with_seeds((QMIX, IP, *ON_POLICY), 1)),
     ),
     Experiment(
         name='table1', title='Table 1: reward a step on the jungle, 20 agents',
-        settings=(JUNGLE,), methods=(*OFF_POLICY, *with_seeds(ON_POLICY, 2)), paper=TABLE1,
+        settings=(JUNGLE,), methods=(*OFF_POLICY, *each_with_seeds(ON_POLICY, 2)), paper=TABLE1,
         text="The paper's upper bound is 0.95.",
     ),
     Experiment(
@@ -164,7 +163,7 @@ _ALL = (
     Experiment(
         name='table3', title='Table 3: red lights on traffic, 6x6 and Shenzhen', files=True,
         settings=(TRAFFIC_6X6, TRAFFIC_SHENZHEN),
-        methods=(*with_seeds((LTOS, LTOS_EDGE, FIXED, DGN, DQN), 3), *with_seeds((QMIX, IP, *ON_POLICY), 1)),
+        methods=(*each_with_seeds((LTOS, LTOS_EDGE, FIXED, DGN, DQN), 3), *each_with_seeds((QMIX, IP, *ON_POLICY), 1)),
         paper=TABLE3, text=TRAFFIC_NOTE,
     ),
     Experiment(

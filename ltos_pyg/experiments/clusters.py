@@ -182,10 +182,17 @@ class SlurmTask:
     def __call__(self, run: Run, folder: Path) -> str | None:
         self.stop = threading.Event()
         reasons: list[str | None] = []
-        self.thread = threading.Thread(target=lambda: reasons.append(train_here(run, folder, self.stop)))
+
+        def train() -> None:
+            try:
+                reasons.append(train_here(run, folder, self.stop))
+            except Exception as error:  # of the thread, which would only print it
+                reasons.append(f'{type(error).__name__}: {error}')
+
+        self.thread = threading.Thread(target=train)
         self.thread.start()
         self.thread.join()
-        return reasons[0] if reasons else 'the run could not be started'
+        return reasons[0]
 
     def checkpoint(self, run: Run, folder: Path) -> Any:
         """Stops the run, which saves, and asks for a new job that resumes it."""

@@ -51,22 +51,34 @@ def lines(experiment: Experiment, results: Sequence[Result]) -> Any:
         axes = figure.subplots()
         for rank, method in enumerate(experiment.methods):
             mine = [one for one in results if one.method is method and one.setting.x is not None]
+            mine.sort(key=_x)
             colour, marker = COLOURS[rank % len(COLOURS)], MARKERS[rank % len(MARKERS)]
-            x = [float(one.setting.x) for one in mine if one.setting.x is not None]
+            x = [_x(one) for one in mine]
             axes.plot(x, [one.values.mean() for one in mine], color=colour, marker=marker, label=method.label)
             low, high = [one.values.min() for one in mine], [one.values.max() for one in mine]
             axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
             paper = experiment.paper.get(method.label, {})
-            numbers = [(s.x, paper[s.label]) for s in experiment.settings if s.label in paper]
+            numbers = sorted((s.x, paper[s.label]) for s in experiment.settings if s.label in paper and s.x is not None)
             if numbers:
                 axes.plot(*zip(*numbers, strict=True), color=colour, marker=marker, linestyle=':', alpha=0.6,
                           markerfacecolor='none', label=f'{method.label}, paper')  # fmt: skip
-        axes.set_xlabel(experiment.settings[0].label.partition(' = ')[0])
+        axes.set_xlabel(_x_label(experiment))
         axes.set_ylabel(' or '.join(dict.fromkeys(one.metric for one in results)))
         axes.set_title(experiment.title)
         axes.legend(loc='best', fontsize=7.5)
         figure.supxlabel('line: mean over seeds; band: lowest to highest seed', fontsize=7.5, color='0.35')
     return figure
+
+
+def _x(one: Result) -> float:
+    """The place of a result on the horizontal axis."""
+    return float(one.setting.x or 0.0)
+
+
+def _x_label(experiment: Experiment) -> str:
+    """What all settings name before ``' = '``, else ``'x'``."""
+    names = {name if equals else 'x' for name, equals, _ in (s.label.partition(' = ') for s in experiment.settings)}
+    return names.pop() if len(names) == 1 else 'x'
 
 
 def profiles(results: Sequence[Result], note: str = '') -> Any:

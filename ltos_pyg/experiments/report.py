@@ -206,8 +206,8 @@ def with_seeds(results: Sequence[Result], least: int) -> tuple[list[Result], lis
 def _late(one: Result) -> str:
     """The mean and the worst of the evaluations in the second half of training, over all seeds."""
     values = [value for run in one.late for value in run]
-    worst = max if one.lower_is_better else min
-    return ', '.join(rounded(float(np.mean(values)), worst(values))) if values else ''
+    worst = np.max if one.lower_is_better else np.min  # NaN if any is
+    return ', '.join(rounded(float(np.mean(values)), float(worst(values)))) if values else ''
 
 
 def _mean(one: Result, mode: str, metric: str) -> str:
@@ -237,10 +237,15 @@ def latex(cells: Cells) -> str:
     return '\n'.join([rf'\begin{{tabular}}{{{columns}}}', *body, r'\end{tabular}']) + '\n'
 
 
+_ESCAPES = {sign: f'\\{sign}' for sign in '&%_#${}'} | {
+    '\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}'
+}  # fmt: skip
+
+
 def _escaped(text: str) -> str:
-    for sign in '&%_#':
-        text = text.replace(sign, f'\\{sign}')
-    return text
+    escaped = text.translate(str.maketrans(_ESCAPES))
+    # after \\ or \midrule, [ would start an argument, and * a variant
+    return f'{{{escaped[0]}}}{escaped[1:]}' if escaped.startswith(('[', '*')) else escaped
 
 
 def csv_of(results: Sequence[Result]) -> str:

@@ -38,29 +38,34 @@ def check_over(experiments: Sequence[Experiment]) -> None:
 def evaluate_missing(experiments: Sequence[Experiment], runs: Path, quiet: bool = False) -> list[Failure]:
     """Evaluates the finished runs of each experiment over the values of ``experiment.over``, as far as not done yet.
 
-    The results lie in the run folders, where ``ltos evaluate --over`` puts its own. Runs without a checkpoint (of an
-    archive) are left as they are. Returns the evaluations that failed, such as of a policy that cannot act in one of
-    the settings.
+    The results lie in the run folders, where ``ltos evaluate --over`` puts its own. Returns the evaluations that
+    failed, such as of a run without a checkpoint (of an archive), or of a policy that cannot act in a setting.
     """
     failures = []
     jobs = _missing(experiments, runs)
     with Progress(jobs.items(), desc='zero-shot', unit='', disable=quiet or not jobs, dynamic_ncols=True) as bar:
         for (name, option), values in bar:
             bar.set_postfix_str(f'{name} over {option}')
+            folder = RunFolder(runs / name)
             try:
-                _evaluate(RunFolder(runs / name), option, values)
+                if not folder.store().steps():
+                    raise ValueError(
+                        f"'{folder.path}' is finished and has no checkpoint, which it takes to play {option} = "
+                        f'{", ".join(map(option_text, values))}. Train it in another folder by --runs.'
+                    )
+                _evaluate(folder, option, values)
             except ValueError as error:
                 failures.append(Failure(f'{name} over {option}', str(error)))
     return failures
 
 
 def _missing(experiments: Sequence[Experiment], runs: Path) -> dict[tuple[str, str], list[Any]]:
-    """The values that are not stored yet, by run and option, of finished runs with a checkpoint."""
+    """The values that are not stored yet, by run and option, of finished runs."""
     jobs: dict[tuple[str, str], list[Any]] = {}
     for experiment in experiments:
         for run in experiment.runs() if experiment.over else ():
             folder = RunFolder(runs / run.name)
-            if not folder.is_finished or not folder.store().steps():
+            if not folder.is_finished:
                 continue
             for option, value in _columns(experiment):
                 values = jobs.get((run.name, option), [])
@@ -83,7 +88,8 @@ def _evaluate(folder: RunFolder, option: str, values: list[Any]) -> None:
 
 
 def zero_shot_table(experiment: Experiment, results: Sequence[Result], runs: Path) -> Cells:
-    """A row a method: the IQM over seeds with its 95 % bootstrap interval, as trained and with each other value."""
+    """A row a method: the IQM over seeds with its 95 % bootstrap interval, as trained and with each other value; if
+    some seeds lack a value, of how many it is."""
     columns = list(_columns(experiment))
     header = ['trained by', 'seeds', f'{results[0].metric}, as trained']
     rows = [[*header, *(f'{name} = {option_text(value)}' for name, value in columns)]]
@@ -91,8 +97,13 @@ def zero_shot_table(experiment: Experiment, results: Sequence[Result], runs: Pat
         label = one.method.label if len(experiment.settings) == 1 else f'{one.method.label}, {one.setting.label}'
         values = [[_mean_of(one.metric, runs, run, *column) for run in one.runs] for column in columns]
         known = [np.array([v for v in row if v is not None], float) for row in values]
-        rows.append([label, seeds_of(one), *map(with_interval, [one.values, *known])])
+        cells = [with_interval(of) + _few(len(of), len(one.runs)) for of in [one.values, *known]]
+        rows.append([label, seeds_of(one), *cells])
     return rows
+
+
+def _few(number: int, seeds: int) -> str:
+    return f' ({number} of {seeds} seeds)' if 0 < number < seeds else ''
 
 
 def zero_shot_csv(experiment: Experiment, results: Sequence[Result], runs: Path) -> str:

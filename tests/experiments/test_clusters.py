@@ -56,6 +56,14 @@ def test_slurm_task_resumes_after_preemption(tmp_path):
     assert RunFolder(one.folder).final()['env_steps'] == 20_000
 
 
+def test_why_a_slurm_task_could_not_train_is_said(tmp_path):
+    from ltos_pyg.experiments.clusters import SlurmTask
+
+    one = plan(tiny().runs(), tmp_path)[0]
+    one.folder.write_text('in the way')
+    assert SlurmTask()(one.run, one.folder).startswith('FileExistsError: ')
+
+
 @pytest.mark.slow
 def test_slurm_local_executor(tmp_path):
     pytest.importorskip('submitit')

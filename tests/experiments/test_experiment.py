@@ -11,7 +11,7 @@ import pytest
 from ltos_pyg.cli import main
 from ltos_pyg.cli.train import parse_options
 from ltos_pyg.envs.traffic.metrics import DESCRIPTIONS
-from ltos_pyg.experiments.catalogue import EXPERIMENTS, experiment
+from ltos_pyg.experiments.catalogue import EXPERIMENTS, each_with_seeds, experiment
 from ltos_pyg.experiments.experiment import Experiment, Method, Run, Setting, read_experiment
 from ltos_pyg.experiments.runner import config_of, plan
 from ltos_pyg.registry import scenario
@@ -160,6 +160,11 @@ def test_experiments_with_road_networks_need_their_folder(tmp_path):
     assert found.settings[0].options['net'] == (str(tmp_path / 'roadnet_6_6.json'),)
     with pytest.raises(ValueError, match=r"unknown experiment 'tabel1'. Choose from: fig3a"):
         experiment('tabel1')
+
+
+def test_methods_with_other_seeds_keep_all_else():
+    paper = Method(label='a', algo='ltos', preset='paper', options={'phi_every': 4})
+    assert each_with_seeds((paper,), 2) == (dataclasses.replace(paper, seeds=2),)
 
 
 def test_every_paper_number_belongs_to_a_cell():

@@ -22,8 +22,8 @@ from ltos_pyg.cli import main
 from ltos_pyg.cli.reproduce import _print_plan, _print_report
 from ltos_pyg.experiments.catalogue import EXPERIMENTS
 from ltos_pyg.experiments.experiment import Experiment, Method, Setting
-from ltos_pyg.experiments.figures import curves, profiles
-from ltos_pyg.experiments.report import results_of, table_of
+from ltos_pyg.experiments.figures import curves, lines, profiles
+from ltos_pyg.experiments.report import latex, results_of, table_of
 from ltos_pyg.experiments.reproduce import archive, reproduce, write_report, write_reports
 from ltos_pyg.experiments.runner import ThisMachine, config_of, one_driver, plan, train_here, train_missing
 from ltos_pyg.training.run_folder import RunFolder
@@ -172,6 +172,8 @@ def test_a_sharing_report_has_the_mean_and_the_worst_evaluation_of_the_second_ha
     empty = dataclasses.replace(results[0], late=((float('nan'),),))
     assert table_of(sharing, [empty])[1][4] == 'nan, nan'
     assert results[0].late[0] == tuple(row['eval/return'] for row in rows if row['step'] >= half)
+    for late in (((float('nan'), 1.0),), ((1.0,), (float('nan'),))):
+        assert table_of(sharing, [dataclasses.replace(results[0], late=late)])[1][4] == 'nan, nan'
     late = ((1.0, 3.0), (2.0,))
     made = [dataclasses.replace(results[0], late=late, lower_is_better=lower) for lower in (False, True)]
     header, *found = table_of(sharing, made)
@@ -587,6 +589,28 @@ def test_a_metric_of_sharing_weights_must_be_one_of_the_report(tmp_path, capsys,
         said = capsys.readouterr().err
         assert f"report '{report}' has no metric '{metric}' of method '{algo}' in setting 'prisoner'" in said
         assert f'{known} those of the environment' in said
+
+
+@pytest.mark.parametrize(
+    ('labels', 'name'), [(('k = 4', 'k = 2'), 'k'), (('k = 4', 'N = 2'), 'x'), (('four', 'two'), 'x')]
+)
+def test_a_line_goes_from_the_left_to_the_right(finished, labels, name):
+    first, second = (
+        dataclasses.replace(tiny().settings[0], label=label, x=x) for label, x in zip(labels, (4.0, 2.0), strict=True)
+    )
+    paper = {'DQN': {first.label: 0.4, second.label: 0.2}}
+    one = dataclasses.replace(tiny(paper=paper), report='line', settings=(first, second))
+    axes = lines(one, results_of(one, finished / 'runs')).axes[0]
+    assert axes.get_xlabel() == name
+    assert [list(line.get_xdata()) for line in axes.lines] == [[2, 4]] * 3
+    assert list(axes.lines[1].get_ydata()) == [0.2, 0.4]
+
+
+def test_any_label_is_text_in_latex():
+    assert latex([['a', 'b'], ['[1] $x^2$', r'{50 %} ~ \alpha_2'], ['*', '']]).splitlines()[4:6] == [
+        r'{[}1] \$x\textasciicircum{}2\$ & \{50 \%\} \textasciitilde{} \textbackslash{}alpha\_2 \\',
+        r'{*} &  \\',
+    ]
 
 
 @pytest.mark.parametrize(('lower', 'scale'), [(True, 'log'), (False, 'linear')])

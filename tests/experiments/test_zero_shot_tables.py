@@ -45,20 +45,30 @@ def test_a_zero_shot_table_evaluates_each_run_once_and_can_be_made_from_an_archi
     assert reproduce([far], runs, out, ThisMachine(), quiet=True) == []
     assert {path: path.stat().st_mtime_ns for path in runs.glob('*/zero_shot/*.json')} == files
 
+    shutil.copytree(runs, tmp_path / 'some')
+    removed = next((tmp_path / 'some').glob('*/zero_shot/*.json'))
+    removed.unlink()
+    shutil.rmtree(removed.parents[1] / 'checkpoints')
+    (failure,) = reproduce([far], tmp_path / 'some', tmp_path / 'few', ThisMachine(), quiet=True)
+    assert 'has no checkpoint, which it takes to play horizon = 3, 5. Train it' in failure.reason
+    assert (tmp_path / 'few/far/table.md').read_text().count(' (1 of 2 seeds) |') == 2
+
     archive([far], runs, tmp_path / 'archive')
     write_report(far, tmp_path / 'archive', tmp_path / 'again')
     assert (tmp_path / 'again/table.md').read_bytes() == (out / 'far/table.md').read_bytes()
 
 
 @pytest.mark.slow
-def test_values_that_are_missing_are_evaluated_and_runs_without_a_checkpoint_are_left_out(tmp_path):
+def test_values_that_are_missing_are_evaluated_and_runs_without_a_checkpoint_are_named(tmp_path):
     runs = tmp_path / 'runs'
     few = dataclasses.replace(FAR, over={'horizon': [3]}, seeds=1)
     assert reproduce([few], runs, tmp_path / 'out', ThisMachine(), quiet=True) == []
     more = dataclasses.replace(FAR, over={'horizon': [3, 7]}, seeds=1)
     first, second = (run.name for run in more.runs())
     shutil.rmtree(runs / first / 'checkpoints')
-    assert reproduce([more], runs, tmp_path / 'out', ThisMachine(), quiet=True) == []
+    (failure,) = reproduce([more], runs, tmp_path / 'out', ThisMachine(), quiet=True)
+    assert failure.name == f'{first} over horizon'
+    assert 'is finished and has no checkpoint, which it takes to play horizon = 7' in failure.reason
     assert [len(RunFolder(runs / name).zero_shot()[0]['settings']) for name in (first, second)] == [1, 2]
     lines = (tmp_path / 'out/far/table.md').read_text().splitlines()
     assert next(line for line in lines if line.startswith('| DQN')).endswith(' | not run |')
