@@ -68,9 +68,8 @@ def main(args: Sequence[str]) -> int:
 
 def _check_together(options: Options) -> None:
     """Raises a ``ValueError`` for the first option that would do nothing beside --terminal or --figure."""
-    beside = {'--terminal': ('out', 'figure')} if options.terminal else {}
-    beside |= {'--figure': ('seed', 'fps', 'steps')} if options.figure else {}
-    for flag, names in beside.items():
-        for name in names:
-            if getattr(options, name) is not None:
-                raise ValueError(f"'--{name}' does nothing with {flag} (got {getattr(options, name)}). Leave it out.")
+    beside = [('--terminal', name) for name in ('out', 'figure') if options.terminal]
+    beside += [('--figure', name) for name in ('seed', 'fps', 'steps') if options.figure]
+    for flag, name in beside:
+        if getattr(options, name) is not None:
+            raise ValueError(f"'--{name}' does nothing with {flag} (got {getattr(options, name)}). Leave it out.")

@@ -237,13 +237,13 @@ def latex(cells: Cells) -> str:
     return '\n'.join([rf'\begin{{tabular}}{{{columns}}}', *body, r'\end{tabular}']) + '\n'
 
 
-_ESCAPES = {sign: f'\\{sign}' for sign in '&%_#${}'} | {
-    '\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}'
+_ESCAPES = {ord(sign): f'\\{sign}' for sign in '&%_#${}'} | {
+    ord('\\'): r'\textbackslash{}', ord('~'): r'\textasciitilde{}', ord('^'): r'\textasciicircum{}'
 }  # fmt: skip
 
 
 def _escaped(text: str) -> str:
-    escaped = text.translate(str.maketrans(_ESCAPES))
+    escaped = text.translate(_ESCAPES)
     # after \\ or \midrule, [ would start an argument, and * a variant
     return f'{{{escaped[0]}}}{escaped[1:]}' if escaped.startswith(('[', '*')) else escaped
 
