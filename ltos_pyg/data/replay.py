@@ -216,8 +216,8 @@ class GraphReplay:
         Args:
             batch_size: Number of graphs.
             generator: Of the draws; None: the replay's own.
-            n_step: Steps between a graph and its successor, fewer where the episode ended earlier or, with
-                ``share``, an agent left (see :class:`~ltos_pyg.data.Transition`).
+            n_step: Steps between a graph and its successor, fewer where the episode ended or an agent left earlier
+                (see :class:`~ltos_pyg.data.Transition`).
             gamma: Discount per step.
             newest: Draw from that many newest transitions only; None: from all.
 

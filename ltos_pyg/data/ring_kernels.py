@@ -20,8 +20,8 @@ from ltos_pyg.jit import jit
 Array = np.ndarray[Any, Any]
 
 SIMPLEX_ATOL = 1e-4  # as in `check_sharing`
-# Status of a frame. WAITING: no action stored yet. LEFT: the episode goes on, but an agent left, so that n-step returns
-# that are to be shared end there.
+# Status of a frame. WAITING: no action stored yet. LEFT: the episode goes on, but an agent left; n-step returns end
+# there.
 WAITING, RUNNING, TERMINATED, TRUNCATED, LEFT = -1, 0, 1, 2, 3
 TOO_MANY_NODES, TOO_MANY_EDGES, BAD_EDGE, BAD_ID, BAD_ACTION, BAD_REWARD, BAD_SHARING = range(1, 8)  # findings
 
@@ -355,7 +355,7 @@ def commit_step(
         write_played(rings, frame.node_at, frame.edge_at, parts, b, played)
         ids, new_ids = parts.node_id[parts.ptr[b] : parts.ptr[b + 1]], after.node_id[after.ptr[b] : after.ptr[b + 1]]
         left = write_next_rows(rings.node, frame.node_at, ids, new_ids, table)
-        if left and frame.status == RUNNING and played.kept.size > 0:
+        if left and frame.status == RUNNING:
             frame.status = LEFT
         rings.acted[counters[ACTED] % rings.acted.size] = acted + b
         counters[ACTED] += 1

@@ -160,7 +160,7 @@ class World:
                 was_cut = len(path) > 1 and not any(last is head for head in self.heads)
                 return path if was_cut else None
             path.append(last.successor)
-            if last.terminated or last.truncated or (self.replay.share and someone_left(last)):
+            if last.terminated or last.truncated or someone_left(last):
                 return path
         return path
 

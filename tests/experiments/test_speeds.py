@@ -33,9 +33,9 @@ def test_seeds_keep_their_order_and_the_longest_run_of_a_seed_starts_first(tmp_p
     for seed, name, seconds in ((10, 'dqn', 30.0), (10, 'ltos', 300.0), (10, 'dgn', 100.0), (11, 'dqn', 30.0)):
         run = Run('prisoner', (), name, 'default', (), seed)
         planned.append(Planned(run, config_of(run), tmp_path / f'{name}{seed}', seconds))
-    last_part = {'step': 0.8 * planned[1].config.total_steps}
-    planned[1].folder.mkdir()
-    (planned[1].folder / 'metrics.jsonl').write_text(json.dumps(last_part) + '\n')
+    checkpoints = planned[1].folder / 'checkpoints'
+    checkpoints.mkdir(parents=True)
+    (checkpoints / f'step_{int(0.8 * planned[1].config.total_steps):09d}.pt').touch()
     order = [(one.run.seed, one.run.algo) for one in longest_first(planned)]
     assert order == [(10, 'dgn'), (10, 'ltos'), (10, 'dqn'), (11, 'dqn')]  # 60 s of 'ltos' are left
 

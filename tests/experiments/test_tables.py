@@ -126,7 +126,7 @@ def test_runs_of_one_label_with_other_options_are_rows_of_their_own(tmp_path):
     runs = [write_run(tmp_path / str(seed), 'ltos', seed, policy={'reward': 0.5 + seed / 10}) for seed in range(4)]
     for seed, run in enumerate(runs):
         config = json.loads((run / 'config.json').read_text())
-        config |= {'algorithm': {'gamma': 0.9, 'lr': 0.1 + seed // 2}, 'env': {'flow': [f'/data/{seed}/flow.json']}}
+        config |= {'algorithm': {'gamma': 0.9, 'lr': 0.1 + seed // 2}, 'env': {'flow': ['/data/flow.json']}}
         config |= {'train': {'seed': seed, 'final_episodes': seed}}  # what is measured, not what is trained
         (run / 'config.json').write_text(json.dumps(config))
     rows = final_table(runs, ['reward']).splitlines()[2:]
