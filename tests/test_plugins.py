@@ -270,11 +270,12 @@ class MaxConv(MessagePassing):
 
 def test_a_layer_of_one_file_trains_and_resumes(modules, capsys):
     modules(max_conv='import torch\n' + CONV)
-    command = ['train', 'jungle', '--algo', 'ltos', '--conv', 'max_conv:MaxConv', *QUICK, '--out', 'run', '--no-media']
+    quick = [*QUICK, '--horizon', '10']
+    command = ['train', 'jungle', '--algo', 'ltos', '--conv', 'max_conv:MaxConv', *quick, '--out', 'run', '--no-media']
     assert main(command) == 0, capsys.readouterr().err
     assert main([*command, '--resume', '--total-steps', '200']) == 0, capsys.readouterr().err
     assert any('trunk.convs.0.conv.lin' in name for name in weights('run'))
-    options = {name[2:].replace('-', '_'): int(value) for name, value in zip(QUICK[::2], QUICK[1::2], strict=True)}
+    options = {name[2:].replace('-', '_'): int(value) for name, value in zip(quick[::2], quick[1::2], strict=True)}
     options['encoder_channels'] = (options['encoder_channels'],)
     run = ltos_pyg.train('jungle', 'ltos', out='python', **{**options, 'conv': 'max_conv:MaxConv', 'total_steps': 200})
     assert weights(run.folder).keys() == weights('run').keys()
