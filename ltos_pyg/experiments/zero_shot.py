@@ -82,8 +82,10 @@ def _evaluate(folder: RunFolder, option: str, values: list[Any]) -> None:
     settings = run.evaluate_over(episodes, **over)
     result = as_result(run.config, settings, {}, episodes, api.SEED) | provenance()
     name = result_name([option], [f'episodes={episodes}'] if episodes else [])
+    played = [setting['options'] for setting in result['settings']]  # by this process, and perhaps by another, too
     for stored in [one for one in folder.zero_shot(name) if _answers(one, option)]:
-        result['settings'] = [*stored['settings'], *result['settings']]
+        others = [setting for setting in stored['settings'] if setting['options'] not in played]
+        result['settings'] = [*others, *result['settings']]
     folder.write_zero_shot(name, result)
 
 

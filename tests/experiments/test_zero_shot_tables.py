@@ -13,6 +13,7 @@ from ltos_pyg.cli import main
 from ltos_pyg.experiments.experiment import Experiment, Method, Setting
 from ltos_pyg.experiments.reproduce import archive, reproduce, write_report
 from ltos_pyg.experiments.runner import ThisMachine
+from ltos_pyg.experiments.zero_shot import _evaluate
 from ltos_pyg.training.api import Run
 from ltos_pyg.training.run_folder import RunFolder
 
@@ -44,6 +45,9 @@ def test_a_zero_shot_table_evaluates_each_run_once_and_can_be_made_from_an_archi
     assert len(files) == 2
     assert reproduce([far], runs, out, ThisMachine(), quiet=True) == []
     assert {path: path.stat().st_mtime_ns for path in runs.glob('*/zero_shot/*.json')} == files
+    path = min(files)
+    _evaluate(RunFolder(path.parents[1]), 'horizon', [5])  # as another process may at the same time
+    assert [one['options'] for one in json.loads(path.read_text())['settings']] == [{'horizon': 3}, {'horizon': 5}]
 
     shutil.copytree(runs, tmp_path / 'some')
     removed = next((tmp_path / 'some').glob('*/zero_shot/*.json'))
