@@ -5,6 +5,7 @@ import re
 import runpy
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,6 +183,35 @@ def test_the_table_of_zero_shot_offers_is_that_of_the_kept_runs():
     kept = [line.split(' | ')[3:] for line in report.splitlines() if line.startswith('| LToS')][:2]
     assert len(shown) == 2
     assert shown == kept
+
+
+PLAYED_WITH = {
+    'as trained': None, '10 agents': {'num_agents': 10}, '50 agents': {'num_agents': 50},
+    '100 agents': {'num_agents': 100}, 'a board of 20 x 20': {'size': 20}, 'a board of 40 x 40': {'size': 40},
+    '6 foods': {'num_foods': 6}, '24 foods': {'num_foods': 24}, '1 neighbour': {'neighbours': 1},
+    '5 neighbours': {'neighbours': 5}, '8 neighbours': {'neighbours': 8},
+    'neighbours within 9 cells': {'graph': 'radius'},
+}  # fmt: skip
+
+
+def played_with(options: dict[str, Any] | None, run: Path) -> list[float]:
+    """The reward of a kept run in a setting, or as trained; empty if it was not played there."""
+    if options is None:
+        return [json.loads((run / 'final.json').read_text())['eval']['policy']['reward']['mean']]
+    results = [json.loads(path.read_text()) for path in sorted((run / 'zero_shot').glob('*.json'))]
+    settings = [setting for result in results for setting in result['settings']]
+    return [setting['eval']['reward']['mean'] for setting in settings if setting['options'] == options]
+
+
+def test_the_table_of_zero_shot_jungle_is_that_of_the_kept_runs():
+    lines = page('results.md').partition('`ltos reproduce zero-shot-jungle`')[2].partition('\n- ')[0].splitlines()
+    header, _, *rows = [[c.strip() for c in line.strip('|').split('|')] for line in lines if line.startswith('|')]
+    assert [row[0] for row in rows] == list(PLAYED_WITH)
+    for label, *cells in rows:
+        for method, cell in zip(header[1:], cells, strict=True):
+            runs = [DOCS / f'results/runs/jungle-{METHODS[method]}-seed{seed}' for seed in (10, 11)]
+            values = [value for run in runs for value in played_with(PLAYED_WITH[label], run)]
+            assert cell == ' '.join(f'{value:.3f}' for value in values), (label, method)
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def test_weights_go_from_the_sender_by_hand():
 
 
 def test_with_self_logits_of_minus_infinity_all_give_all_but_the_lone_keep_theirs():
-    edge_index = torch.tensor([[0, 0, 1], [1, 2, 0]])  # node 2 has nobody to give to
+    edge_index = torch.tensor([[0, 0, 1], [1, 2, 0]])  # node 2 has no out-edge
     own = torch.full((3,), -torch.inf, requires_grad=True)
     given, kept = sender_softmax(torch.zeros(3, requires_grad=True), own, edge_index)
     assert given.tolist() == [0.5, 0.5, 1.0]
