@@ -12,6 +12,7 @@ from ltos_pyg.experiments.experiment import Experiment, Method, Setting
 LTOS = Method(label='LToS', algo='ltos')
 LTOS_EDGE = Method(label='LToS-edge (ours)', algo='ltos_edge')
 FIXED = Method(label='fixed LToS', algo='fixed_ltos')
+FIXED_EDGE = Method(label='fixed LToS, edge critic', algo='fixed_ltos', options={'critic': 'edge', 'kept': 'uniform'})
 DGN = Method(label='DGN', algo='dgn')
 DQN = Method(label='DQN', algo='dqn')
 QMIX = Method(label='QMIX', algo='qmix')
@@ -172,7 +173,7 @@ _ALL = (
     ),
     Experiment(
         name='zero-shot-jungle', title='Trained with 20 agents on the jungle, played elsewhere', report='zero_shot',
-        settings=(JUNGLE,), methods=(LTOS, LTOS_EDGE, FIXED, DGN), seeds=2,
+        settings=(JUNGLE,), methods=(LTOS, LTOS_EDGE, FIXED, FIXED_EDGE, DGN), seeds=2,
         over={
             'num_agents': (10, 50, 100), 'size': (20, 40), 'num_foods': (6, 24), 'neighbours': (1, 5, 8),
             'graph': ('radius',),
@@ -181,7 +182,8 @@ _ALL = (
     Experiment(
         name='zero-shot-offers', title='Offers: trained with 20 agents on preferential attachment, played elsewhere',
         report='zero_shot', settings=(Setting(label='ba', scenario='dilemmas', options=OFFERS_BA),), seeds=5,
-        methods=(LTOS, LTOS_EDGE), over={'num_agents': (10, 50, 100), 'topology': ('ring', 'tree', 'star')},
+        methods=(LTOS, LTOS_EDGE, _fixed('node', 0.18), SUMS[0]),
+        over={'num_agents': (10, 50, 100), 'topology': ('ring', 'tree', 'star')},
     ),
     Experiment(
         name='zero-shot-traffic', title='Trained on a generated 6x6 grid, played on others', report='zero_shot',
