@@ -115,23 +115,13 @@ def run(code: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_the_folder_and_the_package_are_one(tmp_path: Path) -> None:
-    path = f'import sys; sys.path.append({str(ROOT)!r})'
+def test_gymnasium_finds_the_games_by_the_module_and_the_folder_is_the_package(tmp_path: Path) -> None:
     code = (
+        "import gymnasium; print(gymnasium.make('ltos_pyg.envs:ltos_pyg/Prisoner-v0').unwrapped.env.length)\n"
+        f'import sys; sys.path.append({str(ROOT)!r})\n'
         'from envs.jungle import JungleEnv; import envs, ltos_pyg.envs as e; print(JungleEnv is e.JungleEnv, envs is e)'
     )
-    assert run(f'{path}; {code}', tmp_path) == 'True True\n'
-
-
-def test_gymnasium_finds_the_games_by_the_module(tmp_path: Path) -> None:
-    code = "import gymnasium; print(gymnasium.make('ltos_pyg.envs:ltos_pyg/Prisoner-v0').unwrapped.env.length)"
-    assert run(code, tmp_path) == '9\n'
-
-
-def test_networks_load_without_games(tmp_path: Path) -> None:
-    """The layers alone bring neither Gymnasium nor the games."""
-    code = "import sys, ltos_pyg.nn; print({'gymnasium', 'ltos_pyg.envs'} & set(sys.modules))"
-    assert run(code, tmp_path) == 'set()\n'
+    assert run(code, tmp_path) == '9\nTrue True\n'
 
 
 def test_the_last_step_has_the_metrics_of_the_episode():

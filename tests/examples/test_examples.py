@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -75,17 +76,23 @@ def test_example_runs_and_shows_what_it_promises(file, args, expected, tmp_path)
     assert not ours  # torch.jit's warnings are PyG's, on import
 
 
-def test_an_exported_policy_has_no_critics_to_hold_against_play():
-    done = run_example('08_search_critics.py', 'pretrained:prisoner-ltos')
-    assert done.returncode == 2
-    assert 'must be a run folder with a checkpoint: an exported policy has no critics' in done.stderr
+def refused_by_example_8(policy, capsys):
+    """What it says of a policy that it cannot examine."""
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(EXAMPLES / '08_search_critics.py'))['main']([policy])
+    assert end.value.code == 2
+    return capsys.readouterr().err
 
 
-def test_the_critics_of_another_method_cannot_be_held_against_play(tmp_path):
+def test_an_exported_policy_has_no_critics_to_hold_against_play(capsys):
+    said = refused_by_example_8('pretrained:prisoner-ltos', capsys)
+    assert 'must be a run folder with a checkpoint: an exported policy has no critics' in said
+
+
+def test_the_critics_of_another_method_cannot_be_held_against_play(tmp_path, capsys):
     ltos_pyg.train('prisoner', 'dqn', 100, out=tmp_path, learning_starts=10, eval_episodes=1, final_episodes=1)
-    done = run_example('08_search_critics.py', str(tmp_path))
-    assert done.returncode == 2
-    assert 'must be a run of ltos or ltos_edge with --objective search' in done.stderr
+    said = refused_by_example_8(str(tmp_path), capsys)
+    assert 'must be a run of ltos or ltos_edge with --objective search' in said
 
 
 @pytest.mark.slow

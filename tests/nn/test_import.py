@@ -44,13 +44,14 @@ def test_nn_needs_neither_gymnasium_nor_numba_nor_matplotlib():
     )
 
 
-def test_nn_loads_nothing_of_the_kind_that_pyg_does_not_load_itself():
+def test_layers_and_adapters_load_no_extras_that_pyg_does_not_load_itself():
     run(
         'import sys, torch_geometric.nn\n'
         'before = set(sys.modules)\n'
-        'import ltos_pyg.nn\n'
+        'import ltos_pyg.nn, ltos_pyg.graph_env, ltos_pyg.testing\n'
         'new = {name.split(".")[0] for name in set(sys.modules) - before}\n'
-        'assert not new & {"gymnasium", "numba", "matplotlib", "tyro", "tensorboard", "pettingzoo"}, new\n'
+        'extras = {"gymnasium", "numba", "matplotlib", "tyro", "tensorboard", "pettingzoo", "mpe2", "magent2"}\n'
+        'assert not new & extras, new & extras\n'
     )
 
 

@@ -411,6 +411,7 @@ def test_ctrl_c_in_the_closing_evaluation_says_that_the_run_was_saved(broken_off
     assert_same_end(broken_off, whole)
 
 
+@pytest.mark.slow  # by the same path as Ctrl-C
 def test_a_closed_terminal_saves(whole, tmp_path):
     folder = tmp_path / 'closed'
     process = start(folder, '--checkpoint-every', '100000')
