@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -448,7 +449,7 @@ def provenance() -> dict[str, Any]:
             'numpy': numpy.__version__,
         },
         'git_commit': _git_commit(),
-        'command': ' '.join(['ltos' if by_command else f'python {sys.argv[0]}', *sys.argv[1:]]),
+        'command': shlex.join([*(['ltos'] if by_command else ['python', sys.argv[0]]), *sys.argv[1:]]),
     }
 
 

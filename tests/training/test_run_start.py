@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ltos_pyg.training import lock_file
 from ltos_pyg.training.config import RunConfig
 from ltos_pyg.training.evaluate import eval_episodes, final_episodes
 from ltos_pyg.training.run import train_run
-from ltos_pyg.training.run_folder import RunFolder
+from ltos_pyg.training.run_folder import RunFolder, provenance
 
 # --- other places for the numbers ------------------------------------------------------------------------------------
 
@@ -154,3 +155,8 @@ def test_options_of_earlier_versions_have_their_names_of_today(tmp_path, algo, o
     plain['algorithm'][old] = plain['algorithm'].pop(new)
     (tmp_path / 'config.json').write_text(json.dumps(plain))
     assert RunFolder(tmp_path).config() == config
+
+
+def test_the_stored_command_can_be_typed_again(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['/somewhere/bin/ltos', 'reproduce', 'fig5', '--only', 'fixed LToS'])
+    assert provenance()['command'] == "ltos reproduce fig5 --only 'fixed LToS'"
