@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
@@ -34,3 +37,21 @@ def generator(seed: int, name: str, device: torch.device | str = 'cpu') -> torch
     The numbers are reproducible per device: CPU and CUDA draw different numbers from the same seed.
     """
     return torch.Generator(device).manual_seed(seed_stream(seed, name))
+
+
+def restore(generators: Mapping[str, torch.Generator], states: Mapping[str, torch.Tensor]) -> None:
+    """Sets generators to their saved states. A state of another kind of device, whose size differs, cannot be set:
+    then the generator starts again from a seed that the saved state determines."""
+    moved = []
+    for name, rng in generators.items():
+        state = states[name]
+        if len(state) == len(rng.get_state()):
+            rng.set_state(state)
+        else:
+            rng.manual_seed(int(np.random.SeedSequence(state.tolist()).generate_state(1, np.uint64).item()))
+            moved.append(name)
+    if moved:
+        warnings.warn(
+            'this run was saved on another device, whose random numbers cannot be continued: it goes on with others',
+            stacklevel=2,
+        )

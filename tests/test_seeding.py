@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ltos_pyg.seeding import generator, seed_stream
+from ltos_pyg.seeding import generator, restore, seed_stream
 
 NAMES = ['env', 'replay', 'explore', 'init', 'evaluate', 'e', 'nv', 'env/0', 'env/1']
 
@@ -45,3 +45,17 @@ def test_a_bad_seed_is_refused(seed):
 def test_a_missing_name_is_refused(names):
     with pytest.raises(ValueError, match="'names' must be non-empty"):
         seed_stream(0, *names)
+
+
+def test_a_state_that_fits_is_continued_and_one_of_another_device_starts_again_alike():
+    saved, there = generator(0, 'replay'), generator(1, 'replay')
+    restore({'replay': there}, {'replay': saved.get_state()})
+    assert torch.equal(torch.rand(3, generator=there), torch.rand(3, generator=saved))
+    on_a_gpu = torch.arange(16, dtype=torch.uint8)  # the size of CUDA's states
+    draws = []
+    for state in (on_a_gpu, on_a_gpu, on_a_gpu + 1):
+        with pytest.warns(UserWarning, match='saved on another device'):
+            restore({'replay': there}, {'replay': state})
+        draws.append(torch.rand(3, generator=there))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])

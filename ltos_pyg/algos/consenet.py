@@ -13,6 +13,7 @@ from ltos_pyg.algos import ranks
 from ltos_pyg.algos.actor_critic import ActorCritic, ActorCriticConfig, RecurrentActorCritic
 from ltos_pyg.algos.base import Decision
 from ltos_pyg.algos.on_policy import View
+from ltos_pyg.data import batch_to
 from ltos_pyg.graph_env import GraphStep
 from ltos_pyg.nn import AgentLinear, consensus_matrix, mix
 from ltos_pyg.nn.networked import CONSENSUS_RULES
@@ -143,7 +144,7 @@ class ConseNet(ActorCritic):
     def observe(self, graph: Batch, decision: Decision, step: GraphStep) -> None:
         super().observe(graph, decision, step)
         if self.rollout.full:
-            graph = graph.to(self.device)
+            graph = batch_to(graph, self.device)
             place = self.layout(graph).place
             rule = self.config.consensus
             matrix = consensus_matrix(graph.edge_index, place, graph.num_graphs, self.num_agents, rule)

@@ -14,7 +14,7 @@ from ltos_pyg.algos.exploration import epsilon_greedy, linear_schedule, softmax_
 from ltos_pyg.algos.losses import double_q_value, gap_to_best, gather_next_value, masked, mean, td_loss, td_target
 from ltos_pyg.algos.off_policy import OffPolicy, OffPolicyConfig
 from ltos_pyg.algos.team import REWARDS, reward_of
-from ltos_pyg.data import Transition
+from ltos_pyg.data import Transition, batch_to
 from ltos_pyg.graph_env import GraphStep
 from ltos_pyg.nn import DGN, Sharing
 from ltos_pyg.ranges import check_range
@@ -97,7 +97,7 @@ class DQN(OffPolicy):
 
     @torch.no_grad()
     def act(self, graph: Batch, explore: bool = False) -> Decision:
-        graph = graph.to(self.device)
+        graph = batch_to(graph, self.device)
         mask = graph.get('action_mask')
         with self.inputs.each_batch_once(graph):
             sharing = self.choose_sharing(graph, explore)

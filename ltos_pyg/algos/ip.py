@@ -16,7 +16,7 @@ from ltos_pyg.algos.base import Decision
 from ltos_pyg.algos.exploration import softmax_choice
 from ltos_pyg.algos.losses import masked, mean, soft_value, td_loss, td_target
 from ltos_pyg.algos.off_policy import OffPolicy, OffPolicyConfig
-from ltos_pyg.data import Transition
+from ltos_pyg.data import Transition, batch_to
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import IntentionConv
 from ltos_pyg.ranges import check_range
@@ -132,7 +132,7 @@ class IP(OffPolicy):
 
     @torch.no_grad()
     def act(self, graph: Batch, explore: bool = False) -> Decision:
-        graph = graph.to(self.device)
+        graph = batch_to(graph, self.device)
         mask = graph.get('action_mask')
         with self.inputs.each_batch_once(graph):
             if explore:

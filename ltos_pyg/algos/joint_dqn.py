@@ -14,7 +14,7 @@ from ltos_pyg.algos.dqn import DQN, DQNConfig
 from ltos_pyg.algos.exploration import epsilon_greedy, softmax_choice
 from ltos_pyg.algos.losses import double_q_value, gap_to_best, masked, td_loss, td_target
 from ltos_pyg.algos.team import TeamReward, check_team_reward, joint_mask, team_discount, team_reward
-from ltos_pyg.data import Transition
+from ltos_pyg.data import Transition, batch_to
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import DGN, Sharing
 
@@ -104,7 +104,7 @@ class JointDQN(DQN):
 
     @torch.no_grad()
     def act(self, graph: Batch, explore: bool = False) -> Decision:
-        graph = graph.to(self.device)
+        graph = batch_to(graph, self.device)
         sizes = graph.ptr.diff()
         if bool((sizes != self.num_agents).any()):
             raise ValueError(

@@ -20,7 +20,7 @@ from ltos_pyg.data.replay import least_capacity
 from ltos_pyg.data.replay_input import ReplayMemoryError
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep, Symmetries
 from ltos_pyg.ranges import LARGEST_WIDTH, check_range
-from ltos_pyg.seeding import generator
+from ltos_pyg.seeding import generator, restore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +219,7 @@ class OffPolicy(Algorithm):
         for name, opt in self.optimizers().items():
             opt.load_state_dict(state['optimizers'][name])
         self.replay.load_state_dict(state['replay'])
-        for name, rng in self.generators().items():
-            rng.set_state(state['rng'][name])
+        restore(self.generators(), state['rng'])
 
     def policy_state(self) -> dict[str, Any]:
         acts = {name: m.state_dict() for name, m in self.modules().items() if name not in self.training_only}

@@ -14,12 +14,12 @@ from torch_geometric.data import Batch
 from ltos_pyg.algos import ranks
 from ltos_pyg.algos.base import Algorithm, Decision, ObservationScaler, new_weights
 from ltos_pyg.algos.exploration import softmax_choice
-from ltos_pyg.data import Rollout
+from ltos_pyg.data import Rollout, batch_to
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
 from ltos_pyg.nn import AgentLayout
 from ltos_pyg.nn.validation import check_finite
 from ltos_pyg.ranges import check_range
-from ltos_pyg.seeding import generator
+from ltos_pyg.seeding import generator, restore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ class OnPolicy(Algorithm):
 
     @torch.no_grad()
     def act(self, graph: Batch, explore: bool = False) -> Decision:
-        graph = graph.to(self.device)
+        graph = batch_to(graph, self.device)
         view, layout, _ = self.view(graph)
         memory = self.remember(self.memory if explore else self.play_memory, graph.num_graphs)
         logits, after = self.policy(view, memory, explore)
@@ -172,7 +172,7 @@ class OnPolicy(Algorithm):
         if self.after is None or self.memory is None:
             raise ValueError("'decision' must come from act(graph, explore=True), whose memory it continues")
         check_finite('reward', step.reward)
-        graph, successor = graph.to(self.device), step.successor.to(self.device)
+        graph, successor = batch_to(graph, self.device), batch_to(step.successor, self.device)
         view, layout, dropped_edges = self.view(graph)
         then = self.layout(successor).present()
         goes_on = view.present & then & ~step.ended.to(self.device)
@@ -249,8 +249,7 @@ class OnPolicy(Algorithm):
         for name, parts in state['memory'].items():
             setattr(self, name, None if parts is None else Memory(*(part.to(self.device) for part in parts)))
         self.after = None
-        for name, rng in self.generators().items():
-            rng.set_state(state['rng'][name])
+        restore(self.generators(), state['rng'])
 
     def policy_state(self) -> dict[str, Any]:
         modules = {name: module.state_dict() for name, module in self.modules().items()}

@@ -2,7 +2,7 @@
 
 from ltos_pyg.data.replay import GraphReplay
 from ltos_pyg.data.rollout import Rollout
-from ltos_pyg.data.snapshot import Snapshot, batch_snapshots, repeat_batch
+from ltos_pyg.data.snapshot import Snapshot, batch_snapshots, batch_to, repeat_batch
 from ltos_pyg.data.transition import Transition
 
-__all__ = ['GraphReplay', 'Rollout', 'Snapshot', 'Transition', 'batch_snapshots', 'repeat_batch']
+__all__ = ['GraphReplay', 'Rollout', 'Snapshot', 'Transition', 'batch_snapshots', 'batch_to', 'repeat_batch']

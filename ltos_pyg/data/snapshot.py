@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import Any
 
@@ -85,6 +86,14 @@ def batch_snapshots(
     out.ptr = ptr
     out.batch = batch
     return out
+
+
+def batch_to(graph: Batch, device: torch.device) -> Batch:
+    """The batch on a device: itself if it lies there, else a copy. PyG's own ``to`` moves the batch it is called on."""
+    here = graph.x.device
+    if here.type == device.type and device.index in (None, here.index):
+        return graph
+    return copy.copy(graph).to(device)
 
 
 def repeat_batch(batch: Batch, times: int) -> Batch:

@@ -73,6 +73,8 @@ class GraphEnv(ABC):
     def step(self, action: Tensor) -> GraphStep:
         """Plays one action per node of the last batch, (N,) integers in node order.
 
+        The action lies where the networks are, and the graphs may lie elsewhere: move it before you use it.
+
         Raises:
             ValueError: If there is not one action per node; the state is then unchanged.
         """

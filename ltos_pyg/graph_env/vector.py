@@ -133,7 +133,8 @@ class VectorGraphEnv(GraphEnv):
             raise RuntimeError('No episode has started yet: call reset() before step()')
         sizes = [_num_nodes(graph) for graph in self._graphs]
         _check_action(action, sum(sizes), self.spec.num_actions)
-        played = [env.step(part) for env, part in zip(self.envs, action.long().split(sizes), strict=True)]
+        parts = action.to(self._graphs[0].x.device, torch.int64).split(sizes)  # the networks may be on a GPU
+        played = [env.step(part) for env, part in zip(self.envs, parts, strict=True)]
         steps = [self._clocked(i, step) for i, step in enumerate(played)]
         reward = torch.cat([_reward(step, size) for step, size in zip(steps, sizes, strict=True)])
         successor = graph = _batch([step.graph for step in steps])

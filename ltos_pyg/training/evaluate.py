@@ -14,6 +14,7 @@ from torch_geometric.data import Batch
 
 from ltos_pyg.algos import Algorithm, Decision
 from ltos_pyg.algos.base import first_nonfinite
+from ltos_pyg.data import batch_to
 from ltos_pyg.graph_env import GraphEnv, GraphEnvSpec
 from ltos_pyg.graph_env.base import check_step
 from ltos_pyg.graph_env.checker.walk import random_action
@@ -168,10 +169,11 @@ def sharing_measures(graph: Batch, sharing: Sharing) -> dict[str, Tensor]:
 class KeptByNode:
     """The share kept by each node at the steps of an evaluation, for ``kept_std_states``.
 
-    A node is identified by its ``node_id``, or else by its position in the graph, across all episodes.
+    A node is identified by its ``node_id``, or else by its position in the graph, across all episodes of a task.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_tasks: int | None) -> None:
+        self.num_tasks = num_tasks or 1  # graph b plays task b % num_tasks
         self.node: list[Tensor] = []
         self.kept: list[Tensor] = []
 
@@ -181,7 +183,8 @@ class KeptByNode:
         node = graph.get('node_id')
         node = torch.arange(len(batch)) - graph.ptr.cpu()[batch] if node is None else node.cpu()
         counts = senders(graph) & pending[batch]
-        self.node.append(node[counts])
+        task = batch % self.num_tasks
+        self.node.append((node * self.num_tasks + task)[counts])
         self.kept.append(sharing.kept.detach().cpu()[counts])
 
     def std(self) -> float:
@@ -217,7 +220,7 @@ class SwitchTally:
         if not self.sums or not (early or due):
             return
         algorithm, action = self.algorithm, decision.action
-        graph = graph.to(action.device)
+        graph = batch_to(graph, action.device)
         if algorithm.config.eval_temperature > 0:
             action = algorithm.greedy_action(graph, decision.sharing)
         weight = pending.double() * (1 if early else SWITCH_EVERY)
@@ -346,7 +349,7 @@ def evaluate(
     num_graphs = env.spec.num_envs
     graph = env.reset(seed)
     algorithm.reset_eval_state()
-    tally, by_node = EpisodeTally(num_graphs), KeptByNode()
+    tally, by_node = EpisodeTally(num_graphs), KeptByNode(env.spec.num_tasks)
     switched = SwitchTally(algorithm, num_graphs) if switches else None
     pending = torch.ones(num_graphs, dtype=torch.bool)
     done: dict[str, list[Tensor]] = {}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from ltos_pyg.data import Snapshot, batch_snapshots, repeat_batch
+from ltos_pyg.data import Snapshot, batch_snapshots, batch_to, repeat_batch
 
 SIZES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1, max_size=6)  # nodes and edges
 
@@ -162,3 +162,11 @@ def test_copies_keep_the_class_and_the_fields(copy: str) -> None:
     assert isinstance(copied, Snapshot)
     for graph, expected in zip(copied.to_data_list(), graphs, strict=True):
         assert_same(graph, expected)
+
+
+def test_a_batch_that_is_moved_stays_where_it_was_for_others():
+    batch = Batch.from_data_list([random_snapshot(3, 2, torch.Generator())])
+    assert batch_to(batch, torch.device('cpu')) is batch
+    moved = batch_to(batch, torch.device('meta'))
+    assert all(value.device.type == 'meta' for _, value in moved if isinstance(value, Tensor))
+    assert all(value.device.type == 'cpu' for _, value in batch if isinstance(value, Tensor))

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+import ltos_pyg
 from ltos_pyg import cli
 from ltos_pyg.algos import ALGORITHMS
+from ltos_pyg.data import Snapshot
+from ltos_pyg.graph_env import SingleGraphEnv, SingleStep, fully_connected
 from ltos_pyg.training.run import load_run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')]
@@ -38,6 +41,23 @@ RUNS = [
     *(('dilemmas', algo) for algo in ('dgn', 'ltos', 'ltos_edge')),
     *(('traffic', algo) for algo in ('dgn', 'ltos', 'ltos_edge', 'neurcomm')),
 ]
+
+
+class Walk(SingleGraphEnv):
+    """Two agents walk on a line, in Python."""
+
+    num_features, num_actions, max_nodes, horizon = 1, 2, 2, 10
+
+    def start(self) -> Snapshot:
+        self.place = torch.rand(2, 1, generator=self.generator)
+        return self.look()
+
+    def step(self, action: torch.Tensor) -> SingleStep:
+        self.place = self.place + 0.1 * (2 * action.unsqueeze(1) - 1)
+        return SingleStep(self.look(), reward=-self.place.abs().squeeze(1))
+
+    def look(self) -> Snapshot:
+        return Snapshot(x=self.place, edge_index=fully_connected(2))
 
 
 def train(name: str, algo: str, folder: Path, *more: str) -> dict[str, Any]:
@@ -69,6 +89,18 @@ def test_every_method_trains_and_resumes_there_and_plays_anywhere(name, algo, tm
     assert torch.equal(action.cpu(), expected)
     if sharing is not None:
         torch.testing.assert_close(sharing.to('cpu'), expected_sharing, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('algo', ['dqn', 'ltos', 'neurcomm'])
+def test_environments_in_python_stay_on_the_cpu(algo, tmp_path):
+    assert ltos_pyg.train(Walk, algo, 200, out=tmp_path, device=GPU, num_envs=4, final_episodes=4).result['eval']
+
+
+def test_a_run_goes_on_on_another_device(tmp_path):
+    options = {'out': tmp_path, 'final_episodes': 4, 'eval_episodes': 2}
+    ltos_pyg.train('prisoner', 'ltos', 2_000, device=GPU, **options)
+    with pytest.warns(UserWarning, match='saved on another device'):
+        ltos_pyg.train('prisoner', 'ltos', 3_000, device='cpu', resume=True, **options)
 
 
 @pytest.mark.parametrize('algo', ['dgn', 'ltos', 'ltos_edge', 'qmix', 'ip'])

@@ -89,7 +89,7 @@ def test_measures_of_the_weights_worked_by_hand():
 
 
 def test_the_spread_over_states_is_that_of_one_node_at_a_time():
-    by_node, both = KeptByNode(), torch.tensor([True, True])
+    by_node, both = KeptByNode(None), torch.tensor([True, True])
     graph = graphs((3, [(0, 1), (1, 0)]), (2, [(0, 1), (1, 0)]))  # place 2 has nothing to decide
     for kept in (
         [0.1, 0.5, 1.0, 0.1, 0.7],
@@ -102,14 +102,22 @@ def test_the_spread_over_states_is_that_of_one_node_at_a_time():
 
 
 def test_a_node_is_known_by_its_number_where_it_has_one():
-    by_node, both = KeptByNode(), torch.tensor([True])
+    by_node, both = KeptByNode(None), torch.tensor([True])
     for number, kept in (([7, 3], [0.2, 0.9]), ([3, 7], [0.9, 0.2])):
         graph = graphs((2, [(0, 1), (1, 0)]), node_id=torch.tensor(number))
         by_node.step(graph, Sharing(torch.zeros(2), torch.tensor(kept)), both)
     assert by_node.std() == 0.0
-    without = KeptByNode()
+    without = KeptByNode(None)
     without.step(graphs((2, [])), Sharing(torch.zeros(0), torch.ones(2)), both)
     assert without.std() == 0.0
+
+
+def test_nodes_of_different_tasks_are_different_nodes():
+    by_node = KeptByNode(num_tasks=2)
+    pair = (2, [(0, 1), (1, 0)])
+    kept = torch.tensor([0.2, 0.3, 0.8, 0.9] * 2)  # each task always keeps the same
+    by_node.step(graphs(pair, pair, pair, pair), Sharing(torch.zeros(8), kept), torch.ones(4, dtype=torch.bool))
+    assert by_node.std() == pytest.approx(0, abs=1e-6)
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------

@@ -148,6 +148,9 @@ class EdgeCritic(nn.Module):
         U_{ji} \to \delta_j + \gamma^n U^-_{ji}(o', a'_i), \qquad
         \delta_j = R_j + \gamma^n U^-_{jj}(o', a'_j) - U_{jj}(o, a_j).
 
+    With ``action_gap`` each target, that of :math:`\delta_j` included, is lowered by that fraction of the gap to the
+    greedy action.
+
     Each reward is learned once, unmixed, and the effect of i's action is separated from the rest of j's return. The
     weights are also network inputs (other agents react to them), so :math:`Q_i` is linear in :math:`w` only while other
     agents do not react.

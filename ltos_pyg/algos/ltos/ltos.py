@@ -23,7 +23,7 @@ from ltos_pyg.algos.ltos.weights import HeldNoise, JointNoise, Logits, constant_
 from ltos_pyg.data import Transition
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
 from ltos_pyg.nn import Sharing, SharingPolicy, constant_sharing, keep_all
-from ltos_pyg.nn.conv.by_name import Conv
+from ltos_pyg.nn.conv.by_name import Conv, check_conv
 from ltos_pyg.nn.functional import softmax_by_sender
 from ltos_pyg.seeding import generator
 
@@ -106,6 +106,7 @@ class LToS(SharingQ):
                 f"'policy' must have a method 'logits(x, edge_index, edge_attr)' that returns logits of edges (E,) and "
                 f'of nodes (N,) (got {type(policy).__name__})'
             )
+        check_conv(policy, type(policy).__name__, 'policy')
         self.phi: Any = policy.to(self.device)
         self.target_phi = copy.deepcopy(self.phi).requires_grad_(False)
         self.move_phi = SoftUpdate(self.target_phi, self.phi)
@@ -116,6 +117,8 @@ class LToS(SharingQ):
                 f"'objective' must make an object with the methods of ltos_pyg.algos.ltos.Objective (got "
                 f'{type(self.objective).__name__}). Derive from ShapedGradient to write a loss alone.'
             )
+        for name, module in self.objective.modules().items():
+            check_conv(module, name, 'objective')
         if len(self.objective.optimizers()) > 1:
             raise ValueError(
                 f"'objective' must have one optimizer at most (got {', '.join(self.objective.optimizers())}). Put all "

@@ -178,6 +178,7 @@ class JointSearch:
 
     def __init__(self, spec: GraphEnvSpec, config: LToSConfig, device: torch.device, rng: torch.Generator) -> None:
         self.config, self.rng, self.num_envs = config, rng, spec.num_envs
+        self.num_tasks = spec.num_tasks or 1
         self.critics = nn.ModuleList(JointActionCritic(spec, config) for _ in range(2)).to(device)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.move_targets = SoftUpdate(self.targets, self.critics)
@@ -214,7 +215,8 @@ class JointSearch:
         underrates what is rare and large, such as the loss of an agent that is attacked.
         """
         t = batch.t
-        which = half_of(t.index, self.num_envs).to(t.reward.device)  # (B,) the same for the same frame in every batch
+        which = half_of(t.index, self.num_envs, self.num_tasks)  # (B,) the same for the same frame in every batch
+        which = which.to(t.reward.device)
         now = self._critics_see(batch.seen)
         ahead = None if batch.successors is None else self._critics_see(batch.successors.seen)
         losses = []
@@ -354,13 +356,15 @@ class JointSearch:
         return torch.zeros_like(value[:, 0]).index_add(1, node, effect)
 
 
-def half_of(index: Tensor, num_envs: int) -> Tensor:
+def half_of(index: Tensor, num_envs: int, num_tasks: int = 1) -> Tensor:
     """Which of two critics learns from each transition, 0 or 1, by its number.
 
-    Odd and even numbers are odd and even streams, or steps. With fewer than four streams those differ in more than
-    chance (one of two may be the near-greedy one, and one-step episodes use every other number), so numbers are hashed.
+    Odd and even numbers are odd and even streams, or steps. Those may differ in more than chance: of two streams one
+    may be the near-greedy one, one-step episodes use every other number, and with an even number of tasks odd streams
+    never play some of them. There numbers are hashed.
     """
-    return (index if num_envs >= 4 else (index * 2654435761) >> 16) % 2
+    alternate = num_envs >= 4 and num_tasks % 2 == 1
+    return (index if alternate else (index * 2654435761) >> 16) % 2
 
 
 def summed(value: Tensor, near: Near) -> Tensor:

@@ -13,7 +13,7 @@ from ltos_pyg.algos.dgn import DGN
 from ltos_pyg.algos.losses import masked
 from ltos_pyg.algos.ltos.config import SharingQConfig
 from ltos_pyg.algos.ltos.critics import CRITICS, LowLevelBatch, Successors, find_edges, random_pairs
-from ltos_pyg.data import Transition
+from ltos_pyg.data import Transition, batch_to
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn import Sharing
 from ltos_pyg.seeding import generator
@@ -52,7 +52,7 @@ class SharingQ(DGN):
     @torch.no_grad()
     def greedy_action(self, graph: Batch, sharing: Sharing) -> Tensor:
         """The best action of each node under given weights, (N,), as :meth:`act` chooses without a temperature."""
-        graph = graph.to(self.device)
+        graph = batch_to(graph, self.device)
         with self.inputs.each_batch_once(graph):
             q = self.over_views(graph, lambda views: self.averaged_values(views, graph, sharing))
         return masked(q, graph.get('action_mask')).argmax(-1)

@@ -119,8 +119,8 @@ def _has_sizes(arguments: list[str]) -> bool:
     return arguments[:2] == ['in_channels', 'out_channels'] or arguments[:1] == ['channels']
 
 
-def check_conv(layer: nn.Module, name: str) -> None:
-    """Raises a ``ValueError`` for dropout and batch normalisation.
+def check_conv(layer: nn.Module, name: str, option: str = 'conv') -> None:
+    """Raises a ``ValueError`` for dropout and batch normalisation in a module that was given as an option.
 
     With them the values of an agent would depend on chance, or on the other graphs of its batch, and so would greedy
     actions and the targets of learning.
@@ -128,11 +128,9 @@ def check_conv(layer: nn.Module, name: str) -> None:
     for module in layer.modules():
         if isinstance(module, _BatchNorm):
             raise ValueError(
-                f"'conv' must not normalise over the batch: {name} has a {type(module).__name__}. Give a function that "
-                f'makes it without, or with a normalisation of each node, such as LayerNorm.'
+                f"'{option}' must not normalise over the batch: {name} has a {type(module).__name__}. Make it without, "
+                'or with a normalisation of each node, such as LayerNorm.'
             )
         dropout = module.p if isinstance(module, _DropoutNd) else getattr(module, 'dropout', 0)
         if isinstance(dropout, int | float) and dropout > 0:
-            raise ValueError(
-                f"'conv' must have no dropout: {name} has {dropout:g}. Give a function that makes it without."
-            )
+            raise ValueError(f"'{option}' must have no dropout: {name} has {dropout:g}. Make it without.")

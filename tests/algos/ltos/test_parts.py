@@ -118,6 +118,16 @@ def test_a_layer_that_does_not_fit_is_refused(conv, message):
         DGNTrunk(4, 16, heads=3 if callable(conv) else 2, edge_dim=3, conv=conv)
 
 
+@pytest.mark.parametrize(
+    ('layer', 'message'), [(nn.Dropout(0.5), 'have no dropout'), (nn.BatchNorm1d(2), 'not normalise over the batch')]
+)
+def test_a_high_level_that_depends_on_chance_or_on_the_batch_is_refused(layer, message):
+    policy = MyPolicy()
+    policy.layer = layer
+    with pytest.raises(ValueError, match=f"'policy' must {message}"):
+        LToS(jungle().spec, small(), policy=policy)
+
+
 @pytest.mark.parametrize('algorithm', [LToS, LToSEdge])
 def test_an_objective_of_ones_own_moves_the_high_level_and_is_saved(algorithm):
     class KeepAll(ShapedGradient):

@@ -204,3 +204,11 @@ def test_with_two_streams_both_critics_see_both():
     index = torch.arange(2000)
     for stream in (0, 1):
         assert 0.4 < half_of(index[index % 2 == stream], 2).double().mean() < 0.6
+
+
+@pytest.mark.parametrize('num_tasks', [1, 2, 3, 4])
+def test_both_critics_see_every_task(num_tasks):
+    index = torch.arange(16_000)
+    task = index % 16 % num_tasks
+    for which in range(num_tasks):
+        assert 0.3 < half_of(index[task == which], 16, num_tasks).double().mean() < 0.7
