@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,21 +48,36 @@ class Options:
     data: Path | None = None
     """folder with the road networks of 6x6 and Shenzhen"""
     dry_run: bool = False
-    """print what would be trained, and how long it would take"""
+    """print what would be trained and played, and how long training would take"""
     report: bool = False
     """train nothing: report from the runs that are finished"""
     archive: Path | None = None
     """also copy the small files of the runs to this folder: options, evaluations, final results"""
     ray: Annotated[str | None, tyro.conf.arg(metavar='ADDRESS')] = None
-    """train on the Ray cluster of this address (auto: the running one, local: a new one here) (extra ray)"""
+    """train on the Ray cluster of this address (auto: the running one; local, or no address: a new one here) (extra
+    ray)"""
     slurm: Annotated[str | None, tyro.conf.arg(metavar='PARTITION')] = None
-    """train as an array of SLURM jobs in this partition (local: in processes here) (extra slurm)"""
+    """train as an array of SLURM jobs in this partition (default, or none: that of the cluster; local: in processes
+    here) (extra slurm)"""
     imports: ImportArg = ()
+
+
+BARE = {'--ray': 'local', '--slurm': 'default'}  # their values, if they have none
+
+
+def with_values(args: Sequence[str]) -> list[str]:
+    """The arguments, with a value for ``--ray`` and ``--slurm`` where another flag or nothing follows."""
+    after = [*args[1:], '--']
+    return [
+        word
+        for arg, following in zip(args, after, strict=True)
+        for word in ([arg, BARE[arg]] if arg in BARE and following.startswith('-') else [arg])
+    ]
 
 
 def main(args: Sequence[str]) -> int:
     """Trains and reports; 1 if a run failed, or an experiment has no report."""
-    options = parse(Options, args, 'ltos reproduce')
+    options = parse(Options, with_values(args), 'ltos reproduce')
     check_range(options, 'jobs', least=1)
     check_range(options, 'seeds', least=1, none=', or be left out')
     if options.ray and options.jobs != 1:
@@ -93,18 +108,25 @@ def main(args: Sequence[str]) -> int:
         reproduce,
         write_reports,
     )
+    from ltos_pyg.experiments.runner import check_folder
+    from ltos_pyg.experiments.zero_shot import missing_values
 
+    check_folder('runs', options.runs)
+    for one in experiments:
+        check_folder('out', options.out / one.name)
     if options.archive:
+        check_folder('archive', options.archive)
         check_archive(options.runs, options.archive)
     if options.dry_run:
-        _print_plan(plan_all(experiments, options.runs), options.jobs)
+        planned = plan_all(experiments, options.runs)
+        _print_plan(planned, options.jobs, missing_values(experiments, options.runs))
         return 0
     if options.report:
         failures = write_reports(experiments, options.runs, options.out)
     else:
         with stopped_by_signals():
             failures = reproduce(experiments, options.runs, options.out, _backend(options))
-    unreported = {failure.name for failure in failures if failure.log is None}
+    unreported = {failure.name for failure in failures if failure.log is None and not failure.has_table}
     for one in experiments:
         if one.name not in unreported:
             _print_report(options.out / one.name)
@@ -112,7 +134,9 @@ def main(args: Sequence[str]) -> int:
         count = archive(experiments, options.runs, options.archive)
         print(f'copied the results of {count} runs to {options.archive}')
     for failure in failures:
-        if failure.log is None:
+        if failure.has_table:
+            print(f'ltos: {failure.name} has no figure: {failure.reason}', file=sys.stderr)
+        elif failure.log is None:
             print(f'ltos: {failure.name} is not reported: {failure.reason}', file=sys.stderr)
         else:
             print(f'ltos: {failure.name} failed: {failure.reason} (see {failure.log})', file=sys.stderr)
@@ -166,18 +190,31 @@ def _backend(options: Options) -> Backend:
     return ThisMachine(options.jobs)
 
 
-def _print_plan(planned: Sequence[Planned], jobs: int) -> None:
+def _print_plan(
+    planned: Sequence[Planned], jobs: int, missing: Mapping[tuple[str, str], Sequence[Any]] | None = None
+) -> None:
+    from ltos_pyg.experiments.runner import wall_seconds
+    from ltos_pyg.training.zero_shot import option_text
+
     left = 0.0
     for one in planned:
         seconds = one.seconds * (1 - one.fraction)
         left += seconds
-        print(f'{one.state:12}{seconds / 60:7.1f} min  {one.run.name}')
+        time = 'to be played' if one.state == 'to measure' else f'{seconds / 60:8.1f} min'
+        print(f'{one.state:12}{time}  {one.run.name}')
         if one.state != 'finished':
-            resume = ['--resume'] if one.state == 'interrupted' else []
-            print(f'{"":12}{"":11}  {shlex.join(["ltos", *one.run.arguments(one.folder), *resume])}')
+            resume = ['--resume'] if one.state in ('interrupted', 'to measure') else []
+            print(f'{"":12}{"":12}  {shlex.join(["ltos", *one.run.arguments(one.folder), *resume])}')
+    for (name, option), values in (missing or {}).items():
+        print(f'{"zero-shot":12}to be played  {name} over {option} = {", ".join(map(option_text, values))}')
     states = [one.state for one in planned]
-    counts = ', '.join(f'{states.count(state)} {state}' for state in ('finished', 'interrupted', 'missing'))
-    print(f'{len(planned)} runs: {counts}; about {_time(left)} of one core, {_time(left / jobs)} with --jobs {jobs}')
+    known = ('finished', *(['to measure'] if 'to measure' in states else []), 'interrupted', 'missing')
+    counts = ', '.join(f'{states.count(state)} {state}' for state in known)
+    wall = wall_seconds(planned, jobs)
+    print(f'{len(planned)} runs: {counts}; about {_time(left)} of one core, {_time(wall)} with --jobs {jobs}')
+    number = sum(map(len, (missing or {}).values())) + states.count('to measure')
+    if number:
+        print(f'not in this time: {number} {"evaluation" if number == 1 else "evaluations"} of trained runs')
 
 
 def _time(seconds: float) -> str:

@@ -12,6 +12,7 @@ import tyro
 
 from ltos_pyg import registry
 from ltos_pyg.cli.options import ImportArg, parse
+from ltos_pyg.cli.reproduce import stopped_by_signals, with_values
 
 
 @dataclass
@@ -46,17 +47,18 @@ class Options:
     out: Path | None = None
     """folder of the sweep (default: runs/sweep-SCENARIO-ALGO); the same command continues it"""
     ray: Annotated[str | None, tyro.conf.arg(metavar='ADDRESS')] = None
-    """run trials on the Ray cluster of this address (auto, local); --out must be on a folder that it shares"""
+    """run trials on the Ray cluster of this address (auto: the running one; local, or no address: a new one here);
+    --out must be on a folder that it shares"""
     imports: ImportArg = ()
 
 
 def main(args: Sequence[str]) -> int:
     """Searches, and prints the best options."""
-    options = parse(Options, args, 'ltos sweep')
+    options = parse(Options, with_values(args), 'ltos sweep')
     registry.import_modules(options.imports)
     registry.check_scenario(options.scenario)  # before PyTorch is loaded, which takes seconds
     registry.check_algorithm(options.algo)
-    from ltos_pyg.cli.reproduce import stopped_by_signals
+    from ltos_pyg.experiments.runner import check_folder
     from ltos_pyg.experiments.search_space import Sweep, parse_dimension
     from ltos_pyg.experiments.sweep import run_sweep
 
@@ -83,6 +85,7 @@ def main(args: Sequence[str]) -> int:
     )
     short = '-'.join(name.rpartition(':')[2] for name in (options.scenario, options.algo))
     out = options.out or Path('runs') / f'sweep-{short}'
+    check_folder('out', out)
     cluster = None
     if options.ray:
         from ltos_pyg.experiments.clusters import RayCluster

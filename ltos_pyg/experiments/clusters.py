@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import tempfile
 import threading
@@ -16,6 +17,8 @@ from ltos_pyg.experiments.experiment import Run
 from ltos_pyg.experiments.runner import LOG, POLL, Planned, train_here
 from ltos_pyg.training.atomic import atomic_write
 
+RETRIES = 5  # of a Ray task whose worker died, or was killed as memory ran out
+REQUEUES = 100  # of a SLURM job whose time was up
 RESULTS = ('config.json', 'metrics.jsonl', 'final.json', LOG)  # what is fetched back where no folder is shared
 
 
@@ -35,6 +38,7 @@ class RayCluster:
     """
 
     def __init__(self, address: str) -> None:
+        os.environ.setdefault('RAY_task_oom_retries', str(RETRIES))  # default: without end; read when Ray is imported
         try:
             import ray
         except ImportError as error:
@@ -49,9 +53,19 @@ class RayCluster:
                     f'local.'
                 ) from error
 
+    def leaves_checkpoints(self, folder: Path) -> bool:
+        """Whether every machine of the cluster sees the folder."""
+        ray = self.ray
+        at = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        nodes = [node['NodeID'] for node in ray.nodes() if node['Alive'] and node['Resources'].get('CPU')]
+        sees = ray.remote(num_cpus=0)(os.path.exists)
+        with tempfile.NamedTemporaryFile(dir=folder.resolve(), prefix='.shared-') as mark:
+            places = [at(node, soft=False) for node in nodes]
+            return all(ray.get([sees.options(scheduling_strategy=one).remote(mark.name) for one in places]))
+
     def train(self, planned: Sequence[Planned]) -> Iterator[tuple[Planned, str | None]]:
         ray = self.ray
-        remote = ray.remote(num_cpus=1, max_retries=-1)(train_on_worker)
+        remote = ray.remote(num_cpus=1, max_retries=RETRIES)(train_on_worker)
         with tempfile.NamedTemporaryFile(dir=planned[0].folder.parent, prefix='.shared-') as mark:
             waiting = {remote.remote(one.run, str(one.folder.resolve()), mark.name): one for one in planned}
             try:
@@ -114,10 +128,11 @@ class Slurm:
     """Trains the runs as an array of SLURM jobs, through submitit. A preempted job is requeued, and resumes its run.
 
     Args:
-        partition: The partition; ``'local'`` starts processes on this machine instead.
+        partition: The partition; ``'default'``: that of the cluster; ``'local'`` starts processes on this machine
+            instead.
         logs: Folder for submitit's files, on a shared file system.
         jobs: Most jobs at once.
-        hours: Time limit of a job; a run that takes longer is requeued and resumed.
+        hours: Time limit of a job; a run that takes longer is requeued and resumed, up to ``REQUEUES`` times.
 
     Raises:
         ImportError: Without submitit (extra ``slurm``).
@@ -135,10 +150,15 @@ class Slurm:
                 f"'--slurm {partition}' must be called on a machine of a SLURM cluster: expected the command 'srun' on "
                 f"the PATH (got none). Call it on the cluster's login node, or start processes here by --slurm local."
             )
-        self.executor = submitit.AutoExecutor(folder=logs, cluster='local' if local else 'slurm')
+        self.executor = submitit.AutoExecutor(
+            folder=logs, cluster='local' if local else 'slurm', slurm_max_num_timeout=REQUEUES
+        )
         self.executor.update_parameters(timeout_min=int(60 * hours), cpus_per_task=1, mem_gb=4, name='ltos')
         if not local:
-            self.executor.update_parameters(slurm_partition=partition, slurm_array_parallelism=jobs)
+            self.executor.update_parameters(slurm_array_parallelism=jobs)
+        if partition not in ('local', 'default'):
+            self.executor.update_parameters(slurm_partition=partition)
+        self.partition = partition
         self.at_once = jobs if local else None  # SLURM limits its array itself
 
     def train(self, planned: Sequence[Planned]) -> Iterator[tuple[Planned, str | None]]:
@@ -159,8 +179,20 @@ class Slurm:
     def _submit(self, planned: Sequence[Planned]) -> list[Any]:
         if not planned:
             return []
-        with self.executor.batch():
-            return [self.executor.submit(SlurmTask(), one.run, one.folder.resolve()) for one in planned]
+        from submitit.core.utils import FailedJobError
+
+        try:
+            with self.executor.batch():
+                return [self.executor.submit(SlurmTask(), one.run, one.folder.resolve()) for one in planned]
+        except FailedJobError as error:
+            raise ValueError(
+                f"SLURM refused the jobs of '--slurm {self.partition}' ({str(error).strip()}). Choose another "
+                f'partition, or set what it asks for in the environment, such as SBATCH_ACCOUNT, SBATCH_QOS or '
+                f'SBATCH_TIMELIMIT.'
+            ) from error
+
+    def leaves_checkpoints(self, folder: Path) -> bool:
+        return True
 
 
 def _reason(job: Any) -> str | None:

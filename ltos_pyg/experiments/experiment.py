@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from ltos_pyg.ranges import as_option, check_range
 from ltos_pyg.training.config import ENV_PREFIX, flags_of
 
 FIRST_SEED = 10  # settings were chosen on 100 to 104; 0 to 9 were used while bugs were fixed, some settings on them
+NAME_BYTES = 200  # longest name of a run folder: file systems allow 255, and files that are being written add some
 NOT_TRAINING = ('final_episodes', 'eval_episodes', 'eval_every', 'eval_seed', 'media', 'threads', 'device',
                 'checkpoint_every', 'log_every')  # fmt: skip
 """Options that change what is measured or saved, but not what is trained: not in the name of a run folder."""
@@ -99,7 +101,7 @@ class Run:
     def name(self) -> str:
         """The name of its folder, from everything that training depends on."""
         scenario = [self.scenario.rpartition(':')[2], *_shown(self.setting)]
-        return '-'.join([*scenario, self.label, f'seed{self.seed}'])
+        return shortened('-'.join([*scenario, self.label]), f'-seed{self.seed}')
 
     @property
     def label(self) -> str:
@@ -114,6 +116,14 @@ class Run:
         imports = [flag for name in self.imports for flag in ('--import', name)]
         where = ['--seed', str(self.seed), '--label', self.label, '--no-media', '--out', str(folder)]
         return ['train', self.scenario, '--algo', self.algo, *preset, *flags, *imports, *where]
+
+
+def shortened(name: str, end: str) -> str:
+    """The name of a file or folder with this end: one of more than ``NAME_BYTES`` is cut, and then has its hash."""
+    if len((name + end).encode()) <= NAME_BYTES:
+        return name + end
+    end = f'-{hashlib.sha256(name.encode()).hexdigest()[:16]}{end}'
+    return name.encode()[: NAME_BYTES - len(end.encode())].decode(errors='ignore') + end
 
 
 def _shown(options: Options) -> list[str]:

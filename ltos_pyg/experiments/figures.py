@@ -1,4 +1,5 @@
-"""Figures of an experiment, readable in grey and with any colour vision: each method has a colour, marker and dash."""
+"""Figures of an experiment, readable in grey and with any colour vision: methods differ in colour, and in marker or
+dash."""
 
 from __future__ import annotations
 
@@ -15,35 +16,38 @@ from ltos_pyg.experiments.report import Result
 from ltos_pyg.experiments.statistics import performance_profile
 from ltos_pyg.viz.curves import (
     COLOURS,
-    LINES,
-    MARKERS,
     Curve,
     curve_figure,
     figure_style,
     group,
     load_series,
+    look_of,
 )
 
+# of lines without markers; more than COLOURS, so that no two of the first 56 lines look alike
+DASHES: tuple[Any, ...] = ('-', '--', ':', '-.', (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (5, 4)))
 PANEL_COLUMNS = 5  # most pictures side by side
 
 
-def curves(results: Sequence[Result], folder: Path) -> Any:
+def curves(results: Sequence[Result], folder: Path, labels: Sequence[str] = ()) -> Any:
     """Learning curves: a panel a setting, the mean over seeds, and a band from the lowest to the highest seed.
 
     Nothing is smoothed. The last point of a curve is the last evaluation of the training. The scale is logarithmic
-    where less is better and all values are above 0: queues of an untrained policy are a hundred times as long.
+    where less is better and all values are above 0: queues of an untrained policy are a hundred times as long. Methods
+    have the colours of their places in ``labels``, by default of the results.
     """
     found: list[Curve] = []
     for one in results:
         series = [load_series(folder / run.name, f'eval/{one.metric}') for run in one.runs]
         named = [dataclasses.replace(s, scenario=one.setting.label, label=one.method.label) for s in series]
         found += group(named) if named else []
-    log = all(one.lower_is_better for one in results) and all(bool((curve.value > 0).all()) for curve in found)
-    return curve_figure(found, {one.setting.label: one.metric for one in results}, log)
+    log = all(one.lower_is_better for one in results) and not any(bool((curve.value <= 0).any()) for curve in found)
+    labels = labels or [*dict.fromkeys(one.method.label for one in results)]
+    return curve_figure(found, {one.setting.label: one.metric for one in results}, log, labels)
 
 
 def lines(experiment: Experiment, results: Sequence[Result]) -> Any:
-    """The final result over the setting's ``x``: a line a method, a band over the seeds, the paper's numbers dashed."""
+    """The final result over the setting's ``x``: a line a method, a band over the seeds, the paper's numbers dotted."""
     with figure_style():
         from matplotlib.figure import Figure
 
@@ -52,16 +56,16 @@ def lines(experiment: Experiment, results: Sequence[Result]) -> Any:
         for rank, method in enumerate(experiment.methods):
             mine = [one for one in results if one.method is method and one.setting.x is not None]
             mine.sort(key=_x)
-            colour, marker = COLOURS[rank % len(COLOURS)], MARKERS[rank % len(MARKERS)]
+            look = look_of(rank)
             x = [_x(one) for one in mine]
-            axes.plot(x, [one.values.mean() for one in mine], color=colour, marker=marker, label=method.label)
+            axes.plot(x, [one.values.mean() for one in mine], label=method.label, **look)
             low, high = [one.values.min() for one in mine], [one.values.max() for one in mine]
-            axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
+            axes.fill_between(x, low, high, color=look['color'], alpha=0.16, linewidth=0)
             paper = experiment.paper.get(method.label, {})
             numbers = sorted((s.x, paper[s.label]) for s in experiment.settings if s.label in paper and s.x is not None)
             if numbers:
-                axes.plot(*zip(*numbers, strict=True), color=colour, marker=marker, linestyle=':', alpha=0.6,
-                          markerfacecolor='none', label=f'{method.label}, paper')  # fmt: skip
+                axes.plot(*zip(*numbers, strict=True), **look | {'linestyle': ':'}, alpha=0.6, markerfacecolor='none',
+                          label=f'{method.label}, paper')  # fmt: skip
         axes.set_xlabel(_x_label(experiment))
         axes.set_ylabel(' or '.join(dict.fromkeys(one.metric for one in results)))
         axes.set_title(experiment.title)
@@ -81,9 +85,9 @@ def _x_label(experiment: Experiment) -> str:
     return names.pop() if len(names) == 1 else 'x'
 
 
-def profiles(results: Sequence[Result], note: str = '') -> Any:
+def profiles(results: Sequence[Result], note: str = '', labels: Sequence[str] = ()) -> Any:
     """Performance profiles: the fraction of runs whose result is better than a threshold, with a note below. All
-    results are of one metric."""
+    results are of one metric. Methods have the colours of their places in ``labels``, by default of the results."""
     worse = -1.0 if results[0].lower_is_better else 1.0
     by_method: dict[str, list[np.ndarray[Any, Any]]] = {}
     for one in results:
@@ -99,8 +103,9 @@ def profiles(results: Sequence[Result], note: str = '') -> Any:
 
         figure = Figure(figsize=(6.4, 4.2), layout='constrained')
         axes = figure.subplots()
-        for rank, (label, tasks) in enumerate(by_method.items()):
-            colour, dash = COLOURS[rank % len(COLOURS)], LINES[rank // len(COLOURS) % len(LINES)]
+        ranks = {label: rank for rank, label in enumerate(labels or by_method)}
+        for label, tasks in by_method.items():
+            colour, dash = COLOURS[ranks[label] % len(COLOURS)], DASHES[ranks[label] % len(DASHES)]
             axes.step(worse * threshold, performance_profile(tasks, threshold), color=colour, linestyle=dash,
                       label=label, where='post')  # fmt: skip
         if worse < 0:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,20 @@ GPUS = ('/dev/nvidiactl', '/dev/kfd', '/dev/dxg')  # what the drivers of NVIDIA,
 
 
 def start_run(arguments: Sequence[str], log: Path) -> BaseProcess:
-    """Starts ``ltos ARGUMENTS`` in a process of its own, on one thread; what it prints goes to the end of ``log``.
+    """Starts ``ltos ARGUMENTS`` in a process of its own; see :func:`start`."""
+    return start(_ltos, [list(arguments)], log)
+
+
+def start(function: Callable[..., int], arguments: Sequence[Any], log: Path) -> BaseProcess:
+    """Starts ``function(*arguments)`` in a process of its own, on one thread, which ends with the exit code that it
+    returns; what it prints goes to the end of ``log``.
 
     If this process is killed, the other one stops as by SIGTERM: it saves its run.
 
     As with every process of :mod:`multiprocessing`, a script that calls this needs ``if __name__ == '__main__':``.
     """
     context = process_context(['ltos_pyg.experiments.preloaded'])
-    process: Any = context.Process(target=_run, args=(list(arguments), str(log)))
+    process: Any = context.Process(target=_run, args=(function, list(arguments), str(log)))
     process.start()
     return process
 
@@ -51,8 +57,8 @@ def _stop_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _run(arguments: list[str], log: str) -> None:
-    """In the new process: runs the command, and ends with its exit code."""
+def _run(function: Callable[..., int], arguments: list[Any], log: str) -> None:
+    """In the new process: calls the function, and ends with the exit code that it returns."""
     os.environ.update(ONE_THREAD)
     if hasattr(os, 'setsid'):
         os.setsid()  # Ctrl-C reaches the driver alone, which stops its runs once
@@ -60,7 +66,12 @@ def _run(arguments: list[str], log: str) -> None:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
+    sys.exit(function(*arguments))
+
+
+def _ltos(arguments: list[str]) -> int:
+    """Runs a command, which a run notes as its own."""
     from ltos_pyg.cli import main
 
     sys.argv = ['ltos', *arguments]
-    sys.exit(main())
+    return main()

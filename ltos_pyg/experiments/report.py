@@ -172,15 +172,16 @@ def sharing_table(results: Sequence[Result]) -> Cells:
 
 
 def improvement_table(results: Sequence[Result], compared: str | None = None) -> Cells:
-    """The probability that a run of one method, by default the first, is better than one of each other."""
-    by_method: dict[str, list[Result]] = {}
+    """The probability that a run of one method, by default the first, is better than one of each other, over the
+    settings in which both have results."""
+    by_method: dict[str, dict[str, Result]] = {}
     for one in results:
-        by_method.setdefault(one.method.label, []).append(one)
+        by_method.setdefault(one.method.label, {})[one.setting.label] = one
     label = compared or next(iter(by_method))
     mine = by_method.pop(label)
     rows = [['other method', f'P({label} is better)']]
     for other, theirs in by_method.items():
-        pairs = [(a, b) for a, b in zip(mine, theirs, strict=True) if a.ends and b.ends]
+        pairs = [(a, theirs[setting]) for setting, a in mine.items() if setting in theirs]
         if pairs:
             x, y = [
                 [-one.values if one.lower_is_better else one.values for one in side]
@@ -192,15 +193,12 @@ def improvement_table(results: Sequence[Result], compared: str | None = None) ->
 
 
 def with_seeds(results: Sequence[Result], least: int) -> tuple[list[Result], list[str]]:
-    """The results of methods with at least so many runs in each setting that they have any in, and the labels of the
-    methods with fewer; methods without a run are in neither."""
-    by_method: dict[str, list[Result]] = {}
-    for one in results:
-        by_method.setdefault(one.method.label, []).append(one)
-    started = {label: [len(one.ends) for one in mine if one.ends] for label, mine in by_method.items()}
-    few = [label for label, counts in started.items() if counts and min(counts) < least]
-    enough = [one for label, mine in by_method.items() if started[label] and label not in few for one in mine]
-    return enough, few
+    """The results of at least so many runs, and the names of those of fewer: the method, and if there are several
+    settings, that; results of no run are in neither."""
+    several = len({one.setting.label for one in results}) > 1
+    few = [one for one in results if 0 < len(one.ends) < least]
+    names = [f'{one.method.label} in {one.setting.label}' if several else one.method.label for one in few]
+    return [one for one in results if len(one.ends) >= least], names
 
 
 def _late(one: Result) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ltos_pyg import __version__
 from ltos_pyg.experiments import figures
-from ltos_pyg.experiments.experiment import Experiment
+from ltos_pyg.experiments.experiment import Experiment, shortened
 from ltos_pyg.experiments.report import (
     Result,
     csv_of,
@@ -22,13 +22,15 @@ from ltos_pyg.experiments.report import (
     table_of,
     with_seeds,
 )
-from ltos_pyg.experiments.runner import Backend, Failure, Planned, one_driver, plan, train_missing
-from ltos_pyg.experiments.zero_shot import check_over, evaluate_missing, zero_shot_csv, zero_shot_table
-from ltos_pyg.formatting import finite, markdown
+from ltos_pyg.experiments.runner import Backend, Failure, Planned, ThisMachine, one_driver, plan, train_missing
+from ltos_pyg.experiments.tables import markdown
+from ltos_pyg.experiments.zero_shot import EPISODES, check_over, evaluate_missing, zero_shot_csv, zero_shot_table
+from ltos_pyg.formatting import finite
 from ltos_pyg.training.atomic import write_text
 from ltos_pyg.training.run_folder import RunFolder, provenance, write_json
 
 IMPROVEMENT_FROM = 2  # runs of a method, below which a probability of improvement has no interval
+NEED_CHECKPOINTS = ('zero_shot', 'behaviour', 'selfishness')  # reports that play trained policies
 PROFILES_FROM = 4  # and below which a performance profile says nothing
 USUAL_FILES = (
     'table.md', 'table.tex', 'table.csv', 'marl_eval.json', 'about.json', 'figure.png', 'figure.svg', 'profile.png',
@@ -56,9 +58,22 @@ def reproduce(
     """
     planned = plan_all(experiments, runs)
     with one_driver(runs):
+        _check_checkpoints(experiments, runs, backend)
         failures = train_missing(planned, backend, quiet)
-        failures += evaluate_missing(experiments, runs, quiet)
+        failures += evaluate_missing(experiments, runs, backend.jobs if isinstance(backend, ThisMachine) else 1, quiet)
     return failures + write_reports(experiments, runs, out)
+
+
+def _check_checkpoints(experiments: Sequence[Experiment], runs: Path, backend: Backend) -> None:
+    """Raises a ``ValueError`` if the report of an experiment takes checkpoints, which its runs would not leave."""
+    for one in experiments:
+        unfinished = any(not RunFolder(runs / run.name).is_finished for run in one.runs())
+        if one.report in NEED_CHECKPOINTS and unfinished and not backend.leaves_checkpoints(runs):
+            raise ValueError(
+                f"the report of '{one.name}' plays trained policies, and needs '{runs}' to be a folder that all "
+                f'machines of the cluster see (got one that some do not). Choose such a folder by --runs, or leave '
+                f'out --ray.'
+            )
 
 
 def write_reports(experiments: Sequence[Experiment], runs: Path, out: Path) -> list[Failure]:
@@ -73,7 +88,9 @@ def write_reports(experiments: Sequence[Experiment], runs: Path, out: Path) -> l
         try:
             if not write_report(experiment, runs, out / experiment.name):
                 failures.append(Failure(experiment.name, f"none of its runs is finished in '{runs}' (--runs)"))
-        except ValueError as error:  # such as of a GIF, which takes a checkpoint
+        except FigureError as error:  # such as of a GIF, which takes a checkpoint
+            failures.append(Failure(experiment.name, str(error), has_table=True))
+        except ValueError as error:
             failures.append(Failure(experiment.name, str(error)))
     return failures
 
@@ -121,9 +138,18 @@ def archive(experiments: Sequence[Experiment], runs: Path, target: Path) -> int:
     return len(finished)
 
 
+class FigureError(ValueError):
+    """A figure cannot be drawn; the tables are written."""
+
+
 def write_report(experiment: Experiment, runs: Path, out: Path) -> list[Path]:
     """Writes tables, figures and ``about.json``; returns their paths. Every file is complete or absent. Files of an
-    earlier report that this one does not have are removed."""
+    earlier report that this one does not have are removed.
+
+    Raises:
+        ValueError: If a result is damaged, or lacks the metric.
+        FigureError: If a figure cannot be drawn.
+    """
     results = results_of(experiment, runs)
     done = [one for one in results if one.ends]
     if not done:
@@ -132,7 +158,7 @@ def write_report(experiment: Experiment, runs: Path, out: Path) -> list[Path]:
     before = files_of(out)
     zero_shot = experiment.report == 'zero_shot'
     cells = zero_shot_table(experiment, done, runs) if zero_shot else table_of(experiment, results)
-    parts = [f'# {experiment.title}', experiment.text, markdown(cells[0], cells[1:]), _how_to_read(results)]
+    parts = [f'# {experiment.title}', experiment.text, markdown(cells), _how_to_read(experiment, results)]
     parts += _improvements(experiment, results)
     texts = {
         'table.md': '\n\n'.join(part.strip() for part in parts if part) + '\n',
@@ -148,6 +174,8 @@ def write_report(experiment: Experiment, runs: Path, out: Path) -> list[Path]:
         written += _figures(experiment, done, runs, out)
     except ImportError as error:
         print(f'ltos: no figures: {error}', file=sys.stderr)
+    except ValueError as error:
+        raise FigureError(str(error)) from error
     finally:
         files = [path.name for path in written]
         write_json(out / 'about.json', finite(_about(results) | {'trained_by': trained_by, 'files': files}))
@@ -166,17 +194,24 @@ def files_of(out: Path) -> set[str]:
     return {name for name in files if (out / name).is_file()}
 
 
-def _how_to_read(results: Sequence[Result]) -> str:
+def _how_to_read(experiment: Experiment, results: Sequence[Result]) -> str:
     short = [one for one in results if len(one.ends) < one.planned]
     missing = ' Rows with "n of m" seeds are not finished.' if short else ''
+    others = {
+        'zero_shot': f' That is the column "as trained"; the others are over {EPISODES} episodes (one of each task, '
+        'where there are tasks) of the trained policy in another setting.',
+        'sharing': ' The column "second half" is over the evaluations of all seeds in the second half of training; '
+        'those to the right of it are plain means over seeds.',
+    }
     return (
         'Interquartile mean over seeds of the evaluation at the end of a run, with its 95 % bootstrap interval '
-        f'in brackets; an interval over fewer than five seeds is too narrow.{missing}'
+        'in brackets; an interval over fewer than five seeds is too narrow.'
+        f'{others.get(experiment.report, "")}{missing}'
     )
 
 
 def _improvements(experiment: Experiment, results: Sequence[Result]) -> list[str]:
-    """The probability of improvement over each method with two seeds or more, and which methods are left out."""
+    """The probability of improvement over each method, in settings with two seeds or more, and what is left out."""
     enough, few = with_seeds(results, IMPROVEMENT_FROM)
     compared = experiment.compared or experiment.methods[0].label
     if not enough or len(experiment.methods) == 1:
@@ -187,9 +222,10 @@ def _improvements(experiment: Experiment, results: Sequence[Result]) -> list[str
     without = [f'It needs {IMPROVEMENT_FROM} seeds of a method: without {", ".join(few)}.'] if few else []
     if len(cells) == 1:
         return []
+    where = ', as trained,' if experiment.report == 'zero_shot' else ','
     return [
-        'Probability that a run is better, with its 95 % bootstrap interval:',
-        markdown(cells[0], cells[1:]),
+        f'Probability that a run is better{where} with its 95 % bootstrap interval:',
+        markdown(cells),
         *without,
     ]
 
@@ -239,15 +275,16 @@ def _figures(experiment: Experiment, done: Sequence[Result], runs: Path, out: Pa
     if experiment.report == 'selfishness':
         return _selfishness(done, runs, out)
     drawn = {}
+    labels = [method.label for method in experiment.methods]
     if experiment.report == 'line':
         drawn['figure'] = figures.lines(experiment, done)
     elif experiment.report not in ('sharing', 'zero_shot'):
-        drawn['figure'] = figures.curves(done, runs)
+        drawn['figure'] = figures.curves(done, runs, labels)
     if experiment.report == 'table':
         enough, few = with_seeds(done, PROFILES_FROM)
         if len(enough) > 1 and len({(one.metric, one.lower_is_better) for one in enough}) == 1:
             note = f'without {", ".join(few)}: fewer than {PROFILES_FROM} seeds' if few else ''
-            drawn['profile'] = figures.profiles(enough, note)
+            drawn['profile'] = figures.profiles(enough, note, labels)
     return [save_figure(figure, out / f'{name}{end}') for name, figure in drawn.items() for end in ('.png', '.svg')]
 
 
@@ -256,7 +293,9 @@ def _behaviour(done: Sequence[Result], runs: Path, out: Path) -> list[Path]:
     from ltos_pyg.viz.curves import save_figure
     from ltos_pyg.viz.watch import watch_run
 
-    gifs = {one.method.label: watch_run(runs / one.runs[0].name, out / f'{one.runs[0].label}.gif') for one in done}
+    gifs = {
+        one.method.label: watch_run(runs / one.runs[0].name, out / shortened(one.runs[0].label, '.gif')) for one in done
+    }
     return [*gifs.values(), save_figure(figures.panel(gifs), out / 'panel.png')]
 
 
@@ -267,5 +306,6 @@ def _selfishness(done: Sequence[Result], runs: Path, out: Path) -> list[Path]:
     written: list[Path] = []
     for one in done:
         name = f'{one.setting.label}-{one.runs[0].label}'
-        written += draw_selfishness(runs / one.runs[0].name, *(out / f'{name}{end}' for end in ('.png', '.svg')))
+        pictures = [out / shortened(name, end) for end in ('.png', '.svg')]
+        written += draw_selfishness(runs / one.runs[0].name, *pictures)
     return written

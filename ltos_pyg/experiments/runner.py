@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import heapq
 import json
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from ltos_pyg import registry
 from ltos_pyg.experiments.experiment import NOT_TRAINING, Run
@@ -22,8 +27,9 @@ from ltos_pyg.progress import Progress
 from ltos_pyg.training.api import with_options
 from ltos_pyg.training.config import RunConfig
 from ltos_pyg.training.lock_file import hold_lock
-from ltos_pyg.training.run_folder import RunFolder
+from ltos_pyg.training.run_folder import RunFolder, write_json
 
+T = TypeVar('T')
 LOG = 'log.txt'  # what a run printed, in its folder
 POLL = 0.5  # seconds between looks at the progress of running runs
 
@@ -49,19 +55,21 @@ class Planned:
 
     @property
     def state(self) -> str:
-        """``'finished'``, ``'interrupted'`` or ``'missing'``."""
+        """``'finished'``, ``'to measure'`` (finished, but to be measured again), ``'interrupted'`` or ``'missing'``."""
         run = RunFolder(self.folder)
-        finished = run.is_finished and not self.remeasure
-        return 'finished' if finished else 'interrupted' if run.holds_run else 'missing'
+        if run.is_finished:
+            return 'to measure' if self.remeasure else 'finished'
+        return 'interrupted' if run.holds_run else 'missing'
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that failed, or an experiment without a report."""
+    """A run that failed, or an experiment without a report or a figure."""
 
     name: str
     reason: str
     log: Path | None = None  # of a run
+    has_table: bool = False  # of an experiment, whether only its figure is missing
 
 
 class Backend(Protocol):
@@ -69,6 +77,9 @@ class Backend(Protocol):
 
     def train(self, planned: Sequence[Planned]) -> Iterator[tuple[Planned, str | None]]:
         """Trains the runs in any order; yields each as it ends, with ``None`` or why it failed."""
+
+    def leaves_checkpoints(self, folder: Path) -> bool:
+        """Whether runs that are trained in this folder leave their checkpoints there."""
 
 
 def config_of(run: Run) -> RunConfig:
@@ -129,24 +140,56 @@ def _check_same(run: RunFolder, config: RunConfig) -> None:
     if not run.holds_run:
         return
     stored = run.config()
-    wanted, found = config.fingerprint(), stored.fingerprint()
+    wanted, found = (json.loads(json.dumps(one.fingerprint())) for one in (config, stored))
     may_differ = NOT_TRAINING if run.is_finished else ()
+    digests = digests_of(config), digests_of(stored) | run.read().get('files', {})
     differ = [
         f'{part} is {getattr(stored, part)!r}, not {getattr(config, part)!r}'
         for part in ('scenario', 'algo', 'preset')
         if getattr(stored, part) != getattr(config, part)
     ]
-    differ += [
-        f'{part}.{name} is {found[part].get(name)!r}, not {value!r}'
-        for part in ('env', 'algorithm', 'train')
-        for name, value in json.loads(json.dumps(wanted[part])).items()
-        if json.loads(json.dumps(found[part])).get(name) != value and name not in may_differ
-    ]
+    for part in ('env', 'algorithm', 'train'):
+        for name, value in wanted[part].items():
+            before = found[part].get(name)
+            same = value == before
+            if name in may_differ or (_alike(value, before, digests) and (run.is_finished or same)):
+                continue  # a checkpoint can only be continued from with the same paths
+            differ.append(f'{part}.{name} is {before!r}, ' + ('with other content' if same else f'not {value!r}'))
     if differ:
         raise ValueError(
             f"'{run.path}' was trained with other options, perhaps by another version: {'; '.join(differ)}. Move it "
             f'away to train it again, or choose another folder by --runs.'
         )
+
+
+def digests_of(config: RunConfig) -> dict[str, str]:
+    """The SHA-256 of each file that an option names, by its path as it is written there."""
+    fingerprint = config.fingerprint()
+    values = [value for part in ('env', 'algorithm') for value in fingerprint[part].values()]
+    paths = [path for value in values for path in (value if isinstance(value, list | tuple) else [value])]
+    files = {path: Path(path) for path in paths if isinstance(path, str) and os.path.isfile(path)}
+    return {path: _digest(file, file.stat().st_mtime_ns) for path, file in files.items()}
+
+
+@functools.lru_cache
+def _digest(file: Path, changed: int) -> str:
+    """The SHA-256 of a file; ``changed`` says when it last was."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _alike(new: Any, old: Any, digests: tuple[Mapping[str, str], Mapping[str, str]]) -> bool:
+    """Whether two values of an option are equal: of files whose contents are known, these and the names count."""
+    if isinstance(new, list) and isinstance(old, list) and len(new) == len(old):
+        return all(_alike(*pair, digests) for pair in zip(new, old, strict=True))
+    if isinstance(new, str) and isinstance(old, str) and new in digests[0] and old in digests[1]:
+        return Path(new).name == Path(old).name and digests[0][new] == digests[1][old]
+    return bool(new == old)
+
+
+def _record_files(run: RunFolder, digests: Mapping[str, str]) -> None:
+    """Notes in ``config.json`` what the files contain that the run was trained with."""
+    if digests and run.holds_run:
+        write_json(run.config_path, run.read() | {'files': dict(digests)})
 
 
 def _measured_otherwise(run: RunFolder, config: RunConfig) -> bool:
@@ -232,9 +275,21 @@ def one_driver(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: If another one does; the message names it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with hold_lock(folder / 'driver.lock', 'trains runs there'):
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold_lock(folder / 'driver.lock', 'trains runs there'))
+        except OSError as error:
+            why = error.strerror or error
+            raise ValueError(f"'{folder}' cannot be used: {why}. Make room there, or choose another folder.") from error
         yield
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """Raises a ``ValueError`` if there is a file where a folder is to be, or to be made."""
+    file = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
+    if file is not None:
+        raise ValueError(f"'--{option}' must be a folder (got '{folder}', and '{file}' is a file). Choose another one.")
 
 
 def train_here(run: Run, folder: Path, stop: threading.Event | None = None) -> str | None:
@@ -261,7 +316,19 @@ def train_here(run: Run, folder: Path, stop: threading.Event | None = None) -> s
     arguments = run.arguments(folder) + (['--resume'] if here.holds_run else [])
     log = folder / LOG
     start = log.stat().st_size if log.is_file() else 0
+    files = digests_of(config)
     process = start_run(arguments, log)
+    try:
+        join_or_stop(process, stop)
+    finally:
+        _record_files(here, files)
+    if process.exitcode == 0 and here.is_finished:
+        return None
+    return why_failed(process.exitcode, log, start)
+
+
+def join_or_stop(process: BaseProcess, stop: threading.Event) -> None:
+    """Waits until a process ends; stops it once ``stop`` is set."""
     try:
         while process.is_alive() and not stop.is_set():
             process.join(POLL)
@@ -269,9 +336,6 @@ def train_here(run: Run, folder: Path, stop: threading.Event | None = None) -> s
         if process.is_alive():
             process.terminate()
             process.join()
-    if process.exitcode == 0 and here.is_finished:
-        return None
-    return why_failed(process.exitcode, log, start)
 
 
 def why_failed(code: int | None, log: Path, start: int = 0) -> str:
@@ -300,6 +364,14 @@ def longest_first(planned: Sequence[Planned]) -> list[Planned]:
     return [one for _, runs in seeds for one in sorted(runs, key=lambda one: one.seconds * (one.fraction - 1))]
 
 
+def wall_seconds(planned: Sequence[Planned], jobs: int) -> float:
+    """Expected time until all runs are finished, ``jobs`` at once."""
+    free = [0.0] * min(jobs, max(len(planned), 1))  # when each core is free, the first one first
+    for one in longest_first(planned):
+        heapq.heapreplace(free, free[0] + one.seconds * (1 - one.fraction))
+    return max(free)
+
+
 class ThisMachine:
     """Trains ``jobs`` runs at once, each in a process with one thread. Stopped, it stops them, and they save."""
 
@@ -308,12 +380,26 @@ class ThisMachine:
             raise ValueError(f"'--jobs' must be at least 1 (got {jobs})")
         self.jobs = jobs
 
+    def leaves_checkpoints(self, folder: Path) -> bool:
+        return True
+
     def train(self, planned: Sequence[Planned]) -> Iterator[tuple[Planned, str | None]]:
-        stop, pool = threading.Event(), ThreadPoolExecutor(self.jobs)
-        waiting = {pool.submit(train_here, one.run, one.folder, stop): one for one in longest_first(planned)}
-        try:
-            for future in as_completed(waiting):
+        return at_once(lambda one, stop: train_here(one.run, one.folder, stop), longest_first(planned), self.jobs)
+
+
+def at_once(
+    do: Callable[[T, threading.Event], str | None], tasks: Iterable[T], jobs: int
+) -> Iterator[tuple[T, str | None]]:
+    """Calls ``do(task, stop)`` for each task in a thread, ``jobs`` at once, in their order; yields each task as it
+    ends, with ``None`` or why it failed. If the caller ends early, ``stop`` is set, and what runs is waited for."""
+    stop, pool = threading.Event(), ThreadPoolExecutor(jobs)
+    waiting = {pool.submit(do, task, stop): task for task in tasks}
+    try:
+        for future in as_completed(waiting):
+            try:
                 yield waiting[future], future.result()
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
+            except OSError as error:  # such as of a full disk: the others may succeed
+                yield waiting[future], str(error)
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)

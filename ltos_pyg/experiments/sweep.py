@@ -55,6 +55,8 @@ def run_sweep(sweep: Sweep, out: Path, jobs: int = 1, ray: Any = None, quiet: bo
         with workers as states:
             _watch(study, sweep, states, quiet)
         write_table(study, sweep, out / 'trials.csv')
+        for line in failures_of(study, out):
+            print(f'ltos: {line}', file=sys.stderr)
         best = _best(study, out)
         values = best.user_attrs['values']
         write_best(sweep, values, out / 'best.toml')
@@ -161,6 +163,17 @@ def _best(study: Any, out: Path) -> Any:
     return study.best_trial
 
 
+def failures_of(study: Any, out: Path) -> list[str]:
+    """A line for each trial that failed: why, and its run folders."""
+    lines = []
+    for trial in study.trials:
+        if 'error' in trial.user_attrs:
+            folders = sorted(map(str, out.glob(f'trial{trial.user_attrs["folder"]:04d}-seed*')))
+            where = f' (see {", ".join(folders)})' if folders else ''
+            lines.append(f'trial {trial.number} failed: {trial.user_attrs["error"]}{where}')
+    return lines
+
+
 def write_best(sweep: Sweep, values: Mapping[str, Any], path: Path) -> None:
     """Writes a configuration for ``ltos train --config``."""
     lines = [f'scenario = {json.dumps(sweep.scenario)}', f'algo = {json.dumps(sweep.algo)}']
@@ -186,8 +199,9 @@ def write_table(study: Any, sweep: Sweep, path: Path) -> None:
     out = io.StringIO()
     names = [dimension.name for dimension in sweep.space]
     writer = csv.writer(out, lineterminator='\n')
-    writer.writerow(['trial', 'state', sweep.goal()[0], *names])
+    writer.writerow(['trial', 'state', sweep.goal()[0], *names, 'error'])
     for trial in counted(study.trials):
         values = trial.user_attrs.get('values', {})
-        writer.writerow([trial.number, trial.state.name.lower(), trial.value, *(values.get(name) for name in names)])
+        which, of = [trial.number, trial.state.name.lower(), trial.value], [values.get(name) for name in names]
+        writer.writerow([*which, *of, trial.user_attrs.get('error')])
     write_text(path, out.getvalue())

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ltos_pyg import formatting
 from ltos_pyg.experiments.statistics import Array, bootstrap_interval, iqm
-from ltos_pyg.formatting import markdown, rounded
+from ltos_pyg.formatting import rounded
 from ltos_pyg.training.labels import distinct_labels
 from ltos_pyg.training.metrics import MEASURES, SWITCHED, WITHOUT_INTERVAL
 from ltos_pyg.training.run_folder import RunFolder
@@ -96,7 +97,13 @@ def final_table(folders: Sequence[Path], metrics: Sequence[str], measures: bool 
         return _csv([(name, metric, values) for name, metric, values in lines if values is not None])
     head = ['mean, IQM [95 % interval] (each seed)', 'seeds', 'episodes', *metrics]
     cells = [[name, str(len(ends[name])), _episodes(ends[name]), *map(_cell_of, row)] for name, row in rows.items()]
-    return markdown(head, cells)
+    return markdown([head, *cells])
+
+
+def markdown(cells: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, the header first; a ``|`` in a cell is text."""
+    header, *rows = [[cell.replace('|', r'\|') for cell in line] for line in cells]
+    return formatting.markdown(header, rows)
 
 
 def _ends(folders: Sequence[Path], metrics: Sequence[str]) -> dict[str, dict[int, End]]:

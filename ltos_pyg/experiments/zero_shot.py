@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from ltos_pyg.experiments.experiment import Experiment, Run
+from ltos_pyg.experiments.processes import start
 from ltos_pyg.experiments.report import Cells, Result, seeds_of, with_interval
-from ltos_pyg.experiments.runner import Failure, config_of
+from ltos_pyg.experiments.runner import LOG, Failure, at_once, config_of, join_or_stop, why_failed
 from ltos_pyg.progress import Progress
 from ltos_pyg.training import api
 from ltos_pyg.training.run_folder import RunFolder, provenance
@@ -35,43 +37,69 @@ def check_over(experiments: Sequence[Experiment]) -> None:
                 settings_of(config, {option: values}, lambda env, changes: dataclasses.replace(env, **changes))
 
 
-def evaluate_missing(experiments: Sequence[Experiment], runs: Path, quiet: bool = False) -> list[Failure]:
-    """Evaluates the finished runs of each experiment over the values of ``experiment.over``, as far as not done yet.
+def evaluate_missing(
+    experiments: Sequence[Experiment], runs: Path, jobs: int = 1, quiet: bool = False
+) -> list[Failure]:
+    """Evaluates the finished runs of each experiment over the values of ``experiment.over``, as far as not done yet:
+    ``jobs`` at once, each in a process with one thread.
 
     The results lie in the run folders, where ``ltos evaluate --over`` puts its own. Returns the evaluations that
     failed, such as of a run without a checkpoint (of an archive), or of a policy that cannot act in a setting.
     """
     failures = []
-    jobs = _missing(experiments, runs)
-    with Progress(jobs.items(), desc='zero-shot', unit='', disable=quiet or not jobs, dynamic_ncols=True) as bar:
-        for (name, option), values in bar:
-            bar.set_postfix_str(f'{name} over {option}')
-            folder = RunFolder(runs / name)
-            try:
-                if not folder.store().steps():
-                    raise ValueError(
-                        f"'{folder.path}' is finished and has no checkpoint, which it takes to play {option} = "
-                        f'{", ".join(map(option_text, values))}. Train it in another folder by --runs.'
-                    )
-                _evaluate(folder, option, values)
-            except ValueError as error:
-                failures.append(Failure(f'{name} over {option}', str(error)))
+    missing = {
+        (RunFolder(runs / name), option): values
+        for (name, option), values in missing_values(experiments, runs).items()
+        if RunFolder(runs / name).is_finished
+    }
+
+    def play(which: tuple[RunFolder, str], stop: threading.Event) -> str | None:
+        return _play_alone(*which, missing[which], stop)
+
+    with Progress(total=len(missing), desc='zero-shot', unit='', disable=quiet or not missing) as bar:
+        for (folder, option), reason in at_once(play, missing, jobs):
+            bar.update()
+            if reason is not None:
+                failures.append(Failure(f'{folder.path.name} over {option}', reason))
     return failures
 
 
-def _missing(experiments: Sequence[Experiment], runs: Path) -> dict[tuple[str, str], list[Any]]:
-    """The values that are not stored yet, by run and option, of finished runs."""
-    jobs: dict[tuple[str, str], list[Any]] = {}
+def missing_values(experiments: Sequence[Experiment], runs: Path) -> dict[tuple[str, str], list[Any]]:
+    """The values that are not stored yet, by the name of the run and option."""
+    missing: dict[tuple[str, str], list[Any]] = {}
     for experiment in experiments:
         for run in experiment.runs() if experiment.over else ():
-            folder = RunFolder(runs / run.name)
-            if not folder.is_finished:
-                continue
             for option, value in _columns(experiment):
-                values = jobs.get((run.name, option), [])
-                if value not in values and option_text(value) not in _stored(folder, option):
-                    jobs[run.name, option] = [*values, value]
-    return jobs
+                values = missing.get((run.name, option), [])
+                if value not in values and option_text(value) not in _stored(RunFolder(runs / run.name), option):
+                    missing[run.name, option] = [*values, value]
+    return missing
+
+
+def _play_alone(folder: RunFolder, option: str, values: list[Any], stop: threading.Event) -> str | None:
+    """:func:`_evaluate` in a process of its own; returns why it failed, or ``None``."""
+    if not folder.store().steps():
+        return (
+            f"'{folder.path}' is finished and has no checkpoint, which it takes to play {option} = "
+            f'{", ".join(map(option_text, values))}. Train it in another folder by --runs.'
+        )
+    if stop.is_set():
+        return None
+    log = folder.path / LOG
+    before = log.stat().st_size if log.is_file() else 0
+    process = start(_play, [folder, option, values], log)
+    join_or_stop(process, stop)
+    return None if process.exitcode == 0 else why_failed(process.exitcode, log, before)
+
+
+def _play(folder: RunFolder, option: str, values: list[Any]) -> int:
+    """In the process: plays, and prints why it cannot."""
+    try:
+        _evaluate(folder, option, values)
+    except (ValueError, OSError) as error:
+        print(error)
+        return 1
+    return 0
 
 
 def _evaluate(folder: RunFolder, option: str, values: list[Any]) -> None:

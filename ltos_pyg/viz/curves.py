@@ -42,7 +42,7 @@ _NO_DATE: dict[str, dict[str, Any]] = {'.svg': {'Date': None}, '.pdf': {'Creatio
 
 @dataclass(frozen=True)
 class Series:
-    """One metric of one run folder: T values over rising steps, none of them NaN."""
+    """One metric of one run folder: T values over rising steps, NaN where it was NaN or infinite."""
 
     folder: Path
     scenario: str
@@ -50,7 +50,7 @@ class Series:
     seed: int
     step: Array  # (T,) environment steps
     value: Array  # (T,)
-    not_finite: int  # rows in which the metric was NaN or infinite; they are left out
+    not_finite: int  # rows in which the metric was NaN or infinite
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Curve:
     label: str
     runs: tuple[Series, ...]
     step: Array  # (T,) every step at which some seed has a value, inside the range that all seeds cover
-    value: Array  # (n, T) one row per seed, interpolated linearly, never beyond what was observed
+    value: Array  # (n, T) one row per seed, interpolated linearly, never beyond what was observed; NaN beside a NaN
 
     @property
     def mean(self) -> Array:
-        """(T,) mean over the seeds."""
+        """(T,) mean over the seeds; NaN where the value of one is, as are the others below."""
         return self.value.mean(0)
 
     @property
@@ -135,16 +135,16 @@ def load_series(folder: Path | str, metric: str = 'eval/return') -> Series:
     """Reads one metric of a run folder. If several rows have the same step, the last one counts.
 
     Raises:
-        ValueError: If the folder is not a run folder, or has no finite value of the metric.
+        ValueError: If the folder is not a run folder, or has no value of the metric.
     """
     run = RunFolder(folder)
     config, logged = run.read(), run.metrics()
     rows = [row for row in logged if metric in row]
-    value = {row['step']: float(row[metric]) for row in rows if row[metric] is not None}
+    value = {row['step']: math.nan if row[metric] is None else float(row[metric]) for row in rows}
     if not value:
         names = sorted({name for row in logged for name in row} - {'step'})
         raise ValueError(
-            f"'{folder}' has no value of '{metric}': expected one of {names} (got {len(rows)} rows with it, all null). "
+            f"'{folder}' has no value of '{metric}': expected one of {names} (got no row with it). "
             f'Choose another metric, or continue the run to its first evaluation.'
         )
     step = sorted(value)
@@ -203,7 +203,8 @@ def summarise(runs: Sequence[Path | str], metric: str = 'eval/return') -> list[d
 
     ``final_*`` is over the last value of each run, ``area_*`` over the area under each curve divided by its steps,
     on the range ``first_step`` to ``last_step`` that all seeds cover. ``*_low`` and ``*_high`` bound the 95 % Student-t
-    interval of the mean; they and ``*_std`` (over n - 1) are ``None`` for a single seed.
+    interval of the mean; they and ``*_std`` (over n - 1) are ``None`` for a single seed. A number into which a value
+    goes that is NaN or infinite is ``None``, too.
     """
     return [_summary(curve, metric) for curve in aggregate(runs, metric)]
 
@@ -225,6 +226,8 @@ def _summary(curve: Curve, metric: str) -> dict[str, Any]:
 
 def _moments(name: str, value: Array) -> dict[str, float | None]:
     mean = float(value.mean())
+    if np.isnan(mean):
+        return dict.fromkeys(f'{name}_{what}' for what in ('mean', 'std', 'low', 'high'))
     if len(value) < 2:
         return {f'{name}_mean': mean, f'{name}_std': None, f'{name}_low': None, f'{name}_high': None}
     half = float(half_interval(value))
@@ -269,17 +272,26 @@ def save_figure(figure: Any, out: Path) -> Path:
         )
 
 
-def curve_figure(curves: Sequence[Curve], metric: str | Mapping[str, str] = 'eval/return', log: bool = False) -> Any:
+def curve_figure(
+    curves: Sequence[Curve],
+    metric: str | Mapping[str, str] = 'eval/return',
+    log: bool = False,
+    labels: Sequence[str] = (),
+) -> Any:
     """The :class:`matplotlib.figure.Figure` of :func:`plot_curves`, to be modified further. It is not part of any
-    window or ``pyplot`` state. ``metric`` may name one for each scenario."""
-    least = min(float(curve.value.min()) for curve in curves)
+    window or ``pyplot`` state. ``metric`` may name one for each scenario. Labels have the colours of their places in
+    ``labels``, by default in alphabetical order."""
+    everything = np.concatenate([curve.value.ravel() for curve in curves])
+    if np.isnan(everything).all():
+        raise ValueError(f"no run has a finite value of '{metric}' that could be drawn: choose another metric")
+    least = float(np.nanmin(everything))
     if log and least <= 0:
         raise ValueError(f"'{metric}' must be above 0 on a logarithmic scale (got {least:.4g}): draw it without --log")
     with figure_style():
         from matplotlib.figure import Figure
 
         scenarios = sorted({curve.scenario for curve in curves})
-        labels = sorted({curve.label for curve in curves})
+        labels = labels or sorted({curve.label for curve in curves})
         beside = len(labels) > _LEGEND_INSIDE
         figure = Figure(figsize=(1 + (6.2 if beside else 4.6) * len(scenarios), 4.2), layout='constrained')
         panels = figure.subplots(1, len(scenarios), squeeze=False)[0]
@@ -307,15 +319,12 @@ def figure_style() -> Iterator[None]:
 
 
 def _draw(axes: Any, curve: Curve, rank: int, ranks: int) -> None:
-    colour, marker = COLOURS[rank % len(COLOURS)], MARKERS[rank % len(MARKERS)]
-    n = len(curve.runs)
-    axes.fill_between(curve.step, *curve.band, color=colour, alpha=0.16, linewidth=0)
+    look, n = look_of(rank), len(curve.runs)
+    axes.fill_between(curve.step, *curve.band, color=look['color'], alpha=0.16, linewidth=0)
     axes.plot(
         curve.step,
         curve.mean,
-        color=colour,
-        linestyle=LINES[rank // len(COLOURS) % len(LINES)],
-        marker=marker,
+        **look,
         markersize=5,
         markevery=_spread(curve.step.size, rank, ranks),
         label=f'{curve.label} ({n} seed{"" if n == 1 else "s"})',
@@ -323,8 +332,15 @@ def _draw(axes: Any, curve: Curve, rank: int, ranks: int) -> None:
     if n >= _SEEDS_FOR_BARS:
         at = _spread(curve.step.size, rank, ranks)
         axes.errorbar(
-            curve.step[at], curve.mean[at], curve.interval[at], fmt='none', ecolor=colour, elinewidth=1, capsize=2.5
-        )
+            curve.step[at], curve.mean[at], curve.interval[at], fmt='none', ecolor=look['color'], elinewidth=1,
+            capsize=2.5,
+        )  # fmt: skip
+
+
+def look_of(rank: int) -> dict[str, Any]:
+    """How the line of the method of this rank looks: colour and marker, and from the eighth method on dashes."""
+    dash = LINES[rank // len(COLOURS) % len(LINES)]
+    return {'color': COLOURS[rank % len(COLOURS)], 'marker': MARKERS[rank % len(MARKERS)], 'linestyle': dash}
 
 
 def _spread(size: int, rank: int, ranks: int) -> list[int]:
@@ -345,8 +361,11 @@ def _annotate(axes: Any, scenario: str, metric: str) -> None:
 
 
 def _caption(curves: Sequence[Curve]) -> str:
-    if all(len(curve.runs) == 1 for curve in curves):
-        return 'line: the single seed'
-    if all(len(curve.runs) < _SEEDS_FOR_BARS for curve in curves):
-        return 'line: mean over seeds; band: lowest to highest seed'
-    return 'line: mean over seeds; band: lowest to highest seed; bars: 95 % Student-t interval of the mean'
+    parts = ['line: the single seed']
+    if any(len(curve.runs) > 1 for curve in curves):
+        parts = ['line: mean over seeds', 'band: lowest to highest seed']
+    if any(len(curve.runs) >= _SEEDS_FOR_BARS for curve in curves):
+        parts.append('bars: 95 % Student-t interval of the mean')
+    if any(np.isnan(curve.value).any() for curve in curves):
+        parts.append('gap: a value that is not finite')
+    return '; '.join(parts)

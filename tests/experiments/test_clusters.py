@@ -84,6 +84,23 @@ def test_a_partition_without_slurm_is_refused_by_name(tmp_path, monkeypatch, cap
     assert not (tmp_path / 'runs').exists()
 
 
+def test_jobs_that_slurm_refuses_are_said_in_its_own_words(tmp_path, monkeypatch):
+    pytest.importorskip('submitit')
+    from ltos_pyg.experiments.clusters import REQUEUES, Slurm
+
+    said = 'sbatch: error: Batch job submission failed: Requested time limit is invalid'
+    for name, code in (('srun', 'exit 0'), ('sbatch', f'echo "{said}" >&2; exit 1')):
+        (tmp_path / name).write_text(f'#!/bin/sh\n{code}\n')
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv('PATH', str(tmp_path), prepend=os.pathsep)
+    slurm = Slurm('debug', tmp_path / 'logs')
+    assert slurm.executor._executor.max_num_timeout == REQUEUES
+    assert slurm.executor._executor.parameters['partition'] == 'debug'
+    assert 'partition' not in Slurm('default', tmp_path / 'logs').executor._executor.parameters
+    with pytest.raises(ValueError, match=rf"refused the jobs of '--slurm debug' \({said}\). Choose .* SBATCH_ACCOUNT"):
+        list(slurm.train(plan(tiny().runs(), tmp_path / 'runs')))
+
+
 @pytest.fixture(scope='module')
 def cluster():
     """A local Ray cluster of two workers."""
@@ -168,6 +185,24 @@ def test_the_run_of_a_node_that_goes_away_is_resumed_on_another(tmp_path):
     assert lost[0][1] < 40_000
     assert RunFolder(folder).final()['env_steps'] == 40_000
     assert '--resume' in RunFolder(folder).read()['command']
+
+
+@pytest.mark.slow
+def test_a_run_whose_worker_always_dies_ends_as_failed(cluster, tmp_path, monkeypatch):
+    from ltos_pyg.experiments import clusters
+
+    deaths = tmp_path / 'deaths'
+
+    def die(run, folder, mark):
+        with deaths.open('a') as file:
+            file.write('x')
+        os._exit(1)
+
+    monkeypatch.setattr(clusters, 'train_on_worker', die)
+    assert cluster.leaves_checkpoints(tmp_path)
+    ((_, reason),) = cluster.train(plan(tiny().runs(), tmp_path))
+    assert 'WorkerCrashedError' in reason
+    assert len(deaths.read_text()) == 1 + clusters.RETRIES
 
 
 @pytest.mark.slow

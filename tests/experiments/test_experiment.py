@@ -13,9 +13,10 @@ from ltos_pyg.cli.train import parse_options
 from ltos_pyg.envs.traffic.metrics import DESCRIPTIONS
 from ltos_pyg.experiments.catalogue import EXPERIMENTS, each_with_seeds, experiment
 from ltos_pyg.experiments.experiment import Experiment, Method, Run, Setting, read_experiment
-from ltos_pyg.experiments.runner import config_of, plan
+from ltos_pyg.experiments.runner import _record_files, config_of, digests_of, plan
 from ltos_pyg.registry import scenario
 from ltos_pyg.training.metrics import LESS_IS_BETTER, less_is_better
+from ltos_pyg.training.run_folder import RunFolder
 
 TOML = """
 title = "My table"
@@ -230,6 +231,52 @@ def test_two_runs_that_would_share_a_folder_are_refused(tmp_path):
     assert runs[0].name == runs[1].name
     with pytest.raises(ValueError, match=r"two different runs have the same name, 'traffic-net=roadnet-dqn-seed10'"):
         plan(runs, tmp_path)
+
+
+def test_files_are_compared_by_their_content_and_not_by_where_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ('a', 'b', 'c'):
+        Path(folder).mkdir()
+        for name in ('roadnet_6_6.json', 'anon_6_6_small_2570_bi.json'):
+            (Path(folder) / name).write_text('{"c": 1}' if folder == 'c' else '{}')
+
+    def planned(data: Path) -> Any:
+        (one,) = plan(experiment('fig3c', data).limited(1, 'DQN').runs(), tmp_path / 'runs')
+        return one
+
+    first = planned(Path('a'))
+    run = RunFolder(first.folder)
+    run.write_config(first.config)
+    run.write_final({'eval': {'policy': {}}, 'env_steps': 1})
+    _record_files(run, digests_of(first.config))
+    assert len(run.read()['files']) == 2
+    assert {planned(data).state for data in (Path('a'), tmp_path / 'a', Path('b'))} == {'finished'}
+    with pytest.raises(ValueError, match=r"env.net is \['a/roadnet_6_6.json'\], not \['c/roadnet_6_6.json'\]"):
+        planned(Path('c'))
+    Path('a/roadnet_6_6.json').write_text('{"new": 1}')
+    with pytest.raises(ValueError, match=r"env.net is \['a/roadnet_6_6.json'\], with other content"):
+        planned(Path('a'))
+    assert planned(Path('b')).state == 'finished'  # it is known what it was trained with
+    (one,) = experiment('fig3c', Path('a')).limited(1, 'DQN').runs()
+    for file in Path('a').iterdir():
+        file.unlink()
+    assert plan([one], tmp_path / 'runs')[0].state == 'finished'  # as far as it is known
+
+
+def test_a_name_that_is_too_long_for_a_folder_has_a_hash_and_others_are_as_they_were():
+    def run(seed: int, **options: Any) -> Run:
+        return Run('prisoner', tuple(options.items()), 'dqn', 'default', (), seed)
+
+    assert run(10, gamma=0.5).name == 'prisoner-gamma=0.5-dqn-seed10'
+    edge = run(10, net='x' * (200 - len('prisoner-net=-dqn-seed10')))
+    assert len(edge.name) == 200
+    assert edge.name.endswith('x-dqn-seed10')
+    many = {f'option_{i}': i for i in range(30)}
+    first, other, second = run(10, **many), run(10, **many | {'option_29': 0}), run(11, **many)
+    assert len(first.name) == 200
+    assert first.name.startswith('prisoner-option_0=0-option_1=1-')
+    assert first.name != other.name
+    assert first.name.removesuffix('-seed10') == second.name.removesuffix('-seed11')
 
 
 def test_two_environments_of_one_name_do_not_share_a_folder(tmp_path):

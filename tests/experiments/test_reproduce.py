@@ -19,13 +19,22 @@ import numpy as np
 import pytest
 
 from ltos_pyg.cli import main
-from ltos_pyg.cli.reproduce import _print_plan, _print_report
+from ltos_pyg.cli.reproduce import _print_plan, _print_report, with_values
 from ltos_pyg.experiments.catalogue import EXPERIMENTS
 from ltos_pyg.experiments.experiment import Experiment, Method, Setting
 from ltos_pyg.experiments.figures import curves, lines, profiles
-from ltos_pyg.experiments.report import latex, results_of, table_of
+from ltos_pyg.experiments.report import improvement_table, latex, results_of, table_of, with_seeds
 from ltos_pyg.experiments.reproduce import archive, reproduce, write_report, write_reports
-from ltos_pyg.experiments.runner import ThisMachine, config_of, one_driver, plan, train_here, train_missing
+from ltos_pyg.experiments.runner import (
+    ThisMachine,
+    at_once,
+    config_of,
+    one_driver,
+    plan,
+    train_here,
+    train_missing,
+    wall_seconds,
+)
 from ltos_pyg.training.run_folder import RunFolder
 
 STEPS = {'total_steps': 300, 'learning_starts': 100, 'final_episodes': 4, 'eval_episodes': 2, 'eval_every': 150}
@@ -268,9 +277,10 @@ def test_experiments_without_a_report_are_listed_at_the_end(finished, tmp_path, 
         assert main(['reproduce', *names, '--report', *places]) == 1
     printed, said = capsys.readouterr()
     assert '# tiny' in printed
+    assert '# Tiny' in printed  # its table does not take a checkpoint
     assert (tmp_path / 'out/tiny/figure.png').is_file()
     first, second = said.splitlines()[-2:]
-    assert first.startswith('ltos: pictures is not reported: ')
+    assert first.startswith('ltos: pictures has no figure: ')
     assert 'checkpoint' in first
     assert second == f"ltos: never is not reported: none of its runs is finished in '{tmp_path / 'runs'}' (--runs)"
 
@@ -454,6 +464,68 @@ def test_the_commands_of_a_dry_run_work_as_printed(tmp_path, capsys):
     assert shlex.split(command) == ['ltos', *planned.run.arguments(planned.folder), '--resume']
 
 
+def test_the_expected_time_of_a_plan_is_that_of_its_runs_in_the_order_in_which_they_start(tmp_path, capsys):
+    runs = plan(tiny(Method(label='DQN', algo='dqn'), seeds=3).runs(), tmp_path)
+    same_seed = [
+        dataclasses.replace(one, run=runs[0].run, seconds=seconds)
+        for one, seconds in zip(runs, (200.0, 600.0, 300.0), strict=True)
+    ]
+    assert [wall_seconds(same_seed, jobs) for jobs in (1, 2, 8)] == [1100, 600, 600]
+    assert wall_seconds([], 2) == 0
+    _print_plan(same_seed[:1], 8)
+    assert 'about 3.3 minutes of one core, 3.3 minutes with --jobs 8' in capsys.readouterr().out
+
+
+def test_a_dry_run_lists_the_zero_shot_evaluations_that_are_missing(tmp_path, capsys):
+    few = ['--seeds', '1', '--only', 'DGN', '--runs', str(tmp_path)]
+    assert main(['reproduce', 'zero-shot-jungle', *few, '--dry-run']) == 0
+    printed = capsys.readouterr().out
+    assert 'zero-shot   to be played  jungle-dgn-seed10 over num_agents = 10, 50, 100\n' in printed
+    assert 'not in this time: 11 evaluations of trained runs' in printed
+
+
+def test_a_flag_without_a_value_means_this_machine_or_the_default_partition():
+    assert with_values(['fig3a', '--ray']) == ['fig3a', '--ray', 'local']
+    assert with_values(['--slurm', '--jobs', '2']) == ['--slurm', 'default', '--jobs', '2']
+    given = ['--ray', 'auto', '--slurm=debug', 'fig3a']
+    assert with_values(given) == given
+
+
+@pytest.mark.parametrize('option', ['runs', 'out', 'archive'])
+def test_a_file_in_place_of_a_folder_is_refused_before_anything_is_trained(tmp_path, capsys, option):
+    (tmp_path / 'file').write_text('mine')
+    assert main(['reproduce', 'fig3a', '--runs', str(tmp_path / 'runs'), f'--{option}', str(tmp_path / 'file')]) == 1
+    assert f"'--{option}' must be a folder (got '{tmp_path}/file" in capsys.readouterr().err
+    assert not (tmp_path / 'runs').exists()
+
+
+def test_a_run_that_cannot_start_is_a_failure_of_its_own(tmp_path):
+    def do(task: int, _: object) -> None:
+        if task == 1:
+            raise OSError(24, 'Too many open files')
+
+    assert sorted(at_once(do, [1, 2], 1)) == [(1, '[Errno 24] Too many open files'), (2, None)]
+    planned = plan(tiny(Method(label='DQN', algo='dqn')).runs(), tmp_path)
+    for one in planned:
+        one.folder.write_text('in the way')
+    assert [reason.startswith('[Errno 17] File exists') for _, reason in ThisMachine().train(planned)] == [True] * 2
+
+
+class Far:
+    """A backend that leaves no checkpoints."""
+
+    def train(self, planned):
+        raise AssertionError('must not be called')
+
+    def leaves_checkpoints(self, folder):
+        return False
+
+
+def test_a_report_that_takes_checkpoints_is_refused_where_none_will_be(tmp_path):
+    with pytest.raises(ValueError, match=r"report of 'tiny' plays trained policies, and needs '.*runs' to be a folder"):
+        reproduce([tiny(report='behaviour')], tmp_path / 'runs', tmp_path / 'out', Far(), quiet=True)
+
+
 def test_jobs_must_be_positive():
     with pytest.raises(ValueError, match=r"'--jobs' must be at least 1 \(got 0\)"):
         ThisMachine(0)
@@ -522,12 +594,16 @@ class Lost:
         yield from ((one, 'lost') for one in planned)
 
 
-def test_a_run_that_is_to_be_measured_otherwise_is_evaluated_again(finished, tmp_path):
+def test_a_run_that_is_to_be_measured_otherwise_is_evaluated_again(finished, tmp_path, capsys):
     runs = tmp_path / 'runs'
     shutil.copytree(finished / 'runs', runs)
     other = tiny(Method(label='DQN', algo='dqn', options={'final_episodes': 7}), seeds=1)
     (planned,) = plan(other.runs(), runs)
-    assert planned.state == 'interrupted'
+    assert planned.state == 'to measure'
+    _print_plan([planned], 1)
+    printed = capsys.readouterr().out
+    assert printed.startswith(f'to measure  to be played  {planned.run.name}\n')
+    assert 'not in this time: 1 evaluation of trained runs' in printed
     RunFolder(planned.folder).write_zero_shot('mine', {'settings': []})
     assert [failure.reason for failure in train_missing([planned], Lost(), quiet=True)] == ['lost']
     assert RunFolder(planned.folder).is_finished  # it keeps its result until it is measured again
@@ -604,6 +680,51 @@ def test_a_line_goes_from_the_left_to_the_right(finished, labels, name):
     assert axes.get_xlabel() == name
     assert [list(line.get_xdata()) for line in axes.lines] == [[2, 4]] * 3
     assert list(axes.lines[1].get_ydata()) == [0.2, 0.4]
+
+
+def two_settings() -> Experiment:
+    """The tiny experiment, with the same runs in a second setting."""
+    first, few = tiny().settings[0], {'learning_starts': 100, 'total_steps': 300, 'eval_seed': 7}
+    return dataclasses.replace(tiny(), settings=(first, dataclasses.replace(first, label='second', options=few)))
+
+
+def test_too_few_seeds_in_one_setting_leave_out_that_setting_alone(finished):
+    results = results_of(two_settings(), finished / 'runs')
+    short = dataclasses.replace(results[-1], runs=results[-1].runs[:1], ends=results[-1].ends[:1])
+    enough, few = with_seeds([*results[:-1], short], 2)
+    assert few == ['DGN in second']
+    assert [(one.method.label, one.setting.label) for one in enough] == [
+        ('DQN', 'prisoner'), ('DQN', 'second'), ('DGN', 'prisoner')
+    ]  # fmt: skip
+    assert improvement_table(enough) == improvement_table([results[0], results[2]])
+
+
+def test_a_bar_in_a_label_does_not_end_a_cell_of_the_table(finished, tmp_path):
+    write_report(tiny(Method(label='D|N', algo='dqn')), finished / 'runs', tmp_path)
+    assert r'| D\|N |' in (tmp_path / 'table.md').read_text()
+
+
+def test_a_method_has_one_colour_in_all_figures_whichever_others_are_there(finished):
+    names = [f'm{i}' for i in range(8)]
+    one = tiny(*(Method(label=name, algo='dqn' if name == 'm7' else 'qmix') for name in ('x', *names[1:7], 'm7')))
+    one = dataclasses.replace(one, report='line', settings=(dataclasses.replace(one.settings[0], x=2.0),))
+    labels = [method.label for method in one.methods]
+    done = [result for result in results_of(one, finished / 'runs') if result.ends]
+    assert [result.method.label for result in done] == ['m7']
+    line = next(line for line in lines(one, done).axes[0].lines if line.get_label() == 'm7')
+    curve, profile = (
+        curves(done, finished / 'runs', labels).axes[0].lines[0],
+        profiles(done, '', labels).axes[0].lines[0],
+    )
+    assert line.get_color() == curve.get_color() == profile.get_color()
+    assert (line.get_linestyle(), line.get_marker()) == (curve.get_linestyle(), curve.get_marker()) == ('--', 'o')
+
+
+def test_lines_of_a_profile_differ_without_their_colours(finished):
+    (one, _) = results_of(tiny(), finished / 'runs')
+    results = [dataclasses.replace(one, method=Method(label=f'm{i}', algo='dqn')) for i in range(8)]
+    drawn = profiles(results).axes[0].lines
+    assert len({repr(line._dash_pattern) for line in drawn}) == 8
 
 
 def test_any_label_is_text_in_latex():

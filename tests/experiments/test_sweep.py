@@ -15,7 +15,7 @@ import pytest
 from ltos_pyg.cli import main
 from ltos_pyg.experiments import sweep_worker
 from ltos_pyg.experiments.search_space import FIRST_SEED, Dimension, Sweep, check, parse_dimension, read_sweep
-from ltos_pyg.experiments.sweep import _best, _point, _queue_missing, run_sweep, write_best
+from ltos_pyg.experiments.sweep import _best, _point, _queue_missing, failures_of, run_sweep, write_best, write_table
 from ltos_pyg.experiments.sweep_worker import open_study
 from ltos_pyg.training.run_folder import RunFolder
 
@@ -176,6 +176,12 @@ def test_a_sweep_without_a_success_names_the_last_error(tmp_path, monkeypatch):
     sweep_worker._run_trial(study, trial, one, tmp_path)
     with pytest.raises(ValueError, match=r"no trial of .* succeeded. The last error: .*'return' is not a number"):
         _best(study, tmp_path)
+    error = "ValueError: the final 'return' is not a number"
+    (tmp_path / 'trial0000-seed100').mkdir()
+    assert failures_of(study, tmp_path) == [f'trial 0 failed: {error} (see {tmp_path / "trial0000-seed100"})']
+    write_table(study, one, tmp_path / 'trials.csv')
+    (row,) = csv.DictReader((tmp_path / 'trials.csv').read_text().splitlines())
+    assert (row['state'], row['error']) == ('fail', error)
 
 
 @pytest.mark.parametrize('sampler', ['random', 'tpe'])

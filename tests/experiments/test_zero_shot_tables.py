@@ -39,6 +39,7 @@ def test_a_zero_shot_table_evaluates_each_run_once_and_can_be_made_from_an_archi
             assert float(row['value']) == stats['return'].mean
     table = (out / 'far/table.md').read_text()
     assert '| trained by | seeds | return, as trained | horizon = 3 | horizon = 5 |' in table
+    assert 'That is the column "as trained"; the others are over 20 episodes' in table
     assert 'not run' not in table
 
     files = {path: path.stat().st_mtime_ns for path in runs.glob('*/zero_shot/*.json')}

@@ -147,14 +147,33 @@ def test_interpolation_stays_between_neighbouring_values(tmp_path):
     assert curve.step[-1] == min(s[-1] for s in steps)
 
 
-def test_null_and_missing_values_are_left_out_and_counted(tmp_path):
+def test_null_values_are_gaps_that_are_counted_and_missing_ones_are_left_out(tmp_path):
     folder = write_run(tmp_path / 'a', [0, None, 1], steps=[0, 10, 20])
     with (folder / 'metrics.jsonl').open('a') as file:
         file.write('{"step": 25, "loss": 1.0}\n{"step": 20, "eval/return": 3.0}\n{"step": 30, "eval')  # and a torn line
     (curve,) = aggregate([folder])
-    assert curve.step.tolist() == [0, 20]
-    assert curve.value.tolist() == [[0, 3]]
-    assert summarise([folder])[0]['not_finite'] == 1
+    assert curve.step.tolist() == [0, 10, 20]
+    np.testing.assert_array_equal(curve.value, [[0, np.nan, 3]])
+    (row,) = summarise([folder])
+    assert (row['not_finite'], row['final_mean'], row['area_mean']) == (1, 3, None)
+
+
+def test_a_value_that_is_not_finite_hides_no_value_of_another_seed(tmp_path):
+    folders = [
+        write_run(tmp_path / 'a', [0, 2, 4], seed=0, steps=[0, 10, 20]),
+        write_run(tmp_path / 'b', [0, 2, None], seed=1, steps=[0, 10, 20]),
+    ]
+    (curve,) = aggregate(folders)
+    np.testing.assert_array_equal(curve.value, [[0, 2, 4], [0, 2, np.nan]])
+    np.testing.assert_array_equal(curve.mean, [0, 2, np.nan])
+    figure = curve_figure([curve])
+    assert figure.get_supxlabel().endswith('; gap: a value that is not finite')
+    write_run(tmp_path / 'b', [None] * 3, seed=1, steps=[0, 10, 20])
+    (curve,) = aggregate(folders)
+    assert curve.step.tolist() == [0, 10, 20]
+    plot_curves(folders, out=tmp_path / 'one.png')
+    with pytest.raises(ValueError, match="no run has a finite value of 'eval/return'"):
+        plot_curves(folders[1:], out=tmp_path / 'none.png')
 
 
 # --- the summary -----------------------------------------------------------------------------------------------------
