@@ -52,6 +52,6 @@ def test_speeds_are_measured_for_the_usual_number_of_agents(tmp_path):
 
 def test_a_plan_of_less_than_an_hour_is_in_minutes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr('ltos_pyg.experiments.speeds.speeds', lambda: {'prisoner': {'qmix': 0.504}})
-    command = ['reproduce', 'fig3a', '--seeds', '1', '--only', 'QMIX', '--total-steps', '10000000', '--jobs', '2']
+    command = ['reproduce', 'fig3a', '--seeds', '2', '--only', 'QMIX', '--total-steps', '5000000', '--jobs', '2']
     assert main([*command, '--runs', str(tmp_path), '--dry-run']) == 0
     assert 'about 1.4 hours of one core, 42.0 minutes with --jobs 2' in capsys.readouterr().out
