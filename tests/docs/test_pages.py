@@ -178,10 +178,10 @@ def test_the_table_of_figures_5_and_6_is_that_of_the_kept_runs():
 
 def test_the_table_of_zero_shot_offers_is_that_of_the_kept_runs():
     text = page('results.md').partition('`ltos reproduce zero-shot-offers`')[2].partition('\n\n**')[0]
-    shown = [line.split(' | ')[2:] for line in text.splitlines() if line.startswith('| LToS')]
+    shown = [line.split(' | ')[2:] for line in text.splitlines() if line.startswith(('| LToS', '| trained control'))]
     report = page('results/tables/zero-shot-offers/table.md')
-    kept = [line.split(' | ')[3:] for line in report.splitlines() if line.startswith('| LToS')][:2]
-    assert len(shown) == 2
+    kept = [line.split(' | ')[3:] for line in report.splitlines() if line.startswith('| ')][2:6]
+    assert len(shown) == 4
     assert shown == kept
 
 
@@ -209,7 +209,8 @@ def test_the_table_of_zero_shot_jungle_is_that_of_the_kept_runs():
     assert [row[0] for row in rows] == list(PLAYED_WITH)
     for label, *cells in rows:
         for method, cell in zip(header[1:], cells, strict=True):
-            runs = [DOCS / f'results/runs/jungle-{METHODS[method]}-seed{seed}' for seed in (10, 11)]
+            name = 'fixed_ltos-critic=edge-kept=uniform' if method == 'fixed LToS, edge critic' else METHODS[method]
+            runs = [DOCS / f'results/runs/jungle-{name}-seed{seed}' for seed in (10, 11)]
             values = [value for run in runs for value in played_with(PLAYED_WITH[label], run)]
             assert cell == ' '.join(f'{value:.3f}' for value in values), (label, method)
 
