@@ -136,6 +136,12 @@ class VectorGraphEnv(GraphEnv):
         parts = action.to(self._graphs[0].x.device, torch.int64).split(sizes)  # the networks may be on a GPU
         played = [env.step(part) for env, part in zip(self.envs, parts, strict=True)]
         steps = [self._clocked(i, step) for i, step in enumerate(played)]
+        for size, step in zip(sizes, steps, strict=True):
+            if self.spec.fixed_nodes and not step.terminated and _num_nodes(step.graph) != size:
+                raise ValueError(
+                    f'the nodes of a graph must stay the same during an episode, for spec.fixed_nodes is True (got '
+                    f'{_num_nodes(step.graph)} after {size}). Set fixed_nodes = False, and give each graph a node_id.'
+                )
         reward = torch.cat([_reward(step, size) for step, size in zip(steps, sizes, strict=True)])
         successor = graph = _batch([step.graph for step in steps])
         ended = [step.terminated or step.truncated for step in steps]

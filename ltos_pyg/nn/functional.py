@@ -82,9 +82,10 @@ def sender_softmax(edge_logit: Tensor, self_logit: Tensor, edge_index: Tensor) -
             f'{tuple(self_logit.shape)})'
         )
     alone = out_degree(edge_index, self_logit.size(0)) == 0
-    return softmax_by_sender(
-        edge_logit, self_logit.masked_fill(alone.view(-1, *[1] * (self_logit.dim() - 1)), 0.0), edge_index
-    )
+    self_logit = self_logit.masked_fill(alone.view(-1, *[1] * (self_logit.dim() - 1)), 0.0)
+    # in float32, for half precision cannot add up the parts of a hub
+    given, kept = softmax_by_sender(at_least_float32(edge_logit), at_least_float32(self_logit), edge_index)
+    return Sharing(given.to(edge_logit.dtype), kept.to(self_logit.dtype))
 
 
 def softmax_by_sender(edge_logit: Tensor, self_logit: Tensor, edge_index: Tensor) -> Sharing:
@@ -137,7 +138,7 @@ def constant_sharing(edge_index: Tensor, num_nodes: int, kept: Tensor | float | 
     check_edge_index(edge_index, num_nodes)
     sender = edge_index[0]
     dtype = kept.dtype if isinstance(kept, Tensor) and kept.is_floating_point() else torch.float32
-    degree = out_degree(edge_index, num_nodes, dtype)
+    degree = out_degree(edge_index, num_nodes, torch.promote_types(dtype, torch.float32))
     if kept is None:
         kept = 1 / (1 + degree)
     else:
@@ -148,7 +149,7 @@ def constant_sharing(edge_index: Tensor, num_nodes: int, kept: Tensor | float | 
             check_rows('kept', kept, num_nodes, 'node')
         check_unit_interval('kept', kept)
         kept = torch.where(degree > 0, kept, 1.0)
-    return Sharing(((1 - kept) / degree.clamp(min=1)).index_select(0, sender), kept)
+    return Sharing(((1 - kept) / degree.clamp(min=1)).index_select(0, sender).to(dtype), kept.to(dtype))
 
 
 def share_value(value: Tensor, edge_index: Tensor, sharing: Sharing) -> Tensor:

@@ -400,3 +400,29 @@ def test_a_scale_of_numpy_is_plain_data():
     spec = VectorGraphEnv(Scaled, 1).spec
     assert type(spec.feature_scale[0]) is float
     assert GraphEnvSpec.from_dict(json.loads(json.dumps(spec.as_dict()))) == spec
+
+
+class Leaves(SingleGraphEnv):
+    """Declares fixed nodes, and loses one of three at its second step."""
+
+    num_features, num_actions, max_nodes, horizon = 1, 2, 3, 100
+
+    def start(self) -> Snapshot:
+        self.left = 3
+        return self.look()
+
+    def step(self, action: Tensor) -> SingleStep:
+        self.left -= 1
+        return SingleStep(self.look(), torch.zeros(3))
+
+    def look(self) -> Snapshot:
+        nodes = min(self.left + 1, 3)
+        return Snapshot(x=torch.zeros(nodes, 1), edge_index=torch.zeros(2, 0, dtype=torch.int64))
+
+
+def test_fixed_nodes_stay_fixed_also_after_the_check():
+    env = VectorGraphEnv(Leaves, 2)
+    env.reset(0)
+    env.step(torch.zeros(6, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r'must stay the same .* \(got 2 after 3\)\. Set fixed_nodes = False'):
+        env.step(torch.zeros(6, dtype=torch.int64))

@@ -185,3 +185,14 @@ def test_weights_move_as_tensors_do():
     assert isinstance(moved, Sharing)
     assert (moved.given.dtype, moved.kept.dtype) == (torch.float64, torch.float64)
     assert_close(moved.kept.float(), sharing.kept)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_the_weights_of_a_hub_sum_to_one_in_half_precision(dtype):
+    n = 5001
+    edge_index = torch.stack([torch.zeros(n - 1, dtype=torch.int64), torch.arange(1, n)])
+    logits = torch.zeros(n - 1, dtype=dtype), torch.zeros(n, dtype=dtype)
+    half = torch.full((n,), 0.5, dtype=dtype)
+    for sharing in (sender_softmax(*logits, edge_index), constant_sharing(edge_index, n, half)):
+        assert sharing.given.dtype == sharing.kept.dtype == dtype
+        assert float(sharing.kept[0] + sharing.given.float().sum()) == pytest.approx(1, abs=0.01)
