@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import heapq
 import json
-import os
 import signal
 import sys
 import threading
@@ -27,7 +24,7 @@ from ltos_pyg.progress import Progress
 from ltos_pyg.training.api import with_options
 from ltos_pyg.training.config import RunConfig
 from ltos_pyg.training.lock_file import hold_lock
-from ltos_pyg.training.run_folder import RunFolder, write_json
+from ltos_pyg.training.run_folder import RunFolder, digests_of
 
 T = TypeVar('T')
 LOG = 'log.txt'  # what a run printed, in its folder
@@ -162,21 +159,6 @@ def _check_same(run: RunFolder, config: RunConfig) -> None:
         )
 
 
-def digests_of(config: RunConfig) -> dict[str, str]:
-    """The SHA-256 of each file that an option names, by its path as it is written there."""
-    fingerprint = config.fingerprint()
-    values = [value for part in ('env', 'algorithm') for value in fingerprint[part].values()]
-    paths = [path for value in values for path in (value if isinstance(value, list | tuple) else [value])]
-    files = {path: Path(path) for path in paths if isinstance(path, str) and os.path.isfile(path)}
-    return {path: _digest(file, file.stat().st_mtime_ns) for path, file in files.items()}
-
-
-@functools.lru_cache
-def _digest(file: Path, changed: int) -> str:
-    """The SHA-256 of a file; ``changed`` says when it last was."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
 def _alike(new: Any, old: Any, digests: tuple[Mapping[str, str], Mapping[str, str]]) -> bool:
     """Whether two values of an option are equal: of files whose contents are known, these and the names count."""
     if isinstance(new, list) and isinstance(old, list) and len(new) == len(old):
@@ -184,12 +166,6 @@ def _alike(new: Any, old: Any, digests: tuple[Mapping[str, str], Mapping[str, st
     if isinstance(new, str) and isinstance(old, str) and new in digests[0] and old in digests[1]:
         return Path(new).name == Path(old).name and digests[0][new] == digests[1][old]
     return bool(new == old)
-
-
-def _record_files(run: RunFolder, digests: Mapping[str, str]) -> None:
-    """Notes in ``config.json`` what the files contain that the run was trained with."""
-    if digests and run.holds_run:
-        write_json(run.config_path, run.read() | {'files': dict(digests)})
 
 
 def _measured_otherwise(run: RunFolder, config: RunConfig) -> bool:
@@ -316,12 +292,8 @@ def train_here(run: Run, folder: Path, stop: threading.Event | None = None) -> s
     arguments = run.arguments(folder) + (['--resume'] if here.holds_run else [])
     log = folder / LOG
     start = log.stat().st_size if log.is_file() else 0
-    files = digests_of(config)
     process = start_run(arguments, log)
-    try:
-        join_or_stop(process, stop)
-    finally:
-        _record_files(here, files)
+    join_or_stop(process, stop)
     if process.exitcode == 0 and here.is_finished:
         return None
     return why_failed(process.exitcode, log, start)

@@ -63,7 +63,8 @@ def sender_softmax(edge_logit: Tensor, self_logit: Tensor, edge_index: Tensor) -
         w_{jj} = \frac{\exp(s_j)}{\exp(s_j) + \sum_{k} \exp(e_{jk})}
 
     A node without out-edges always keeps all. With self logits of :math:`-\infty` the others give all.
-    No self-loops are added, so no shape depends on the data (``torch.compile``, ``torch.export``).
+    No self-loops are added, so no shape depends on the data (``torch.compile``, ``torch.export``). Half precision is
+    computed in float32.
 
     Shapes:
         - **input:** edge logits :math:`(E,)` or :math:`(E, H)`, self logits :math:`(N,)` or :math:`(N, H)`,

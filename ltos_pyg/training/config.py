@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 MakeEnv = Callable[[int], 'GraphEnv']  # from a number of graphs
 
-# Options that may differ when a run is resumed: they change what is recorded, not what is learned.
+# Options that may differ when a run is resumed: they change what is recorded, not what is learned (but for rounding,
+# and another device has other random numbers).
 RECORDING = ('device', 'threads', 'log_every', 'checkpoint_every', 'tensorboard', 'wandb', 'media', 'final_episodes')
 # Options of earlier versions by their names of today.
 RENAMED: dict[str, dict[str, str]] = {

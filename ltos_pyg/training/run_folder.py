@@ -9,6 +9,8 @@ in it ``run.lock``. An exported policy has ``config.json`` (with the spec of the
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import json
 import math
 import os
@@ -233,11 +235,14 @@ class RunFolder:
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def write_config(self, config: RunConfig, ranks: int = 1, primary_metric: str | None = None) -> None:
-        """Writes ``config.json``: the options and versions, the number of ranks, and the metric by which runs are
-        compared. A label given earlier is kept."""
-        label = self.read().get('label') if self.has_config else None
+        """Writes ``config.json``: the options and versions, the number of ranks, the metric by which runs are
+        compared, and what the files contain that options name. A label given earlier is kept, and so is what the files
+        contained then."""
+        before = self.read() if self.has_config else {}
+        label, files = before.get('label'), before.get('files') or digests_of(config)
         plain = config.as_dict() | ({'ranks': ranks} if ranks > 1 else {})
         plain |= {'primary_metric': primary_metric} if primary_metric else {}
+        plain |= {'files': files} if files else {}
         write_json(self.config_path, ({'label': label} if label else {}) | plain | provenance())
 
     def relabel(self, label: str | None) -> None:
@@ -431,6 +436,21 @@ def write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=2) + '\n'
     write_text(path, text)
+
+
+def digests_of(config: RunConfig) -> dict[str, str]:
+    """The SHA-256 of each file that an option names, by its path as it is written there."""
+    fingerprint = config.fingerprint()
+    values = [value for part in ('env', 'algorithm') for value in fingerprint[part].values()]
+    paths = [path for value in values for path in (value if isinstance(value, list | tuple) else [value])]
+    files = {path: Path(path) for path in paths if isinstance(path, str) and os.path.isfile(path)}
+    return {path: _digest(file, file.stat().st_mtime_ns) for path, file in files.items()}
+
+
+@functools.lru_cache
+def _digest(file: Path, changed: int) -> str:
+    """The SHA-256 of a file; ``changed`` says when it last was."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def provenance() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ltos_pyg.cli.train import parse_options
 from ltos_pyg.envs.traffic.metrics import DESCRIPTIONS
 from ltos_pyg.experiments.catalogue import EXPERIMENTS, each_with_seeds, experiment
 from ltos_pyg.experiments.experiment import Experiment, Method, Run, Setting, read_experiment
-from ltos_pyg.experiments.runner import _record_files, config_of, digests_of, plan
+from ltos_pyg.experiments.runner import config_of, plan
 from ltos_pyg.registry import scenario
 from ltos_pyg.training.metrics import LESS_IS_BETTER, less_is_better
 from ltos_pyg.training.run_folder import RunFolder
@@ -248,7 +248,6 @@ def test_files_are_compared_by_their_content_and_not_by_where_they_are(tmp_path,
     run = RunFolder(first.folder)
     run.write_config(first.config)
     run.write_final({'eval': {'policy': {}}, 'env_steps': 1})
-    _record_files(run, digests_of(first.config))
     assert len(run.read()['files']) == 2
     assert {planned(data).state for data in (Path('a'), tmp_path / 'a', Path('b'))} == {'finished'}
     with pytest.raises(ValueError, match=r"env.net is \['a/roadnet_6_6.json'\], not \['c/roadnet_6_6.json'\]"):

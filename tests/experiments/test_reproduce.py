@@ -35,6 +35,7 @@ from ltos_pyg.experiments.runner import (
     train_missing,
     wall_seconds,
 )
+from ltos_pyg.experiments.zero_shot import missing_values
 from ltos_pyg.training.run_folder import RunFolder
 
 STEPS = {'total_steps': 300, 'learning_starts': 100, 'final_episodes': 4, 'eval_episodes': 2, 'eval_every': 150}
@@ -482,6 +483,8 @@ def test_a_dry_run_lists_the_zero_shot_evaluations_that_are_missing(tmp_path, ca
     printed = capsys.readouterr().out
     assert 'zero-shot   to be played  jungle-dgn-seed10 over num_agents = 10, 50, 100\n' in printed
     assert 'not in this time: 11 evaluations of trained runs' in printed
+    both = [EXPERIMENTS['zero-shot-jungle']] * 2  # experiments that share runs
+    assert missing_values(both, tmp_path) == missing_values(both[:1], tmp_path)
 
 
 def test_a_flag_without_a_value_means_this_machine_or_the_default_partition():

@@ -65,7 +65,8 @@ class LToS(SharingQ):
         device: Where the networks live; the replay stays in main memory.
         policy: The high level :math:`\phi`, instead of :class:`~ltos_pyg.nn.SharingPolicy`: a module with
             ``logits(x, edge_index, edge_attr)``, which returns edge logits (E,) and self logits (N,). They are added to
-            the logits of the first share, so a policy whose last layers are zero starts from it.
+            the logits of the first share, so a policy whose last layers are zero starts from it. Dropout and batch
+            normalisation are refused.
         conv: The low level's message-passing layer, instead of the configuration's: see :class:`~ltos_pyg.nn.DGNTrunk`.
         objective: What :math:`\phi` is trained for, instead of the configuration's: a class with the methods of
             :class:`~ltos_pyg.algos.ltos.Objective`, or a function that makes one.
