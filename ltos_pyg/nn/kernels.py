@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltos_pyg.nn.validation import is_traced
+
 # Fewer edges run in plain PyTorch, which also has second derivatives. Without gradients a quarter is enough.
 MIN_EDGES = 64
 
@@ -68,7 +70,7 @@ def can_use_kernel(qkv: Tensor, edge_index: Tensor) -> bool:
     Tracing is checked first: under ``torch.export``, comparing the number of edges would specialise the graph to it.
     """
     return (
-        not torch.compiler.is_compiling()
+        not is_traced()
         and qkv.device.type == 'cpu'
         and qkv.dtype == torch.float32
         and edge_index.size(1) >= (MIN_EDGES if torch.is_grad_enabled() else MIN_EDGES // 4)

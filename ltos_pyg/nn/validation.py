@@ -1,7 +1,8 @@
 """Input checks of graph tensors: each error names the argument, what was expected, what it got, and what to do next.
 
 Checks of shape and dtype always run. Checks of the numbers themselves run in eager mode on the CPU: under
-``torch.compile`` and ``torch.export`` they would break the graph, and on CUDA each would synchronise with the device.
+``torch.compile``, ``torch.export`` and ``torch.jit.trace`` they would break the graph, and on CUDA each would
+synchronise with the device.
 """
 
 from __future__ import annotations
@@ -34,8 +35,13 @@ def trust_edges() -> Iterator[None]:
         _edges_are_trusted.reset(token)
 
 
+def is_traced() -> bool:
+    """Whether ``torch.compile``, ``torch.export`` or ``torch.jit.trace`` is recording."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+
+
 def _may_look_at_values(tensor: Tensor) -> bool:
-    return tensor.device.type == 'cpu' and not torch.compiler.is_compiling()
+    return tensor.device.type == 'cpu' and not is_traced()
 
 
 def check_below(name: str, value: Tensor, end: int, what: str) -> None:

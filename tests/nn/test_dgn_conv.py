@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch.testing import assert_close
-from torch_geometric.explain import Explainer, GNNExplainer
+from torch_geometric.explain import AttentionExplainer, Explainer, GNNExplainer
 from torch_geometric.nn import Linear, to_hetero
 
 from ltos_pyg.nn import DGN, DGNConv
@@ -143,6 +143,19 @@ def test_an_explainer_works_on_either_path(path):
     )
     assert explainer(graph.x, graph.edge_index).edge_mask.shape == (14,)
     assert not net.trunk.convs[0].explain  # and it is left as it was
+
+
+def test_an_explainer_reads_its_attention(path):
+    graph, net = random_snapshot(6, 14, 5), DGN(5, 3, hidden_channels=8, heads=2, num_layers=1)
+    explainer = Explainer(
+        net,
+        AttentionExplainer(),
+        explanation_type='model',
+        edge_mask_type='object',
+        model_config={'mode': 'regression', 'task_level': 'node', 'return_type': 'raw'},
+    )
+    attention, _ = net.trunk.convs[0].attention(net.trunk.encoder(graph.x), graph.edge_index)
+    assert_close(explainer(graph.x, graph.edge_index).edge_mask, attention.max(-1).values)
 
 
 def test_nan_spreads_to_the_receivers_and_no_further(path):

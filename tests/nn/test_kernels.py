@@ -131,8 +131,8 @@ def test_edges_changed_before_the_backward_are_refused(change):
 
 def test_a_subclass_with_messages_of_its_own_is_asked_for_them(monkeypatch):
     class Half(DGNConv):
-        def message(self, v_j, weight):
-            return 0.5 * super().message(v_j, weight)
+        def message(self, v_j, alpha):
+            return 0.5 * super().message(v_j, alpha)
 
     class Same(DGNConv):
         pass

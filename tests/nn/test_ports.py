@@ -14,6 +14,7 @@ from ltos_pyg.nn.kernels import MIN_EDGES
 from ltos_pyg.testing import random_snapshot
 
 COMPILED = ('LToSConv',)  # the others take some seconds each: slow tests
+TRACEABLE = 'LToSConv-heads-edges', 'DGNConv-edges', 'DGN-sharing', 'SharingPolicy'  # the others are parts of these
 INDUCTOR = 'LToSConv-heads-edges', 'EdgePolicyHead-edges', 'DGN-sharing'  # each takes some seconds
 TRACED, OTHERS = (6, 14), [(9, 20), (3, 2), (20, 200)]
 MANY_EDGES = (40, MIN_EDGES + 10)  # where eager mode takes the compiled kernel
@@ -37,6 +38,16 @@ def test_export_agrees_on_sizes_it_was_not_traced_on(case, device):
     shapes = ({0: dynamic}, {1: dynamic}, {0: dynamic})[: len(inputs[0])]
     twin = torch.export.export(module, inputs[0], dynamic_shapes=shapes).module()
     for args in inputs:
+        assert_close(tensors(twin(*args)), tensors(module(*args)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')  # the checks of shapes are not traced
+@pytest.mark.parametrize('case', [case for case in PORTED if case.name in TRACEABLE], ids=str)
+def test_a_trace_agrees_on_sizes_it_was_not_traced_on(case):
+    module = case.module()
+    twin = torch.jit.trace(module, case.inputs(*MANY_EDGES), check_trace=False)
+    for size in (TRACED, *OTHERS):
+        args = case.inputs(*size)
         assert_close(tensors(twin(*args)), tensors(module(*args)), rtol=1e-4, atol=1e-5)
 
 

@@ -34,10 +34,10 @@ class DGNConv(MessagePassing):
 
     On the CPU in float32 the attention runs in one compiled kernel (Numba; see :mod:`ltos_pyg.nn.kernels`), from 64
     edges on, or from 16 where gradients are off (``torch.no_grad()``); elsewhere, under ``torch.compile``,
-    ``torch.export`` and ``torch.func``, while message hooks or an explainer are attached, and in subclasses with
-    messages of their own, in plain PyTorch. The kernel has a first derivative only, by backward (no second one, no
-    forward mode, no vectorised Jacobian): set ``ltos_pyg.nn.kernels.MIN_EDGES`` to ``sys.maxsize`` for more.
-    TorchScript, deprecated by PyTorch, is not supported.
+    ``torch.export``, ``torch.jit.trace`` and ``torch.func``, while message hooks or an explainer are attached, and in
+    subclasses with messages of their own, in plain PyTorch. The kernel has a first derivative only, by backward (no
+    second one, no forward mode, no vectorised Jacobian): set ``ltos_pyg.nn.kernels.MIN_EDGES`` to ``sys.maxsize`` for
+    more. ``torch.jit.script``, deprecated by PyTorch, is not supported.
 
     Args:
         in_channels (int): Size of each node feature. ``-1`` infers it at the first call.
@@ -65,7 +65,10 @@ class DGNConv(MessagePassing):
         check_in_channels(in_channels)
         super().__init__(aggr='add', node_dim=0)
         if heads < 1 or out_channels % heads != 0:
-            raise ValueError(f"'heads' must divide 'out_channels' (got {heads} heads, {out_channels} channels)")
+            raise ValueError(
+                f"'heads' must divide 'out_channels' (got {heads} heads, {out_channels} channels). 'heads' is 8 if not "
+                f'given: give another number.'
+            )
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.heads = heads
@@ -131,8 +134,11 @@ class DGNConv(MessagePassing):
         q, k, v = qkv.relu().unbind(1)
         weight, self_weight, total = self._weights(q, k, edge_attr, edge_key, edge_index)
         receiver = edge_index[1]
-        # propagate_type: (v: Tensor, weight: Tensor)
-        out = self.propagate(edge_index, v=v, weight=weight, size=(v.size(0), v.size(0)))
+        if self._needs_messages():  # hooks and explainers read the attention itself, which sums to one
+            weight, self_weight = weight / total.index_select(0, receiver), self_weight / total
+            total = torch.ones_like(total)
+        # propagate_type: (v: Tensor, alpha: Tensor)
+        out = self.propagate(edge_index, v=v, alpha=weight, size=(v.size(0), v.size(0)))
         sent = weight.unsqueeze(-1) * edge_attr.unsqueeze(1)
         mean_attr = sent.new_zeros(v.size(0), *sent.shape[1:]).index_add(0, receiver, sent) / total.unsqueeze(-1)
         out = (out + self_weight.unsqueeze(-1) * v) / total.unsqueeze(-1)
@@ -156,8 +162,8 @@ class DGNConv(MessagePassing):
     def edge_update(self, q_i: Tensor, k_j: Tensor, q_edge_i: Tensor, edge_attr: Tensor) -> Tensor:
         return (q_i * k_j).sum(-1) + (q_edge_i * edge_attr.unsqueeze(1)).sum(-1)
 
-    def message(self, v_j: Tensor, weight: Tensor) -> Tensor:
-        return weight.unsqueeze(-1) * v_j
+    def message(self, v_j: Tensor, alpha: Tensor) -> Tensor:  # `alpha`: the name that PyG's explainer looks for
+        return alpha.unsqueeze(-1) * v_j
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}({self.in_channels}, {self.out_channels}, heads={self.heads})'
