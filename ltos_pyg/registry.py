@@ -353,6 +353,6 @@ def _check_known(kind: str, name: str, known: list[str]) -> None:
         return
     near = difflib.get_close_matches(name, known, 1)
     raise ValueError(
-        f"unknown {kind} '{name}'. Choose one of: {', '.join(known)}; or one of your own as package.module:Name"
-        + (f". Did you mean '{near[0]}'?" if near else '')
+        f"unknown {kind} '{name}'. Choose one of: {', '.join(known)}; or one of your own, as package.module:Name, "
+        f'or by its name with --import my_module' + (f". Did you mean '{near[0]}'?" if near else '')
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ltos_pyg.nn.validation import check_tensor
+
 
 def fully_connected(num_nodes: int) -> Tensor:
     """Edges between all pairs of ``num_nodes`` nodes, in both directions: (2, N (N - 1)) int64, ordered by sender."""
@@ -24,6 +26,9 @@ def k_nearest(position: Tensor, k: int, symmetric: bool = True) -> Tensor:
     Returns:
         Tensor: Edge indices :math:`(2, E)` int64 ordered by sender, free of self-loops and duplicates. Ties in distance
             go to the lower node number.
+
+    Raises:
+        ValueError: If ``k`` is negative, or ``position`` is not a finite tensor (N, D).
     """
     _check_position(position)
     if k < 0:
@@ -42,7 +47,7 @@ def within_radius(position: Tensor, radius: float) -> Tensor:
     apart.
 
     Raises:
-        ValueError: If the radius is negative, or a position is not finite.
+        ValueError: If the radius is negative, or ``position`` is not a finite tensor (N, D).
     """
     _check_position(position)
     if not radius >= 0:
@@ -51,6 +56,7 @@ def within_radius(position: Tensor, radius: float) -> Tensor:
 
 
 def _check_position(position: Tensor) -> None:
+    check_tensor('position', position)
     if position.dim() != 2 or not bool(position.isfinite().all()):
         raise ValueError(
             f"'position' must be a finite (N, D) tensor (got shape {tuple(position.shape)}, "

@@ -75,6 +75,7 @@ def sender_softmax(edge_logit: Tensor, self_logit: Tensor, edge_index: Tensor) -
         ValueError: If ``edge_index`` is not a (2, E) int64 tensor over the nodes without self-loops, or the logits do
             not fit it.
     """
+    check_tensor('self_logit', self_logit)
     check_edge_index(edge_index, self_logit.size(0))
     check_rows('edge_logit', edge_logit, edge_index.size(1), 'edge')
     if edge_logit.shape[1:] != self_logit.shape[1:]:
@@ -102,7 +103,12 @@ def softmax_by_sender(edge_logit: Tensor, self_logit: Tensor, edge_index: Tensor
 
 
 def keep_all(edge_index: Tensor, num_nodes: int, dtype: torch.dtype = torch.float32) -> Sharing:
-    """No sharing: ``given = 0``, ``kept = 1``. With it LToS equals DGN."""
+    """No sharing: ``given = 0``, ``kept = 1``. With it LToS equals DGN.
+
+    Raises:
+        ValueError: If ``edge_index`` does not fit the nodes.
+    """
+    check_edge_index(edge_index, num_nodes)
     device = edge_index.device
     return Sharing(
         torch.zeros(edge_index.size(1), dtype=dtype, device=device), torch.ones(num_nodes, dtype=dtype, device=device)
@@ -127,6 +133,8 @@ def constant_sharing(edge_index: Tensor, num_nodes: int, kept: Tensor | float | 
     r"""Constant weights: each node keeps ``kept`` and splits the rest evenly over its out-edges.
 
     Args:
+        edge_index (Tensor): Edge indices :math:`(2, E)` without self-loops.
+        num_nodes (int): Number of nodes :math:`N`.
         kept: The share kept, in [0, 1]: one number, or one per node :math:`(N,)`. ``None`` is uniform sharing,
             :math:`w_{jj} = w_{ji} = 1 / (1 + \text{out-degree}_j)`.
 

@@ -7,7 +7,7 @@ from torch.nn.functional import leaky_relu
 from torch_geometric.nn import Linear
 
 from ltos_pyg.nn.functional import Sharing, at_least_float32, kept_logit, softmax_by_sender, weighted_sum
-from ltos_pyg.nn.validation import check_edge_index, check_node_features, edge_features
+from ltos_pyg.nn.validation import check_edge_index, check_node_features, check_tensor, edge_features
 
 
 def add_edges(pair: Tensor, lin_edge: Linear | None, edge_attr: Tensor | None) -> Tensor:
@@ -27,8 +27,8 @@ class EdgePolicyHead(nn.Module):
 
     .. math::
         e_{ji} = \mathbf{a}^\top \sigma(\mathbf{W}_s \mathbf{h}_j + \mathbf{W}_r \mathbf{h}_i
-        + \mathbf{W}_e \mathbf{e}_{ji} + \mathbf{b}), \qquad
-        s_i = \mathbf{c}^\top \sigma(\mathbf{W}_o \mathbf{h}_i + \mathbf{b}_o)
+        + \mathbf{W}_e \mathbf{e}_{ji} + \mathbf{b}) + a_0, \qquad
+        s_i = \mathbf{c}^\top \sigma(\mathbf{W}_o \mathbf{h}_i + \mathbf{b}_o) + c_0
         + \log \Big( \frac{\rho}{1 - \rho} \max(d_i, 1) \Big)
 
     with :math:`\sigma` a LeakyReLU of slope 0.2 (units of a ReLU can die, and the weights are constant then) and
@@ -110,6 +110,10 @@ class EdgePolicyHead(nn.Module):
 class QHead(nn.Module):
     r"""Action values of each node, :math:`Q_i(a) = (\mathbf{W} \mathbf{h}_i + \mathbf{b})_a`.
 
+    Args:
+        in_channels (int): Size of each node feature.
+        num_actions (int): Number of actions :math:`A`.
+
     Shapes:
         - **input:** node features :math:`(N, F)`
         - **output:** action values :math:`(N, A)`, float32 also under autocast
@@ -132,7 +136,8 @@ class EdgeQHead(nn.Module):
 
     .. math::
         U_{ji}(a) = \big(\mathbf{W}_U\,\mathrm{ReLU}(\mathbf{W}_s \mathbf{h}_j + \mathbf{W}_r \mathbf{h}_i +
-        \mathbf{W}_e \mathbf{e}_{ji} + \mathbf{b})\big)_a, \qquad U_{ii}(a) = (\mathbf{W} \mathbf{h}_i + \mathbf{b})_a
+        \mathbf{W}_e \mathbf{e}_{ji} + \mathbf{b}_s) + \mathbf{b}_U\big)_a, \qquad
+        U_{ii}(a) = (\mathbf{W} \mathbf{h}_i + \mathbf{b})_a
 
     :math:`U_{ji}(a)` estimates what action :math:`a` of :math:`i` adds to :math:`j`'s own discounted return (how it is
     learned: :class:`~ltos_pyg.algos.ltos.EdgeCritic`). For given node features
@@ -151,7 +156,7 @@ class EdgeQHead(nn.Module):
         - **output:** own values :math:`(N, A)`, pair values :math:`(P, A)`; float32 also under autocast
 
     Raises:
-        ValueError: If ``pairs`` or ``edge_attr`` does not fit.
+        ValueError: If ``h``, ``pairs`` or ``edge_attr`` does not fit.
     """
 
     def __init__(
@@ -176,6 +181,8 @@ class EdgeQHead(nn.Module):
 
     def forward(self, h: Tensor, pairs: Tensor, edge_attr: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns (own values, pair values)."""
+        check_node_features(h, 'h')
+        check_tensor('pairs', pairs)
         if pairs.dim() != 2 or pairs.size(0) != 2:
             raise ValueError(
                 f"'pairs' must have shape (2, P), row 0 whose reward, row 1 whose action (got {tuple(pairs.shape)})"

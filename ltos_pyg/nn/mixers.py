@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MLP
 
 from ltos_pyg.nn.functional import at_least_float32
-from ltos_pyg.nn.validation import check_below, check_rows
+from ltos_pyg.nn.validation import check_below, check_rows, check_tensor
 
 
 class QMixer(nn.Module):
@@ -95,6 +95,8 @@ class QMixer(nn.Module):
         return rows.index_select(0, batch * self.num_slots + node)
 
     def _check(self, q: Tensor, state: Tensor, batch: Tensor, node: Tensor) -> None:
+        check_tensor('q', q)
+        check_tensor('state', state)
         if q.dim() != 1:
             raise ValueError(
                 f"'q' must have shape (N,), the value of the action that each node takes (got {tuple(q.shape)}). "

@@ -13,7 +13,7 @@ from ltos_pyg.nn.conv.by_name import Conv, make_conv
 from ltos_pyg.nn.conv.dgn_conv import DGNConv
 from ltos_pyg.nn.functional import Sharing
 from ltos_pyg.nn.heads import EdgePolicyHead, QHead
-from ltos_pyg.nn.validation import check_rows, edge_features
+from ltos_pyg.nn.validation import check_node_features, check_rows, edge_features
 
 SMALL_SHARE = 0.02  # shares below it have nearly the same features
 
@@ -52,7 +52,7 @@ class DGNTrunk(nn.Module):
     network equals the one without these inputs, to the bit.
 
     Args:
-        in_channels (int): Size of each node feature.
+        in_channels (int): Size of each node feature. ``-1`` infers it at the first call, but not with ``sharing=True``.
         hidden_channels (int): Size of the encoder's output and of each layer.
         num_layers (int): Number of relation kernels L. With 0 there is no communication.
         heads (int): Attention heads of each.
@@ -127,6 +127,7 @@ class DGNTrunk(nn.Module):
         With ``copies=K`` it runs K copies of one batch that differ in their weights only: edges and weights are those
         of all copies, ``x`` (N, F) is that of one, whose part of the first layer is then computed once.
         """
+        check_node_features(x)
         if (sharing is not None) != self.sharing:
             raise ValueError(
                 f"'sharing' must {'be given to' if self.sharing else 'not be given to'} a trunk built with "
@@ -198,9 +199,9 @@ class DGN(nn.Module):
 class SharingPolicy(nn.Module):
     r"""The high-level policy :math:`\phi` of LToS: from observations to the sharing weights.
 
-    A :class:`DGNTrunk` of one layer, then an :class:`EdgePolicyHead`, then the softmax over each sender. The head joins
-    the features of both ends of an edge, and each has received one hop of messages: the weights of an agent depend on
-    what agents up to two hops away observe.
+    A :class:`DGNTrunk`, then an :class:`EdgePolicyHead`, then the softmax over each sender. The head joins the features
+    of both ends of an edge, and each has received messages over ``num_layers`` hops: with one layer, the weights of an
+    agent depend on what agents up to two hops away observe.
 
     Args:
         in_channels (int): Size of each node feature.
@@ -209,7 +210,8 @@ class SharingPolicy(nn.Module):
         num_layers (int): Number of message-passing layers.
         encoder_channels (sequence of int): Sizes of the encoder's hidden layers.
         edge_dim (int, optional): Size of each edge feature, if there are any.
-        initial_kept (float, optional): The share kept at the start; ``None`` is uniform.
+        initial_kept (float, optional): The share in (0, 1) that a node with neighbours keeps at the start; ``None`` is
+            uniform over itself and its neighbours.
 
     Shapes:
         - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)`, edge features :math:`(E, D)`

@@ -61,10 +61,15 @@ def check_in_channels(in_channels: object) -> None:
 
 def check_node_features(x: object, name: str = 'x') -> None:
     """Raises a ``ValueError`` unless ``x`` is one tensor (N, F): no array, and not PyG's pair ``(x_src, x_dst)``."""
-    if not isinstance(x, Tensor):
+    if isinstance(x, tuple | dict):
         raise ValueError(
             f"'{name}' must be one tensor (N, F), for this layer works on one set of nodes (got a {type(x).__name__}). "
             f'Make a graph of two sets one graph first, e.g. by HeteroData.to_homogeneous().'
+        )
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f"'{name}' must be a tensor (N, F) (got {type(x).__name__}). Convert an array with "
+            f'torch.as_tensor({name}, dtype=torch.float32).'
         )
     if x.dim() != 2:
         raise ValueError(
@@ -82,7 +87,8 @@ def check_tensor(name: str, value: object) -> None:
 
 
 def check_rows(name: str, tensor: Tensor, rows: int, what: str) -> None:
-    """Raises a ``ValueError`` unless ``tensor`` has one row per node, edge or graph."""
+    """Raises a ``ValueError`` unless ``tensor`` is a tensor with one row per node, edge or graph."""
+    check_tensor(name, tensor)
     if tensor.dim() == 0 or tensor.size(0) != rows:
         raise ValueError(
             f"'{name}' needs one row per {what}: expected {rows} rows, got shape {tuple(tensor.shape)}. "
@@ -92,11 +98,12 @@ def check_rows(name: str, tensor: Tensor, rows: int, what: str) -> None:
 
 def check_edge_index(edge_index: Tensor, num_nodes: int) -> None:
     """Raises a ``ValueError`` unless ``edge_index`` is a (2, E) int64 tensor over ``num_nodes`` nodes without loops."""
-    check_tensor('edge_index', edge_index)
-    if edge_index.layout is not torch.strided:
+    if not isinstance(edge_index, Tensor) or edge_index.layout is not torch.strided:
+        got = f'a {edge_index.layout} matrix' if isinstance(edge_index, Tensor) else type(edge_index).__name__
         raise ValueError(
-            f"'edge_index' must be a (2, E) tensor of node numbers (got a {edge_index.layout} matrix). Of PyG's "
-            f'adj_t, whose rows receive, it is torch_geometric.utils.to_edge_index(adj_t)[0].flip(0).'
+            f"'edge_index' must be a (2, E) tensor of node numbers, torch.int64 (got {got}). Convert an array with "
+            f"torch.from_numpy. Of PyG's adj_t, whose rows receive, it is "
+            f'torch_geometric.utils.to_edge_index(adj_t)[0].flip(0).'
         )
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
         raise ValueError(
@@ -130,7 +137,10 @@ def edge_features(edge_attr: Tensor | None, edge_dim: int | None, num_edges: int
     """
     if not edge_dim:
         if edge_attr is not None:
-            raise ValueError("'edge_attr' was given to a layer without edge features: build it with edge_dim=...")
+            raise ValueError(
+                "'edge_attr' was given to a layer without edge features. Leave it out, or build the layer with "
+                'edge_dim=...'
+            )
         return None
     if edge_attr is None:
         raise ValueError(f"'edge_attr' is missing: this layer expects shape (E, edge_dim={edge_dim})")
@@ -166,10 +176,12 @@ def check_unit_interval(name: str, tensor: Tensor) -> None:
 
 
 def check_sharing(sharing: Sharing, edge_index: Tensor, num_nodes: int, atol: float = 1e-4) -> None:
-    """Raises a ``ValueError`` unless the weights lie on the simplex of each sender, within ``atol``."""
-    given, kept = (weight.detach() for weight in sharing)
+    """Raises a ``ValueError`` unless the weights fit the graph and lie on each sender's simplex, within ``atol``."""
+    check_edge_index(edge_index, num_nodes)
+    given, kept = sharing
     check_rows('sharing.given', given, edge_index.size(1), 'edge')
     check_rows('sharing.kept', kept, num_nodes, 'node')
+    given, kept = given.detach(), kept.detach()
     if not _may_look_at_values(given):
         return
     check_finite('sharing.given', given)

@@ -69,8 +69,9 @@ def check_graph(graph: Any, spec: GraphEnvSpec) -> None:
         raise ValueError(f"'edge_index' expected shape (2, E), got {tuple(edge_index.shape)}")
     nodes, edges = x.size(0), edge_index.size(1)
     mask = graph.get('action_mask')
-    if mask is not None and not spec.has_action_mask:
-        raise ValueError("'action_mask' is given, but the environment of training has none. Leave it out.")
+    for name, known in (('action_mask', spec.has_action_mask), ('edge_attr', spec.edge_dim is not None)):
+        if graph.get(name) is not None and not known:
+            raise ValueError(f"'{name}' is given, but the environment of training has none. Leave it out.")
     if edges > 0 and (int(edge_index.min()) < 0 or int(edge_index.max()) >= nodes):
         raise ValueError(
             f"'edge_index' must name nodes in [0, {nodes - 1}] (got {int(edge_index.min())}..{int(edge_index.max())})"

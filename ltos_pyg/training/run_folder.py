@@ -365,8 +365,9 @@ def _find(plain: Mapping[str, Any], path: Path) -> Scenario:
     try:
         return registry.scenario(plain['scenario'])
     except ValueError as error:
+        reason = str(error) if str(error).endswith(('.', '?')) else f'{error}.'
         raise ValueError(
-            f"'{path}': {error}. If a script or a notebook defines it, run that first, or give the environment: "
+            f"'{path}': {reason} If a script or a notebook defines it, run that first, or give the environment: "
             f"ltos_pyg.load_policy('{path.parent}', env=MyEnv)"
         ) from error
 

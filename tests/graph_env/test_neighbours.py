@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -67,3 +68,6 @@ def test_bad_input_is_named():
         within_radius(torch.tensor([[0.0, float('nan')]]), 1.0)
     with pytest.raises(ValueError, match=r"'radius' must be at least 0 \(got -1\)"):
         within_radius(torch.zeros(3, 2), -1)
+    for rule in (k_nearest, within_radius):
+        with pytest.raises(ValueError, match=r"'position' must be a torch\.Tensor \(got ndarray\)\. Convert it with"):
+            rule(np.zeros((3, 2)), 1)

@@ -18,6 +18,7 @@ from ltos_pyg.nn import (
     EdgeQHead,
     IntentionConv,
     LToSConv,
+    QMixer,
     Sharing,
     check_sharing,
     constant_sharing,
@@ -149,6 +150,7 @@ CALLS = {
     ),
     'LToSConv: heads': (lambda: LToSConv(5, 6, heads=4), r"'heads' must divide 'out_channels' \(got 4 heads, 6 chan"),
     'DGNConv: heads': (lambda: DGNConv(5, 6, heads=4), r"'heads' must divide 'out_channels' \(got 4 heads, 6 channels"),
+    'DGNConv: heads by default': (lambda: DGNConv(5, 4), r"8 heads, 4 channels\)\. 'heads' is 8 if not given"),
     'DGNConv: no heads': (lambda: DGNConv(5, 6, heads=0), r"'heads' must divide 'out_channels' \(got 0 heads"),
     'LToSConv: no heads': (lambda: LToSConv(5, 6, heads=0), r"'heads' must divide 'out_channels' \(got 0 heads"),
     **{
@@ -205,7 +207,7 @@ BAD_ATTR = {
     'unexpected': (
         None,
         torch.randn(3, 2),
-        r"'edge_attr' was given to a .* without edge features: build it with edge_",
+        r"'edge_attr' was given to a layer without edge features\. Leave it out, or build the layer with edge_dim=",
     ),
     'too wide': (2, torch.randn(3, 3), r"'edge_attr' must have shape \(E, edge_dim=2\) \(got \(3, 3\)\)"),
     'flat': (2, torch.randn(3), r"'edge_attr' must have shape \(E, edge_dim=2\) \(got \(3,\)\)"),
@@ -256,11 +258,54 @@ def test_values_have_at_most_two_dimensions():
         share_value(torch.randn(4, 4, 2), EDGES, constant_sharing(EDGES, 4))
 
 
-def test_arrays_are_no_tensors():
-    with pytest.raises(ValueError, match=r"'value' must be a torch.Tensor \(got ndarray\)"):
-        share_value(np.ones(4), EDGES, constant_sharing(EDGES, 4))
-    with pytest.raises(ValueError, match=r"'edge_index' must be a torch.Tensor \(got ndarray\)"):
-        DGNConv(5, 8, heads=2)(X, EDGES.numpy())
+NO_EDGES = r"'edge_index' must be a \(2, E\) tensor of node numbers, torch.int64 \(got ndarray\)\. Convert .*from_numpy"
+NO_NODES = r"'{}' must be a tensor \(N, F\) \(got ndarray\)\. Convert an array with torch\.as_tensor\({}, dtype="
+NO_TENSOR = r"'{}' must be a torch\.Tensor \(got ndarray\)\. Convert it with torch\.as_tensor"
+X_ARRAY, EDGES_ARRAY = X.numpy(), EDGES.numpy()
+GIVEN, KEPT = np.zeros(3, np.float32), np.ones(4, np.float32)
+ARRAYS = {
+    'DGNConv: edges': (lambda: DGNConv(5, 8)(X, EDGES_ARRAY), NO_EDGES),
+    'LToSConv: edges': (lambda: LToSConv(5, 8)(X, EDGES_ARRAY), NO_EDGES),
+    'EdgePolicyHead: edges': (lambda: EdgePolicyHead(5)(X, EDGES_ARRAY), NO_EDGES),
+    'share_value: edges': (lambda: share_value(X, EDGES_ARRAY, UNIFORM), NO_EDGES),
+    'sender_softmax: edges': (lambda: sender_softmax(torch.zeros(3), torch.zeros(4), EDGES_ARRAY), NO_EDGES),
+    'constant_sharing: edges': (lambda: constant_sharing(EDGES_ARRAY, 4), NO_EDGES),
+    'keep_all: edges': (lambda: keep_all(EDGES_ARRAY, 4), NO_EDGES),
+    'check_sharing: edges': (lambda: check_sharing(UNIFORM, EDGES_ARRAY, 4), NO_EDGES),
+    'DGNConv: nodes': (lambda: DGNConv(5, 8)(X_ARRAY, EDGES), NO_NODES.format('x', 'x')),
+    'DGN: nodes': (lambda: DGN(5, 3)(X_ARRAY, EDGES), NO_NODES.format('x', 'x')),
+    'EdgeQHead: nodes': (lambda: EdgeQHead(5, 3)(X_ARRAY, EDGES), NO_NODES.format('h', 'h')),
+    'EdgeQHead: pairs': (lambda: EdgeQHead(5, 3)(X, EDGES_ARRAY), NO_TENSOR.format('pairs')),
+    'LToSConv: share': (lambda: LToSConv(5, 8)(X, EDGES, share=(GIVEN, KEPT)), NO_TENSOR.format('share.given')),
+    'IntentionConv: start': (lambda: IntentionConv(5, 8)(X, EDGES, start=KEPT), NO_TENSOR.format('start')),
+    'share_value: values': (lambda: share_value(KEPT, EDGES, UNIFORM), NO_TENSOR.format('value')),
+    'share_value: weights': (lambda: share_value(X, EDGES, (GIVEN, KEPT)), NO_TENSOR.format('sharing.given')),
+    'sender_softmax: edge logits': (lambda: sender_softmax(GIVEN, UNIFORM.kept, EDGES), NO_TENSOR.format('edge_logit')),
+    'sender_softmax: self logits': (lambda: sender_softmax(UNIFORM.given, KEPT, EDGES), NO_TENSOR.format('self_logit')),
+    'check_sharing: weights': (
+        lambda: check_sharing(Sharing(GIVEN, KEPT), EDGES, 4),
+        NO_TENSOR.format('sharing.given'),
+    ),
+    'QMixer: values': (
+        lambda: QMixer(2, num_slots=4)(KEPT, torch.zeros(1, 2), torch.zeros(4).long(), torch.arange(4)),
+        NO_TENSOR.format('q'),
+    ),
+}
+
+
+@pytest.mark.parametrize('call', ARRAYS)
+def test_arrays_are_no_tensors(call):
+    function, message = ARRAYS[call]
+    with pytest.raises(ValueError, match=message):
+        function()
+
+
+def test_a_sparse_tensor_of_torch_sparse_is_no_edge_index():
+    class SparseTensor:  # torch_sparse, which has it, need not be installed
+        pass
+
+    with pytest.raises(ValueError, match=r'tensor of node numbers, torch\.int64 \(got SparseTensor\).*to_edge_index'):
+        LToSConv(5, 3)(X, SparseTensor())
 
 
 @pytest.mark.filterwarnings('ignore:Sparse')  # PyTorch's own

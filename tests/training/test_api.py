@@ -129,6 +129,8 @@ def test_a_policy_refuses_a_graph_with_other_features(tmp_path):
         policy(Data(x=np.zeros((2, 20)), edge_index=edge_index))
     with pytest.raises(ValueError, match="'action_mask' is given, but the environment of training has none"):
         policy(Data(x=torch.zeros(2, 20), edge_index=edge_index, action_mask=torch.ones(2, 3, dtype=torch.bool)))
+    with pytest.raises(ValueError, match=r"'edge_attr' is given, but the environment of training has none\. Leave it"):
+        policy(Data(x=torch.zeros(2, 20), edge_index=edge_index, edge_attr=torch.zeros(2, 3)))
     assert policy(Batch.from_data_list([Data(x=torch.zeros(2, 20), edge_index=edge_index)] * 2))[0].shape == (4,)
 
 
@@ -183,7 +185,7 @@ def test_an_environment_of_a_script_is_trained_and_its_inexact_resume_is_said(tm
         ({'out': ''}, r"'out' must name a folder \(got ''\)"),
         ({'env': PrisonerEnv()}, r"'env' must be a name, a class or a function \(got an object of PrisonerEnv\)"),
         ({'callbacks': [BestModel]}, r"'callbacks' must hold instances of .*Callback \(got BestModel\)"),
-        ({'env': 'prisonr'}, r"unknown scenario 'prisonr'\. .* Did you mean 'prisoner'\?"),
+        ({'env': 'prisonr'}, r"unknown scenario 'prisonr'\. .* with --import my_module\. Did you mean 'prisoner'\?"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, monkeypatch, arguments, message):

@@ -351,6 +351,8 @@ def test_a_full_disk_is_reported_and_the_earlier_checkpoint_continues(whole, tmp
         (lambda c: c['algorithm'].update(gamma=7), r"'gamma' must lie in \[0, 1\] \(got 7\)"),
         (lambda c: c.update(algo='sarsa'), r"unknown algorithm 'sarsa'\. Choose one of: dqn, dgn, fixed_ltos, ltos"),
         (lambda c: c.update(scenario='moon'), r"unknown scenario 'moon'\. Choose one of: jungle, dilemmas, prisoner"),
+        (lambda c: c.update(scenario='moon'), r'by its name with --import my_module\. If a script'),
+        (lambda c: c.update(scenario='moon:Landing'), r'from the folder that holds it, or install its package\. If a'),
     ],
 )
 def test_a_configuration_that_was_tampered_with_is_refused(whole, tmp_path, damage, message):
