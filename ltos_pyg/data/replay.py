@@ -216,7 +216,7 @@ class GraphReplay:
         Args:
             batch_size: Number of graphs.
             generator: Of the draws; None: the replay's own.
-            n_step: Steps between a graph and its successor, fewer where the episode ended or an agent left earlier
+            n_step: Steps between a graph and its successor, fewer where the episode ended or any agent left earlier
                 (see :class:`~ltos_pyg.data.Transition`).
             gamma: Discount per step.
             newest: Draw from that many newest transitions only; None: from all.

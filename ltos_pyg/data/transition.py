@@ -18,8 +18,8 @@ class Transition:
     r"""A batch of n-step graph transitions. N nodes in B graphs, N' nodes in the B successors.
 
     ``m`` is the number of steps between a graph and its successor: ``m <= n``, smaller where the episode ended earlier
-    or an agent of the graph left: a return that neighbours share must not go on paying an agent that has left. (All
-    methods get the same returns, so that LToS in which every agent keeps all is DGN.)
+    or any agent left, also one that had arrived after the graph: a return that neighbours share must not go on paying
+    an agent that has left. (All methods get the same returns, so that LToS in which every agent keeps all is DGN.)
     """
 
     graph: Batch  # o_t

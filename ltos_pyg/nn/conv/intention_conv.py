@@ -28,7 +28,7 @@ class IntentionConv(MessagePassing):
     :math:`\sigma` the logistic function it is the mean-field iteration itself. The weights are the same in every round.
 
     Args:
-        in_channels (int): Size of each node feature.
+        in_channels (int): Size of each node feature. ``-1`` infers it at the first call.
         out_channels (int): Size of each intention :math:`\boldsymbol{\mu}`.
         rounds (int): M.
         edge_dim (int, optional): Size of each edge feature, if there are any.

@@ -22,7 +22,7 @@ class LToSConv(MessagePassing):
 
     .. math::
         w^h_{ji} \propto \exp \sigma \big( \mathbf{a}_s^{h\top} \mathbf{v}^h_j + \mathbf{a}_r^{h\top} \mathbf{v}^h_i +
-        \mathbf{a}_e^{h\top} \mathbf{W}_E \mathbf{e}_{ji} \big), \qquad
+        \mathbf{a}_e^{h\top} \mathbf{e}_{ji} \big), \qquad
         w^h_{jj} \propto \exp \sigma \big( \mathbf{a}_o^{h\top} \mathbf{v}^h_j \big)
 
     with :math:`\sigma` a LeakyReLU. Attention layers normalise over each receiver's in-edges and so average; here value
@@ -54,7 +54,8 @@ class LToSConv(MessagePassing):
         sampled = Sharing(share.given[edge_mask], share.kept[node])
         out = conv(x[node], sub_index, share=sampled)[mapping]  # as on the whole graph
 
-    TorchScript (deprecated by PyTorch) is not supported; ``torch.compile`` and ``torch.export`` are.
+    ``torch.jit.script`` (deprecated by PyTorch) is not supported; ``torch.compile``, ``torch.export`` and
+    ``torch.jit.trace`` are.
 
     Raises:
         ValueError: If ``heads`` does not divide ``out_channels``, or ``edge_index``, ``edge_attr`` or ``share`` does
