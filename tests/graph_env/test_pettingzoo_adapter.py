@@ -210,6 +210,60 @@ def test_an_action_mask_is_taken_out_of_the_observation():
     check_env(lambda: from_pettingzoo(lambda: Zoo(**masked([0, 1, 1])), rule), steps=15)
 
 
+def test_a_mask_beside_other_entries_of_the_observation_is_used():
+    sizes = {'action_mask': 3, 'speed': 2, 'place': 1}
+    space = spaces.Dict([(name, spaces.Box(0, 9, (size,))) for name, size in sizes.items()])
+    seen = {'action_mask': np.array([0, 1, 1]), 'speed': np.full(2, 5.0), 'place': np.ones(1)}
+
+    def rule(observations, agents):
+        assert all(set(seen) == {'speed', 'place'} for seen in observations.values())  # without the mask
+        return [[0], [1]]
+
+    env = from_pettingzoo(lambda: Zoo(dict.fromkeys('abcd', space), show=dict.fromkeys('abcd', seen)), rule)
+    graph = env.reset()
+    assert graph.x.tolist() == [[5, 5, 1]] * 3
+    assert graph.action_mask.tolist() == [[False, True, True]] * 3
+
+
+class Told(Pond):
+    """Its masks are in the infos: each agent may repeat what it did last, and take action 2."""
+
+    masked_from = 0  # the step
+
+    def masks(self, actions):
+        if self.time < self.masked_from:
+            return {agent: {} for agent in actions}
+        return {agent: {'action_mask': np.eye(3, dtype=np.int8)[[actions[agent], 2]].max(0)} for agent in actions}
+
+    def reset(self, seed=None, options=None):
+        observations, _ = super().reset()
+        return observations, self.masks(dict.fromkeys(self.agents, 0))
+
+    def step(self, actions):
+        *results, _ = super().step(actions)
+        return *results, self.masks(actions)
+
+
+def test_a_mask_in_the_infos_is_used():
+    env = from_pettingzoo(lambda: Told({2: {'born': 'd'}, 4: {'late': 'abcd'}}))
+    assert env.spec.has_action_mask
+    assert env.reset().action_mask.tolist() == [[True, False, True]] * 3
+    step = env.step(torch.tensor([0, 2, 1]))
+    assert step.graph.action_mask.tolist() == [[True, False, True], [False, False, True], [False, True, True]]
+    assert env.step(torch.tensor([0, 2, 2])).graph.action_mask[3].all()  # of the newborn there is no mask
+    check_env(lambda: from_pettingzoo(lambda: Told({5: {'late': 'abc'}})), steps=15)
+
+
+def test_a_mask_in_the_infos_is_there_from_the_start_or_never():
+    class Late(Told):
+        masked_from = 1
+
+    env = from_pettingzoo(lambda: Late({}))
+    env.reset()
+    with pytest.raises(ValueError, match=r"'action_mask' must be in the infos of pond_v0 from its first reset"):
+        env.step(torch.zeros(3, dtype=torch.int64))
+
+
 def test_agents_with_fewer_actions_have_the_rest_masked():
     actions = {'b': spaces.Discrete(2, start=5)}
     env = from_pettingzoo(lambda: Zoo(action=actions))

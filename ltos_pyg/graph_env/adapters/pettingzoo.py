@@ -127,9 +127,13 @@ class PettingZooEnv(SingleGraphEnv):
         horizon (int, optional): Truncate episodes after this many steps, in addition to the environment's own time
             limit.
 
-    Observations may be of any space that Gymnasium can flatten, or a ``Dict`` of ``observation`` and ``action_mask``.
-    They are flattened to float32, or stay int8 or uint8 if all agents observe that dtype. Actions must be ``Discrete``;
-    where agents have different numbers of actions, ``action_mask`` excludes the actions that an agent lacks.
+    Observations may be of any space that Gymnasium can flatten. They are flattened to float32, or stay int8 or uint8 if
+    all agents observe that dtype. Actions must be ``Discrete``; where agents have different numbers of actions, the
+    action mask excludes the actions that an agent lacks.
+
+    Action masks are read from either place where PettingZoo environments have them: the entry ``action_mask`` of a
+    ``Dict`` observation (all other entries are what the agent observes), or ``infos[agent]['action_mask']``. To know
+    whether the latter are there, the environment is reset once when this is made.
 
     Raises:
         ValueError: If the environment is not a parallel one, or its spaces do not fit.
@@ -170,23 +174,25 @@ class PettingZooEnv(SingleGraphEnv):
         self.max_nodes = len(self.possible_agents)
         self.max_edges = self.rule.max_edges(self.max_nodes)
         self.feature_dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-        self.has_action_mask = len(counts) > 1 or any(observer.masks for observer in self._observers.values())
+        self._masks_in_observations = any(observer.masks for observer in self._observers.values())
+        self._masks_in_infos = not self._masks_in_observations and _has_masks(self.env.reset(seed=0)[1])
+        self.has_action_mask = len(counts) > 1 or self._masks_in_observations or self._masks_in_infos
         self.symmetric = self.rule.symmetric
         self.fixed_nodes = fixed_nodes
         self.horizon = horizon
 
     def start(self) -> Snapshot:
         seed = int(torch.randint(2**31 - 1, (1,), generator=self.generator))
-        observations, _ = self.env.reset(seed=seed)
+        observations, infos = self.env.reset(seed=seed)
         self._agents = self._in_order(self.env.agents)
         if not self._agents:
             raise ValueError(f'{self._name} has no agent after reset(). An episode needs at least one.')
         self._last_seen = {}
-        return self._look(self._agents, observations)
+        return self._look(self._agents, observations, infos)
 
     def step(self, action: Tensor) -> SingleStep:
         acted = self._agents
-        observations, rewards, terminations, truncations, _ = self.env.step(
+        observations, rewards, terminations, truncations, infos = self.env.step(
             {agent: self._first_action[agent] + a for agent, a in zip(acted, action.tolist(), strict=True)}
         )
         reward = torch.tensor([float(self._of('reward', rewards, agent)) for agent in acted])
@@ -194,16 +200,16 @@ class PettingZooEnv(SingleGraphEnv):
         late = [agent for agent in acted if self._of('truncation', truncations, agent) and agent not in gone]
         self._agents = [agent for agent in self._in_order(self.env.agents) if agent not in gone and agent not in late]
         if self._agents:
-            return SingleStep(self._look(self._agents, observations), reward)
+            return SingleStep(self._look(self._agents, observations, infos), reward)
         if late and self.fixed_nodes and len(late) < len(acted):
             raise ValueError(
                 f'{self._name}: with fixed_nodes=True all agents must end alike (got {late} truncated and the others '
                 f'terminated in one step). Pass fixed_nodes=False.'
             )
         if late:  # the bootstrap needs their current observations, not older ones
-            return SingleStep(self._look(late, observations, over=True), reward, truncated=True)
+            return SingleStep(self._look(late, observations, infos, over=True), reward, truncated=True)
         seen = {**self._last_seen, **observations}
-        return SingleStep(self._look(acted, seen, over=True), reward, terminated=True)
+        return SingleStep(self._look(acted, seen, infos, over=True), reward, terminated=True)
 
     def close(self) -> None:
         self.env.close()
@@ -230,7 +236,14 @@ class PettingZooEnv(SingleGraphEnv):
             )
         return per_agent[agent]
 
-    def _look(self, agents: list[Agent], observations: dict[Agent, Any], over: bool = False) -> Snapshot:
+    def _look(
+        self, agents: list[Agent], observations: dict[Agent, Any], infos: dict[Agent, Any], over: bool = False
+    ) -> Snapshot:
+        if _has_masks(infos) and not (self._masks_in_infos or self._masks_in_observations):
+            raise ValueError(
+                f"'action_mask' must be in the infos of {self._name} from its first reset() on, or never (got one only "
+                f'later). Return it from reset(), too: the networks must know from the start whether there are masks.'
+            )
         seen = {agent: self._of('observation', observations, agent) for agent in agents}
         self._last_seen = seen
         x = np.zeros((len(agents), self.num_features), dtype=_numpy_dtype(self.feature_dtype))
@@ -239,7 +252,7 @@ class PettingZooEnv(SingleGraphEnv):
             row[: values.size] = values
         read = [self._observers[a].flatten if self.rule.flattened else self._observers[a].plain for a in agents]
         plain = {agent: as_rule(seen[agent]) for agent, as_rule in zip(agents, read, strict=True)}
-        fields = {'action_mask': self._masks(seen, over)} if self.has_action_mask else {}
+        fields = {'action_mask': self._masks(seen, infos, over)} if self.has_action_mask else {}
         return Snapshot(
             x=torch.from_numpy(x),
             edge_index=self.rule.edges(self.env, agents, plain),
@@ -247,11 +260,12 @@ class PettingZooEnv(SingleGraphEnv):
             **fields,
         )
 
-    def _masks(self, seen: dict[Agent, Any], over: bool) -> Tensor:
+    def _masks(self, seen: dict[Agent, Any], infos: dict[Agent, Any], over: bool) -> Tensor:
         masks = np.zeros((len(seen), self.num_actions), dtype=bool)
         for row, (agent, observation) in zip(masks, seen.items(), strict=True):
             count = self._num_actions[agent]
-            row[:count] = self._observers[agent].mask(observation, count)
+            mask = infos.get(agent, {}).get('action_mask') if self._masks_in_infos else None
+            row[:count] = self._observers[agent].mask(observation, count) if mask is None else _as_mask(mask, count)
             if over and not row.any():
                 row[:count] = True  # agents that left may have no legal action, but still need a value
             if not row.any():
@@ -307,12 +321,16 @@ class _Observer:
         from gymnasium import spaces
 
         space = env.observation_space(agent)
-        self.masks = isinstance(space, spaces.Dict) and {'observation', 'action_mask'} == set(space.spaces)
-        self.space = space['observation'] if self.masks else space
+        self.masks = isinstance(space, spaces.Dict) and 'action_mask' in space.spaces and len(space.spaces) > 1
+        if self.masks:
+            entries = [(name, entry) for name, entry in space.spaces.items() if name != 'action_mask']
+            self.single = [name for name, _ in entries] == ['observation']
+            space = entries[0][1] if self.single else spaces.Dict(entries)
+        self.space = space
         if not self.space.is_np_flattenable:
             raise ValueError(
                 f'The observation space of {agent!r} must be one that flattens to a fixed number of values, or a Dict '
-                f"of 'observation' and 'action_mask' (got {space}). Wrap the environment so that it observes a Box."
+                f"of such spaces and an 'action_mask' (got {space}). Wrap the environment so that it observes a Box."
             )
         self._flatten = spaces.flatten
         self.size = int(spaces.flatdim(self.space))
@@ -320,7 +338,11 @@ class _Observer:
 
     def plain(self, observation: Any) -> Any:
         """The observation without its action mask."""
-        return observation['observation'] if self.masks else observation
+        if not self.masks:
+            return observation
+        if self.single:
+            return observation['observation']
+        return {name: value for name, value in observation.items() if name != 'action_mask'}
 
     def flatten(self, observation: Any) -> np.ndarray[Any, Any]:
         values = np.asarray(self._flatten(self.space, self.plain(observation)))
@@ -334,10 +356,18 @@ class _Observer:
     def mask(self, observation: Any, count: int) -> np.ndarray[Any, Any]:
         if not self.masks:
             return np.ones(count, dtype=bool)
-        mask = np.ravel(observation['action_mask'])
-        if mask.size != count:
-            raise ValueError(f"'action_mask' needs one entry per action: expected {count}, got {mask.size}")
-        return mask.astype(bool)
+        return _as_mask(observation['action_mask'], count)
+
+
+def _as_mask(mask: Any, count: int) -> np.ndarray[Any, Any]:
+    mask = np.ravel(mask)
+    if mask.size != count:
+        raise ValueError(f"'action_mask' needs one entry per action: expected {count}, got {mask.size}")
+    return np.asarray(mask, dtype=bool)
+
+
+def _has_masks(infos: dict[Agent, Any]) -> bool:
+    return any(info.get('action_mask') is not None for info in infos.values())
 
 
 def _check_parallel(env: Any) -> None:
