@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
 from ltos_pyg.graph_env import GraphEnvSpec
+from ltos_pyg.nn.per_agent import agent_of_node
 
 TeamReward = Literal['mean', 'sum']
 TEAM_REWARDS = ('mean', 'sum')
@@ -33,11 +33,12 @@ def slots(graph: Batch, spec: GraphEnvSpec) -> Tensor:
     leave.
 
     Raises:
-        ValueError: If a ``node_id`` is not below the number of slots (checked on the CPU only).
+        ValueError: Without ``node_id`` where nodes enter and leave, or if one is not below the number of slots (checked
+            on the CPU only).
     """
+    slot = agent_of_node(graph, spec.fixed_nodes, 'a slot of its own')
     if spec.fixed_nodes:
-        return torch.arange(graph.num_nodes, device=graph.batch.device) - graph.ptr[graph.batch]
-    slot = graph.node_id
+        return slot
     if slot.device.type == 'cpu' and slot.numel() > 0 and int(slot.max()) >= spec.max_nodes:
         raise ValueError(
             f"'node_id' must lie below spec.max_nodes={spec.max_nodes}, for each agent has a slot of its own "

@@ -16,6 +16,23 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 
+def agent_of_node(graph: Batch, by_place: bool, each_has: str) -> Tensor:
+    """Which agent each node is, (N,): its place in the graph with ``by_place``, else its ``node_id``.
+
+    Raises:
+        ValueError: Without ``node_id``; says that each agent has ``each_has``.
+    """
+    if by_place:
+        return torch.arange(graph.num_nodes, device=graph.batch.device) - graph.ptr[graph.batch]
+    agent: Tensor | None = graph.get('node_id')
+    if agent is None:
+        raise ValueError(
+            f"graphs need 'node_id' (N,), which identifies the agents: each has {each_has}, and "
+            f'spec.fixed_nodes is False (got none). Have the environment emit it, or set it on the graph.'
+        )
+    return agent
+
+
 @dataclass(frozen=True)
 class AgentLayout:
     """Position of each node of a batch in tensors :math:`(n, G, F)`."""
@@ -31,14 +48,7 @@ class AgentLayout:
         Raises:
             ValueError: Without ``node_id``, or if an agent's number is not in [0, num_agents). (Not checked on CUDA.)
         """
-        agent = graph.get('node_id')
-        if by_place:
-            agent = torch.arange(graph.num_nodes, device=graph.batch.device) - graph.ptr[graph.batch]
-        if agent is None:
-            raise ValueError(
-                "graphs need 'node_id' (N,), which identifies the agents: each has networks of its own, and "
-                'spec.fixed_nodes is False (got none). Have the environment emit it.'
-            )
+        agent = agent_of_node(graph, by_place, 'networks of its own')
         if (
             agent.device.type == 'cpu'
             and agent.numel() > 0

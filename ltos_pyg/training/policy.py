@@ -41,10 +41,12 @@ class Policy:
         Args:
             graph: One graph or a batch, with ``x`` (N, F) and ``edge_index`` (2, E); ``edge_attr`` (E, D) and
                 ``action_mask`` (N, A) if and only if the environment has them. Graphs may have any number of nodes.
+                Where agents enter and leave (``spec.fixed_nodes`` is False), methods with networks or slots per agent
+                (``qmix``, ``neurcomm``, ``consenet``, ``lio``) also need ``node_id`` (N,), which identifies the agents.
 
         Raises:
-            ValueError: If its features differ from the graphs of training, are NaN or infinite, or an edge is there
-                twice: says which, expected and got.
+            ValueError: If its features differ from the graphs of training, are NaN or infinite, an edge is there
+                twice, or a method needs ``node_id`` and there is none: says which, expected and got.
         """
         check_graph(graph, self.spec)
         batch = graph if isinstance(graph, Batch) else Batch.from_data_list([graph])

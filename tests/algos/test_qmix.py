@@ -32,6 +32,7 @@ from ltos_pyg.algos.losses import td_loss
 from ltos_pyg.data import Snapshot
 from ltos_pyg.graph_env import GraphEnv, SingleGraphEnv, SingleStep, VectorGraphEnv, fully_connected
 from ltos_pyg.nn import QMixer
+from ltos_pyg.training.policy import Policy
 
 FORMS = ['slots', 'shared']
 every_form = pytest.mark.parametrize('mixing', FORMS)
@@ -396,6 +397,14 @@ def test_numbers_beyond_the_slots_are_refused_and_do_not_matter_without():
     with pytest.raises(ValueError, match=r"'node_id' must lie below spec.max_nodes=4.* take .*qmix --mixing shared"):
         Loop(make('qmix', env), env).until(1)
     Loop(make('qmix', env, mixing='shared'), env).until(3)
+
+
+def test_a_policy_of_agents_that_come_and_go_needs_their_numbers():
+    env = crowd()
+    graph = env.reset(0)
+    del graph.node_id
+    with pytest.raises(ValueError, match=r"graphs need 'node_id' \(N,\), .* each has a slot of its own, .*set it on"):
+        Policy(make('qmix', env), env.spec)(graph)
 
 
 @pytest.mark.parametrize(
