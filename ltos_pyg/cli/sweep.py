@@ -27,9 +27,9 @@ class Options:
     """the options to start from"""
     vary: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """an option to vary, as NAME=A,B,C or NAME=LOW..HIGH or NAME=LOW..HIGH:log; whole numbers if both bounds are, so
-    gamma=0.0..1.0; can be repeated"""
+    gamma=0.0..1.0; of an option that takes several values as 'NAME=[A,B],[C]'; can be repeated"""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """an option of every trial, as NAME=VALUE; can be repeated"""
+    """an option of every trial, as NAME=VALUE, or 'NAME=[A,B]' if it takes several values; can be repeated"""
     sampler: Literal['tpe', 'random', 'grid'] = 'tpe'
     """tpe learns from earlier trials; grid runs all combinations of choices"""
     trials: int = 20
@@ -67,7 +67,10 @@ def main(args: Sequence[str]) -> int:
         name, _, value = text.partition('=')
         one = parse_dimension(text) if name and value else None
         if one is None or one.choices is None or len(one.choices) != 1:
-            raise ValueError(f"'--set' takes NAME=VALUE (got '{text}'); use --vary for several values")
+            raise ValueError(
+                f"'--set' takes NAME=VALUE (got '{text}'). Give an option that takes several values as "
+                f"'NAME=[A,B]', and use --vary to vary one."
+            )
         settings.append((one.name, one.choices[0]))
     sweep = Sweep(
         scenario=options.scenario,

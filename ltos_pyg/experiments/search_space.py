@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -58,9 +59,10 @@ class Dimension:
 
 
 def parse_dimension(text: str) -> Dimension:
-    """``lr=1e-4..1e-2:log``, ``phi_every=1..8`` or ``hidden_channels=64,128``.
+    """``lr=1e-4..1e-2:log``, ``phi_every=1..8``, ``hidden_channels=64,128`` or ``encoder_channels=[64,64],[512]``.
 
-    Only two numbers are a range: ``net=../net.json`` is a choice.
+    Brackets hold the values of an option that takes several. Only two numbers are a range: ``net=../net.json`` is a
+    choice.
 
     Raises:
         ValueError: If it is none of these.
@@ -79,17 +81,21 @@ def parse_dimension(text: str) -> Dimension:
         if scale not in ('', 'log'):
             raise ValueError(f"'--vary {text}': expected ':log' or nothing after the range (got ':{scale}')")
         return Dimension(name, None, bounds[0], bounds[1], bool(colon))
-    return Dimension(name, tuple(_value(part) for part in values.split(',')))
+    parts = re.split(r',(?![^\[]*\])', values)  # at commas outside of brackets
+    return Dimension(name, tuple(map(_value, parts)))
 
 
 def _value(text: str) -> Any:
-    """A number, a truth value, or the text."""
+    """A number, a truth value, the text, or a tuple of them if it is in brackets."""
+    text = text.strip()
+    if text.startswith('[') and text.endswith(']'):
+        return tuple(_value(part) for part in text[1:-1].split(',') if part.strip())
     for kind in (int, float):
         try:
             return kind(text)
         except ValueError:
             continue
-    return {'true': True, 'false': False, 'none': None}.get(text.strip().lower(), text.strip())
+    return {'true': True, 'false': False, 'none': None}.get(text.lower(), text)
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,8 @@ class Sweep:
 
     def run(self, values: Mapping[str, Any], seed: int) -> Run:
         """One run of a trial."""
-        method = tuple(sorted({**dict(self.options), **values}.items()))
+        changed = {**dict(self.options), **values}
+        method = tuple(sorted((name, _tuples(value)) for name, value in changed.items()))
         return Run(self.scenario, (), self.algo, self.preset, method, seed, self.imports)
 
     def goal(self) -> tuple[str, bool]:

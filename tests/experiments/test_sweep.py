@@ -14,6 +14,7 @@ import pytest
 
 from ltos_pyg.cli import main
 from ltos_pyg.experiments import sweep_worker
+from ltos_pyg.experiments.runner import config_of
 from ltos_pyg.experiments.search_space import FIRST_SEED, Dimension, Sweep, check, parse_dimension, read_sweep
 from ltos_pyg.experiments.sweep import _best, _point, _queue_missing, failures_of, run_sweep, write_best, write_table
 from ltos_pyg.experiments.sweep_worker import open_study
@@ -46,6 +47,8 @@ def sweep(**changes) -> Sweep:
         ('augment=true,false', Dimension('augment', (True, False))),
         ('net=../x', Dimension('net', ('../x',))),  # a path, not a range
         ('net=../a:b.json,1..2', Dimension('net', ('../a:b.json', '1..2'))),
+        ('encoder_channels=[64,32],[512]', Dimension('encoder_channels', ((64, 32), (512,)))),
+        ('flow=[a.json, b.json],[]', Dimension('flow', (('a.json', 'b.json'), ()))),
     ],
 )
 def test_dimensions(text, expected):
@@ -166,6 +169,20 @@ def test_a_value_is_set_as_one_and_said_so(capsys):
     for text in ('lr', 'lr=', 'lr=1,2'):
         assert main(['sweep', 'prisoner', '--set', text, '--vary', 'gamma=0.5,0.9']) == 1
         assert f"'--set' takes NAME=VALUE (got '{text}')" in capsys.readouterr().err
+
+
+def test_an_option_of_several_values_is_set_and_varied_in_brackets(tmp_path, capsys):
+    args = ['sweep', 'prisoner', '--algo', 'dqn', '--vary', 'gamma=0.5,0.9', '--out', str(tmp_path / 'sweep')]
+    assert main([*args, '--set', 'encoder_channels=[64,0]']) == 1
+    assert "'encoder_channels' must be at least 1 each (got (64, 0))" in capsys.readouterr().err
+    one = sweep(options=(*STEPS, ('encoder_channels', (16, 8))), space=(parse_dimension('hidden_channels=8,16'),))
+    assert config_of(one.run({'hidden_channels': 8}, FIRST_SEED)).algorithm.encoder_channels == (16, 8)
+    varied = sweep(space=(parse_dimension('encoder_channels=[16,8],[8]'),))
+    check(varied)
+    saved = json.loads(json.dumps({'encoder_channels': (16, 8)}))  # as the study returns it
+    assert varied.run(saved, FIRST_SEED) == varied.run({'encoder_channels': (16, 8)}, FIRST_SEED)
+    write_best(varied, saved, tmp_path / 'best.toml')
+    assert tomllib.loads((tmp_path / 'best.toml').read_text())['options']['encoder_channels'] == [16, 8]
 
 
 def test_a_sweep_without_a_success_names_the_last_error(tmp_path, monkeypatch):
