@@ -193,8 +193,13 @@ class VectorGraphEnv(GraphEnv):
     def _started(self, i: int) -> Snapshot:
         self._elapsed[i] = 0
         graph = self.envs[i].start()
-        _check_graph(graph, f'{type(self.envs[i]).__name__}.start()')
+        self._check(i, graph, 'start')
         return graph
+
+    def _check(self, i: int, graph: Snapshot, method: str) -> None:
+        source = f'{type(self.envs[i]).__name__}.{method}()'
+        _check_graph(graph, source)
+        _check_widths(graph, self.spec, f'{source} of game {i}')
 
     def _clocked(self, i: int, step: SingleStep) -> SingleStep:
         """The step with the horizon applied; terminated and truncated are never both true."""
@@ -203,7 +208,7 @@ class VectorGraphEnv(GraphEnv):
                 f'{type(self.envs[i]).__name__}.step() must return a SingleStep (got {type(step).__name__}). Does it '
                 f'end in a return?'
             )
-        _check_graph(step.graph, f'{type(self.envs[i]).__name__}.step()')
+        self._check(i, step.graph, 'step')
         for name in ('terminated', 'truncated'):
             if np.size(getattr(step, name)) != 1:
                 raise ValueError(
@@ -284,6 +289,19 @@ def _check_graph(graph: Snapshot, source: str) -> None:
             raise ValueError(
                 f"'edge_index' from {source} must name nodes of its graph, in [0, {nodes - 1}] (got {low}..{high}). "
                 f'Number the nodes of each graph from 0: the batch shifts them.'
+            )
+
+
+def _check_widths(graph: Snapshot, spec: GraphEnvSpec, source: str) -> None:
+    """Raises a ``ValueError`` unless the fields of a snapshot have the columns that the spec declares."""
+    widths = {'x': 'num_features', 'edge_attr': 'edge_dim', 'action_mask': 'num_actions'}
+    for name, declared in widths.items():
+        value, width = graph.get(name), getattr(spec, declared)
+        if value is not None and width is not None and (value.dim() != 2 or value.size(1) != width):
+            rows = 'E' if name == 'edge_attr' else 'N'
+            raise ValueError(
+                f"'{name}' from {source} must fit the spec: expected shape ({rows}, {declared}={width}), got "
+                f'{tuple(value.shape)}. Give all games the same columns, and declare their number as {declared}.'
             )
 
 

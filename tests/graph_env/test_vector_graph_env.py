@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -346,6 +347,36 @@ def test_mistakes_of_a_game_are_named_at_its_step(graph, more, message):
     env.reset(0)
     with pytest.raises(ValueError, match=message):
         env.step(torch.zeros(4, dtype=torch.int64))
+
+
+WIDTHS = {
+    'x': r"'x' .* expected shape \(N, num_features=2\), got \(2, 3\)\. .* declare their number as num_features",
+    'edge_attr': r"'edge_attr' .* expected shape \(E, edge_dim=1\), got \(2, 3\)",
+    'action_mask': r"'action_mask' .* expected shape \(N, num_actions=2\), got \(2, 3\)",
+}
+
+
+@pytest.mark.parametrize('method', ['start', 'step'])
+@pytest.mark.parametrize('name', WIDTHS)
+def test_columns_that_the_spec_does_not_declare_are_named(name, method):
+    numbers = iter(range(2))
+
+    class Wide(Count):
+        edge_dim, has_action_mask = 1, True
+
+        def __init__(self) -> None:
+            self.broken = next(numbers) == 1 and method == 'start'
+
+        def look(self) -> Snapshot:
+            sizes = {'x': (2, 2), 'edge_attr': (2, 1), 'action_mask': (2, 2)} | ({name: (2, 3)} if self.broken else {})
+            return Snapshot(edge_index=fully_connected(2), **{field: torch.ones(sizes[field]) for field in sizes})
+
+    env = VectorGraphEnv(Wide, 2)
+    with pytest.raises(ValueError, match=rf'Wide.{method}\(\) of game 1 must fit the spec') as error:  # noqa: PT012
+        env.reset(0)
+        env.envs[1].broken = True
+        env.step(torch.zeros(4, dtype=torch.int64))
+    assert re.search(WIDTHS[name], str(error.value))
 
 
 def test_actions_must_be_tensors():
