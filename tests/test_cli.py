@@ -331,7 +331,6 @@ def test_an_episode_is_watched_as_a_gif_as_pictures_and_in_the_terminal(capsys, 
     [
         (['watch', '--terminal', '--out', 'x.gif'], "'--out' does nothing with --terminal (got x.gif). Leave it out."),
         (['watch', '--terminal', '--figure', 'selfishness'], "'--figure' does nothing with --terminal"),
-        (['watch', '--figure', 'selfishness', '--seed', '1'], "'--seed' does nothing with --figure (got 1)"),
         (['watch', '--figure', 'selfishness', '--steps', '3'], "'--steps' does nothing with --figure (got 3)"),
         (['watch', '--figure', 'selfishness', '--fps', '8'], "'--fps' does nothing with --figure (got 8)"),
         (['evaluate', '--over', 'length=9', '--json', '--format', 'csv'], "'--format csv' does nothing with --json"),

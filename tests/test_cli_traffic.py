@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from ltos_pyg.cli import main
 from ltos_pyg.envs.traffic.controllers import CONTROLLERS
 from ltos_pyg.envs.traffic.metrics import DESCRIPTIONS
+from ltos_pyg.scenarios.traffic import selfishness
+from ltos_pyg.scenarios.traffic.moments import load_traffic_run
 
 TINY = [
     *('--net', '2x2', '--horizon', '12', '--total-steps', '96', '--num-envs', '4', '--learning-starts', '24'),
@@ -211,6 +214,19 @@ def test_selfishness_is_drawn(capsys, runs, tmp_path):
     assert 'this run has no sharing weights' in capsys.readouterr().err
     assert main(['watch', str(runs / 'ltos'), '--figure', 'selfishness', '--out', str(tmp_path / 't.gif')]) == 1
     assert "'out' must end in .png, .svg or .pdf" in capsys.readouterr().err
+
+
+def test_selfishness_is_drawn_of_the_episode_of_a_seed(monkeypatch, runs, tmp_path):
+    def load(*args):  # actions are drawn, so that episodes differ
+        algorithm, env = load_traffic_run(*args)
+        algorithm.config = dataclasses.replace(algorithm.config, eval_temperature=1.0)
+        return algorithm, env
+
+    monkeypatch.setattr(selfishness, 'load_traffic_run', load)
+    out = ['--seed', '1', '--out', str(tmp_path / 's.png')]
+    assert main(['watch', str(runs / 'ltos'), '--figure', 'selfishness', *out]) == 0
+    first, second = (selfishness.selfishness_of(*load(runs / 'ltos'), seed).csv() for seed in (1, 2))
+    assert (tmp_path / 's.csv').read_text() == first != second
 
 
 def test_the_plan_of_a_run_replays_to_its_own_metrics(capsys, runs, files, tmp_path):

@@ -21,7 +21,7 @@ class Options:
     out: Path | None = None
     """a .gif, or a folder for PNGs (default: RUN/episode.gif; of a pretrained policy NAME-episode.gif)"""
     seed: int | None = None
-    """seed of the episode (default: 2000000)"""
+    """seed of the episode (default: 2000000; with --figure 0)"""
     fps: int | None = None
     """pictures per second (default: 8)"""
     steps: int | None = None
@@ -42,7 +42,8 @@ def main(args: Sequence[str]) -> int:
         check_range(options, 'fps', least=1)
     check_range(options, 'steps', least=1, none=', or be left out')
     _check_together(options)
-    seed, fps = SEED if options.seed is None else options.seed, options.fps or FPS
+    default = 0 if options.figure else SEED
+    seed, fps = default if options.seed is None else options.seed, options.fps or FPS
     folder = run_folder_of(options.folder)
     say_loading()
     from ltos_pyg import registry
@@ -54,12 +55,11 @@ def main(args: Sequence[str]) -> int:
         show_run(folder, seed, fps, options.steps, options.device)
         return 0
     name = f'{options.figure}.png' if options.figure else 'episode.gif'
-    default = Path(f'{folder.name}-{name}') if is_packaged(folder) else folder / name
-    out = options.out or default
+    out = options.out or (Path(f'{folder.name}-{name}') if is_packaged(folder) else folder / name)
     if options.figure:
         from ltos_pyg.scenarios.traffic.selfishness import draw_selfishness
 
-        written = draw_selfishness(folder, out, device=options.device)
+        written = draw_selfishness(folder, out, device=options.device, seed=seed)
     else:
         written = [watch_run(folder, out, seed, fps, options.steps, options.device)]
     print('\n'.join(f'wrote {path}' for path in written))
@@ -69,7 +69,7 @@ def main(args: Sequence[str]) -> int:
 def _check_together(options: Options) -> None:
     """Raises a ``ValueError`` for the first option that would do nothing beside --terminal or --figure."""
     beside = [('--terminal', name) for name in ('out', 'figure') if options.terminal]
-    beside += [('--figure', name) for name in ('seed', 'fps', 'steps') if options.figure]
+    beside += [('--figure', name) for name in ('fps', 'steps') if options.figure]
     for flag, name in beside:
         if getattr(options, name) is not None:
             raise ValueError(f"'--{name}' does nothing with {flag} (got {getattr(options, name)}). Leave it out.")

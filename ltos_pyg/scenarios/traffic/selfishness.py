@@ -47,13 +47,13 @@ class Selfishness:
         return '\n'.join([f'seconds,vehicles,{signals}', *rows]) + '\n'
 
 
-def selfishness_of(algorithm: Algorithm, env: TrafficEnv) -> Selfishness:
+def selfishness_of(algorithm: Algorithm, env: TrafficEnv, seed: int = 0) -> Selfishness:
     """Plays a greedy episode and records the share kept by each signal.
 
     Raises:
         ValueError: If the algorithm has no sharing weights.
     """
-    moments = list(traffic_moments(algorithm, env))
+    moments = list(traffic_moments(algorithm, env, seed))
     kept = [moment.kept for moment in moments if moment.kept is not None]
     if not kept:
         raise ValueError('this run has no sharing weights: expected one of ltos or fixed_ltos')
@@ -68,7 +68,7 @@ def selfishness_of(algorithm: Algorithm, env: TrafficEnv) -> Selfishness:
     )
 
 
-def draw_selfishness(folder: Path, out: Path, *more: Path, device: str | None = None) -> list[Path]:
+def draw_selfishness(folder: Path, out: Path, *more: Path, device: str | None = None, seed: int = 0) -> list[Path]:
     """Draws selfishness over time per agent, and over the map at six moments: the paper's Figure 7.
 
     Args:
@@ -76,6 +76,7 @@ def draw_selfishness(folder: Path, out: Path, *more: Path, device: str | None = 
         out: Where to leave the figure, .png, .svg or .pdf. Its numbers are left beside it, as .csv.
         more: Other places for the same figure.
         device: Device of the network, by default as in training.
+        seed: Of the episode.
 
     Raises:
         ValueError: If the folder has no run of a sharing algorithm on traffic, or the suffix is not .png, .svg or
@@ -86,7 +87,7 @@ def draw_selfishness(folder: Path, out: Path, *more: Path, device: str | None = 
         check_suffix(path)
     algorithm, env = load_traffic_run(folder, device)
     with closing(env):
-        data = selfishness_of(algorithm, env)
+        data = selfishness_of(algorithm, env, seed)
     with figure_style():
         figure = selfishness_figure(data)
     return [*(save_figure(figure, path) for path in (out, *more)), write_text(out.with_suffix('.csv'), data.csv())]
