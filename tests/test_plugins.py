@@ -24,6 +24,7 @@ from ltos_pyg.training.api import with_options
 from ltos_pyg.training.card import command_of
 from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.config import flags_of
+from ltos_pyg.training.run import _check_contract
 from ltos_pyg.training.run_folder import RunFolder
 
 QUICK = [
@@ -189,6 +190,20 @@ def test_an_environment_that_breaks_the_contract_is_refused_before_training(modu
     said = capsys.readouterr().err
     assert "environment 'bad_env:Walk' breaks the contract: [" in said
     assert not (tmp_path / 'bad').exists()
+
+
+@pytest.mark.parametrize(
+    ('horizon', 'said'),
+    [(6, []), (70, ['no episode ended within 60 steps, so no restart was checked: call check_env with more steps'])],
+)
+def test_what_looks_wrong_in_an_environment_is_said_before_training(modules, capsys, horizon, said):
+    one = registry.scenario('walk_env:Walk')
+    config = one.config('dqn')
+    config = dataclasses.replace(config, env=dataclasses.replace(config.env, horizon=horizon))
+    _check_contract(one, one.make_env(config))
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == "ltos: checking the environment 'walk_env:Walk'"
+    assert others == [f"ltos: environment 'walk_env:Walk': {text}" for text in said]
 
 
 @pytest.mark.parametrize(

@@ -263,14 +263,20 @@ def _check_extends(
 
 
 def _check_contract(scenario: Scenario, make_env: MakeEnv) -> None:
-    """Checks an environment against the contract; raises a ``ValueError`` with the broken clause."""
+    """Checks an environment against the contract; says what looks wrong, and raises a ``ValueError`` with the broken
+    clause."""
     print(f"ltos: checking the environment '{scenario.name}'", file=sys.stderr, flush=True)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', EnvCheckWarning)  # advice: ltos_pyg.graph_env.check_env gives it
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always', EnvCheckWarning)
             check_env(lambda: make_env(2), steps=CHECK_STEPS)
     except EnvCheckError as error:
         raise ValueError(f"environment '{scenario.name}' breaks the contract: {error}") from error
+    for one in caught:
+        if issubclass(one.category, EnvCheckWarning):
+            print(f"ltos: environment '{scenario.name}': {one.message}", file=sys.stderr)
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def _check_learns(config: RunConfig, spec: GraphEnvSpec) -> None:

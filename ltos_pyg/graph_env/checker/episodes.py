@@ -31,7 +31,7 @@ class EpisodeEnds:
 
     def finish(self, steps: int) -> None:
         if not any(self.count.values()):
-            warn(f'no episode ended within {steps} steps, so no restart was checked: give more steps')
+            warn(f'no episode ended within {steps} steps, so no restart was checked: call check_env with more steps')
         for name, count in self.count.items():
             if self.moved and count >= 3 and self.restarted[name] == 0:
                 text = f'`graph` is the same as `successor` in all {count} episodes that were {name}'
