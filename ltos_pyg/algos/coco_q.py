@@ -16,6 +16,7 @@ from ltos_pyg.algos.base import Algorithm, Decision
 from ltos_pyg.algos.exploration import epsilon_greedy, linear_schedule, softmax_choice
 from ltos_pyg.algos.losses import masked
 from ltos_pyg.algos.team import joint_mask
+from ltos_pyg.data.replay_input import check_observation
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
 from ltos_pyg.nn.validation import check_finite
 from ltos_pyg.ranges import check_range
@@ -164,7 +165,9 @@ class CocoQ(Algorithm):
 
     def observe(self, graph: Batch, decision: Decision, step: GraphStep) -> None:
         self._check(step.successor)
+        check_observation('graph', graph)
         check_finite('step.reward', step.reward.cpu())
+        check_observation('step.successor', step.successor)
         self.pending.append(
             {
                 'row': self._rows(graph),

@@ -15,6 +15,7 @@ from ltos_pyg.algos import ranks
 from ltos_pyg.algos.base import Algorithm, Decision, ObservationScaler, new_weights
 from ltos_pyg.algos.exploration import softmax_choice
 from ltos_pyg.data import Rollout, batch_to
+from ltos_pyg.data.replay_input import check_observation
 from ltos_pyg.graph_env import GraphEnvSpec, GraphStep
 from ltos_pyg.nn import AgentLayout
 from ltos_pyg.nn.validation import check_finite
@@ -171,7 +172,11 @@ class OnPolicy(Algorithm):
     def observe(self, graph: Batch, decision: Decision, step: GraphStep) -> None:
         if self.after is None or self.memory is None:
             raise ValueError("'decision' must come from act(graph, explore=True), whose memory it continues")
+        if len(self.rollout) == 0:  # later ones were checked as what the step before returned
+            check_observation('graph', graph)
         check_finite('reward', step.reward)
+        for name in ('graph', 'successor') if step.successor is not step.graph else ('graph',):
+            check_observation(f'step.{name}', getattr(step, name))
         graph, successor = batch_to(graph, self.device), batch_to(step.successor, self.device)
         view, layout, dropped_edges = self.view(graph)
         then = self.layout(successor).present()

@@ -84,14 +84,19 @@ def read_batch(spec: GraphEnvSpec, name: str, batch: Batch) -> Parts:
 
 def check_values(spec: GraphEnvSpec, name: str, batch: Batch, parts: Parts, table: Array) -> None:
     """Raises a ``ValueError`` unless ids, edges and features are valid; fills ``parts.edge_ptr``."""
+    check_observation(name, batch)
+    finding, where = inspect(parts, spec.max_nodes, spec.max_edges, table)
+    if finding:
+        _malformed(spec, name, parts, finding, where)
+
+
+def check_observation(name: str, batch: Batch) -> None:
+    """Raises a ``ValueError`` if a feature of a node or an edge is NaN or infinite."""
     for field in ('x', 'edge_attr'):
         value = batch.get(field)
         # a finite sum in float64 shows in one pass that all entries are finite
         if value is not None and value.is_floating_point() and not value.sum(dtype=torch.float64).isfinite():
             check_finite(f'{name}.{field}', value.cpu())
-    finding, where = inspect(parts, spec.max_nodes, spec.max_edges, table)
-    if finding:
-        _malformed(spec, name, parts, finding, where)
 
 
 def _node_id(spec: GraphEnvSpec, name: str, batch: Batch, ptr: Tensor) -> Array:

@@ -316,6 +316,18 @@ def test_a_reward_that_is_not_a_number_is_refused():
         Loop(make(env), env).until(1)
 
 
+def test_an_observation_that_is_not_a_number_is_named():
+    class Blind(Wage):
+        def start(self) -> Snapshot:
+            graph = super().start()
+            graph.x = graph.x * torch.nan
+            return graph
+
+    env = VectorGraphEnv(Blind, 2)
+    with pytest.raises(ValueError, match=r"'graph\.x' must be finite"):
+        Loop(make(env), env).until(1)
+
+
 def test_there_must_be_something_to_learn_from():
     with pytest.raises(ValueError, match="no step is left to learn from: call 'observe' first"):
         make(prisoner()).update()

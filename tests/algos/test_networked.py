@@ -201,6 +201,25 @@ def test_a_reward_that_is_not_a_number_is_refused_at_the_border(variant):
         Loop(make(variant, env), env).until(1)
 
 
+class Blind(Path3):
+    """One of its graphs has a feature that is NaN; the first is that of the reset, the sixth ends an episode."""
+
+    seen = 0
+
+    def start(self) -> Snapshot:
+        graph, self.seen = super().start(), self.seen + 1
+        graph.x[1, 0] = torch.nan if self.seen == self.blind_at else 0.0
+        return graph
+
+
+@every
+@pytest.mark.parametrize(('at', 'name'), [(1, 'graph'), (2, 'step.graph'), (6, 'step.successor'), (7, 'step.graph')])
+def test_an_observation_that_is_not_a_number_is_named(variant, at, name):
+    env = VectorGraphEnv(type('BlindAt', (Blind,), {'blind_at': at}), 1)
+    with pytest.raises(ValueError, match=rf"'{name}\.x' must be finite \(got 1 NaN or infinite of 6 entries, first at"):
+        Loop(make(variant, env), env).until(9)
+
+
 @own_networks
 def test_permuting_the_agents_and_their_parameters_permutes_the_policy(variant):
     """Networks belong to numbers: permuting the nodes alone is another game, permuting both is the same one."""
