@@ -13,6 +13,7 @@ from torch_geometric.data import Batch
 from ltos_pyg.data.replay_input import (
     NO_BYTES,
     as_bytes,
+    check_fixed_nodes,
     check_memory,
     check_values,
     read_batch,
@@ -178,6 +179,8 @@ class GraphReplay:
         played = read_played(self.spec, self.share, parts, action, sharing, step.reward, status)
         first = self._checked_batch('step.graph', step.graph)
         last = self._checked_batch('step.successor', step.successor) if status.any() else first
+        if self.spec.fixed_nodes:
+            check_fixed_nodes(parts, last, status)
         room = self._room(parts, first, last, status)
         commit_step(self._rings, self._counters, parts, first, last, played, room, self._widths, self._table)
 

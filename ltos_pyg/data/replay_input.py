@@ -99,6 +99,18 @@ def check_observation(name: str, batch: Batch) -> None:
             check_finite(f'{name}.{field}', value.cpu())
 
 
+def check_fixed_nodes(parts: Parts, successor: Parts, status: Array) -> None:
+    """Raises a ``ValueError`` if a graph whose task goes on has another number of nodes after the step."""
+    before, after = np.diff(parts.ptr), np.diff(successor.ptr)
+    changed = np.flatnonzero((before != after) & (status != TERMINATED))
+    if changed.size > 0:
+        where = changed[0]
+        raise ValueError(
+            f"'step.successor' must have the nodes of 'graph', for spec.fixed_nodes is True (got {after[where]} after "
+            f'{before[where]} in graph {where}). Set fixed_nodes = False, and give each graph a node_id.'
+        )
+
+
 def _node_id(spec: GraphEnvSpec, name: str, batch: Batch, ptr: Tensor) -> Array:
     node_id = batch.get('node_id')
     if node_id is not None:

@@ -170,6 +170,21 @@ def test_a_graph_that_does_not_follow_is_refused_until_a_new_stream_starts() -> 
     assert_transition_right(world.replay.sample(16, n_step=2), world, 2, 0.99)
 
 
+def test_fixed_nodes_stay_fixed() -> None:
+    def graphs(*sizes: int) -> Batch:
+        return Batch.from_data_list([random_graph(rng, list(range(size))) for size in sizes])
+
+    rng, replay = random.Random(0), GraphReplay(make_spec(2, fixed_nodes=True), 20, share=False)
+    graph, goes_on = graphs(3, 4), torch.zeros(2, dtype=torch.bool)
+    step = GraphStep(after := graphs(3, 3), after, torch.zeros(7), terminated=goes_on, truncated=goes_on)
+    action = torch.zeros(7, dtype=torch.int64)
+    for now in (step, replace(step, truncated=~goes_on)):
+        with pytest.raises(ValueError, match=r"must have the nodes of 'graph', .*\(got 3 after 4 in graph 1\)"):
+            replay.push(graph, action, None, now)
+    assert replay.num_frames == 0
+    replay.push(graph, action, None, replace(step, terminated=~goes_on))
+
+
 @pytest.mark.parametrize(
     'options', [{'batch_size': 0}, {'n_step': 0}, {'gamma': 1.5}, {'gamma': float('nan')}, {'newest': 0}]
 )
