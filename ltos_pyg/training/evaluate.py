@@ -326,6 +326,7 @@ def evaluate(
     max_steps: int = 100_000,
     switches: bool = False,
     show: str | None = None,
+    before_step: Callable[[], None] | None = None,
 ) -> dict[str, Stat]:
     """Plays one whole episode in each graph of ``env``, without exploration.
 
@@ -339,6 +340,7 @@ def evaluate(
         switches: Whether to compare actions with those under other weights, :class:`SwitchTally`, if the algorithm has
             ``sharing_modes``.
         show: Label of a progress bar, shown if this takes more than a second; ``None``: no bar.
+        before_step: Called before each step; what it raises ends the evaluation.
 
     Returns:
         Mean, standard deviation and count of every metric of :class:`EpisodeTally`. If the algorithm shares, also
@@ -356,6 +358,8 @@ def evaluate(
     bar = Progress(total=env.spec.horizon, desc=show, unit=' steps', leave=False, delay=1, disable=show is None)
     with play_seeded(algorithm, seed), bar:
         for played in range(max_steps):
+            if before_step is not None:
+                before_step()
             if played == LONG and show is not None:
                 Progress.write(
                     f'ltos: {int(pending.sum())} of {num_graphs} episodes have not ended after {LONG:,} steps. Does '

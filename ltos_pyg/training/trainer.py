@@ -35,9 +35,14 @@ class Interrupted(Exception):
     """The user stopped the run; its state was saved."""
 
 
+class _EvaluationDropped(Exception):
+    """A request to stop came during an evaluation."""
+
+
 @dataclass
 class HookProgress:
-    """The hooks of a step that were called; a run in which one raised calls the others when it is resumed."""
+    """The hooks of a step that were called. A run in which one raised, or an evaluation was dropped, calls the others
+    when it is resumed."""
 
     since: int | None = None  # env steps before the step; None: all that was due after it is done
     episodes: dict[str, Tensor] = field(default_factory=dict)  # that ended in the step
@@ -96,17 +101,21 @@ class Trainer:
         self.inexact_resumes: list[int] = []  # resumed at these steps with new episodes: env has no saved state
         self.ranks = ranks_of_run.current()
         self._said_inexact = self._interrupted = False
+        self._caught: list[int] = []  # requests to stop
+        self._dropped = False  # whether one ended an evaluation, which a resumed run plays again
 
     def run(self) -> None:
-        """Trains to the end. Ctrl-C, a termination request or a closed terminal saves and raises :class:`Interrupted`.
+        """Trains to the end. Ctrl-C, a termination request or a closed terminal saves after the current step and raises
+        :class:`Interrupted`; an evaluation is dropped, and played by the resumed run.
 
         Raises:
             CallbackError: If a callback raises; the run is saved first.
         """
         algo, c = self.algorithm, self.config
+        self._dropped = False
         started = time.perf_counter() - sum(self.seconds.values())  # a resumed run continues the count
-        with self._progress() as bar, _catch_signals() as caught:
-            with self._agree(caught):
+        with self._progress() as bar, _catch_signals() as self._caught:
+            with self._agree():
                 self._call('on_start')
                 if algo.env_steps == 0:  # now rather than at the first checkpoint
                     check_plain({'algorithm': algo.state_dict(), 'env': self.env.state_dict()}, 'state')
@@ -116,8 +125,8 @@ class Trainer:
                 algo.env_steps < self.total_steps and not self._interrupted and self.stopped is None
             ):
                 shown, before = algo.env_steps, self.hooks.since
-                with self._agree(caught):
-                    if before is None:  # else a callback raised in this step, and the run was resumed
+                with self._agree():
+                    if before is None:  # else this step is made, but for a hook or an evaluation: the run was resumed
                         before = algo.env_steps
                         self.hooks = HookProgress(since=before)
                         self.advance()
@@ -126,6 +135,8 @@ class Trainer:
                     self._call('on_step')
                     if _passed(before, algo.env_steps, c.eval_every):
                         self.evaluate()
+                if self._dropped:
+                    break
                 self.hooks = HookProgress()
                 if _passed(before, algo.env_steps, c.log_every):
                     self.seconds['other'] += time.perf_counter() - started - sum(self.seconds.values())
@@ -134,26 +145,28 @@ class Trainer:
                     self.save()
                 bar.update(algo.env_steps - shown)
                 bar.set_postfix(self._shown(), refresh=False)
-            over = algo.env_steps >= self.total_steps or self.stopped is not None
-            with self._agree(caught):
+            over = not self._dropped and (algo.env_steps >= self.total_steps or self.stopped is not None)
+            with self._agree():
                 if over and self.last_eval_step < algo.env_steps:
                     self.evaluate()
-                if over:
+                if over and not self._dropped:
                     self._call('on_end')
         self.save()
-        if not over:
+        if not over or self._dropped:
             raise Interrupted(f'stopped and saved at step {algo.env_steps:,}; continue it with resume=True')
 
     @contextmanager
-    def _agree(self, caught: list[int]) -> Iterator[None]:
-        """Context in which hooks are called; at its end all ranks know whether one of them was asked to stop, and
-        whether a hook stopped the run or raised. Then the run is saved first."""
+    def _agree(self) -> Iterator[None]:
+        """Context in which hooks are called; at its end all ranks know whether one of them was asked to stop, whether
+        that dropped an evaluation, and whether a hook stopped the run or raised. Then the run is saved first."""
         failed: CallbackError | None = None
         try:
             yield
         except CallbackError as error:
             failed = error
-        self._interrupted, stopped, broken = self.ranks.any(bool(caught), self.stopped is not None, failed is not None)
+        self._interrupted, self._dropped, stopped, broken = self.ranks.any(
+            bool(self._caught), self._dropped, self.stopped is not None, failed is not None
+        )
         if stopped:
             self.stopped = self.ranks.from_first(self.stopped)
         if broken:
@@ -196,8 +209,14 @@ class Trainer:
             if metrics is None:  # else a callback raised in this evaluation, and the run was resumed
                 spec = self.env.spec
                 episodes = eval_episodes(self.config.eval_episodes, self.total_steps, spec.horizon, spec.num_tasks)
-                with closing(self.make_eval_env(episodes)) as env:
-                    metrics = flatten(evaluate(self.algorithm, env, self.config.eval_seed, show='evaluation'))
+                try:
+                    with closing(self.make_eval_env(episodes)) as env:
+                        seed = self.config.eval_seed
+                        stats = evaluate(self.algorithm, env, seed, show='evaluation', before_step=self._check_caught)
+                except _EvaluationDropped:
+                    self._dropped = True
+                    return
+                metrics = flatten(stats)
                 self.hooks.metrics = metrics
             self._call('on_evaluation', metrics)
             self.last_eval = dict(metrics)
@@ -206,6 +225,10 @@ class Trainer:
             self._write(**self.last_eval)
             self.seconds['evaluate'] += time.perf_counter() - start
         self.last_eval_step = self.algorithm.env_steps
+
+    def _check_caught(self) -> None:
+        if self._caught:
+            raise _EvaluationDropped
 
     def log(self) -> None:
         """One row of metrics: means since the last row, over all ranks, and the time of each phase on this one."""
@@ -415,7 +438,7 @@ def _catch_signals() -> Iterator[list[int]]:
         caught.append(number)
         if number == signal.SIGINT and ranks_of_run.current().first:
             with suppress(OSError):  # os.write, for print must not be called in a signal handler
-                os.write(2, b'\nltos: stopping, after this step or evaluation; Ctrl-C again stops at once, unsaved\n')
+                os.write(2, b'\nltos: stopping, after this step; Ctrl-C again stops at once, unsaved\n')
 
     try:
         names = ('SIGINT', 'SIGTERM', 'SIGHUP')  # SIGHUP (closed terminal) does not exist on every system

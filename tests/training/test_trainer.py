@@ -16,7 +16,8 @@ import torch
 from trainer_zoo import TRAIN, Bomb, Lottery, differing, flat, jungle, lottery, make_algo, untimed
 
 from ltos_pyg.algos import NonFiniteLossError
-from ltos_pyg.graph_env import VectorGraphEnv
+from ltos_pyg.envs import JungleEnv
+from ltos_pyg.graph_env import GraphStep, VectorGraphEnv
 from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.config import TrainConfig, check_device
 from ltos_pyg.training.logging import MetricsLogger, read_metrics
@@ -171,13 +172,52 @@ def test_a_second_request_stops_at_once(tmp_path, make_trainer):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_request_in_the_last_step_finds_the_run_done(tmp_path, make_trainer):
+def test_a_request_in_the_last_step_leaves_the_evaluation_to_the_resumed_run(tmp_path, make_trainer):
     asked = []
     make_env = bombed(50, lambda env: asked or (asked.append(env), interrupt(env)))
-    trainer = make_trainer(tmp_path, make_env)
-    trainer.run()
+    trainer = make_trainer(tmp_path, make_env, algo='dqn')
+    with pytest.raises(Interrupted):
+        trainer.run()
     assert asked
     assert trainer.store.steps()[-1] == 200
+    again = make_trainer(tmp_path, lottery, algo='dqn')
+    again.load(again.store.load_latest()[1])
+    again.run()
+    rows = read_metrics(tmp_path / 'metrics.jsonl')
+    assert [row['step'] for row in rows if 'eval/return' in row] == [0, 80, 160, 200]
+
+
+class Asks(JungleEnv):
+    """Asks the run to stop in the second step."""
+
+    steps = 0
+
+    def step(self, action: torch.Tensor) -> GraphStep:
+        self.steps += 1
+        assert self.steps < 3, 'the evaluation goes on'
+        if self.steps == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().step(action)
+
+
+@pytest.mark.parametrize('at', [0, 80, 200])
+def test_a_request_during_an_evaluation_drops_it_and_the_resumed_run_is_the_run_itself(tmp_path, make_trainer, at):
+    whole, parts = (make_trainer(tmp_path / name, algo='dqn') for name in ('whole', 'parts'))
+    whole.run()
+    parts.make_eval_env = lambda num_envs: (
+        jungle(num_envs)
+        if parts.algorithm.env_steps < at
+        else Asks(num_envs=num_envs, num_agents=4, num_foods=3, size=7, horizon=7)
+    )
+    with pytest.raises(Interrupted):
+        parts.run()
+    assert parts.store.load_latest()[0] == at
+    again = make_trainer(tmp_path / 'parts', algo='dqn')
+    again.load(again.store.load_latest()[1])
+    again.run()
+    assert differing(flat(whole.algorithm.state_dict()), flat(again.algorithm.state_dict())) == []
+    rows, expected = (read_metrics(tmp_path / name / 'metrics.jsonl') for name in ('parts', 'whole'))
+    assert untimed(rows) == untimed(expected)
 
 
 def test_a_run_may_live_in_a_thread_of_its_own(tmp_path, make_trainer):
