@@ -30,6 +30,9 @@ from ltos_pyg.training.logging import MetricsLogger
 
 Metrics = dict[str, float]
 
+FIRST_REWARDS = 1_000  # so many rewards other than 0 show their scale
+SMALL_REWARD, LARGE_REWARD = 1e-3, 100.0  # a mean size outside of these is reported
+
 
 class Interrupted(Exception):
     """The user stopped the run; its state was saved."""
@@ -103,6 +106,7 @@ class Trainer:
         self._said_inexact = self._interrupted = False
         self._caught: list[int] = []  # requests to stop
         self._dropped = False  # whether one ended an evaluation, which a resumed run plays again
+        self._rewards: tuple[float, int] | None = (0.0, 0)  # sum and number of the first ones; None: judged
 
     def run(self) -> None:
         """Trains to the end. Ctrl-C, a termination request or a closed terminal saves after the current step and raises
@@ -187,6 +191,7 @@ class Trainer:
         step = check_step(self.env.step(decision.action), self.env)
         t2 = time.perf_counter()
         algo.observe(self.graph, decision, step)
+        self._judge_scale(step.reward)
         self.tally.step(self.graph, step.reward, step.info, decision.sharing)
         episodes: dict[str, Tensor] = {}
         if bool(step.ended.any()):
@@ -200,6 +205,23 @@ class Trainer:
         for name, took in zip(('act', 'env', 'replay', 'learn'), (t1 - t0, t2 - t1, t3 - t2, t4 - t3), strict=True):
             self.seconds[name] += took
         self.hooks.episodes = episodes
+
+    def _judge_scale(self, reward: Tensor) -> None:
+        """Says once, after the first rewards other than 0, if they are of a scale at which networks hardly learn."""
+        if self._rewards is None:
+            return
+        sizes = reward[reward != 0].abs()
+        total, count = self._rewards[0] + float(sizes.double().sum()), self._rewards[1] + sizes.numel()
+        self._rewards = (total, count) if count < FIRST_REWARDS else None
+        norm = getattr(getattr(self.algorithm, 'config', None), 'reward_norm', None)  # rewards are divided by it
+        mean = total / max(count, 1) / (norm or 1.0)
+        if self._rewards is None and hasattr(self.algorithm, 'modules') and not SMALL_REWARD <= mean <= LARGE_REWARD:
+            move = 'Scale them in the environment' if norm is None else f'Give --reward-norm {mean * norm:.1g}'
+            self._say(
+                f'the first {count:,} rewards other than 0 have a mean size of {mean:.3g}'
+                f'{"" if norm is None else ", divided by reward_norm"}: expected about 1, at which networks learn with '
+                f'these options. {move} (docs/faq.md, "Which scale should rewards have?").'
+            )
 
     def evaluate(self) -> None:
         """Greedy episodes of the policy on seeds that training never uses; one row of metrics. Rank 0 plays them."""
@@ -302,6 +324,7 @@ class Trainer:
         self.last_eval_step = state.get('last_eval_step', -1)
         self.stopped = state.get('stopped')
         self.hooks = HookProgress(**state.get('hooks', {}))
+        self._rewards = None  # judged before the run was stopped
         self._load_callbacks(state.get('callbacks', {}))
 
     def _load_callbacks(self, saved: dict[str, dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -240,6 +241,29 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     assert trainer.store.steps() == [60, 120]
     weights = flat(trainer.store.load_latest()[1]['algorithm']['modules'])
     assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+@pytest.mark.parametrize(
+    ('algo', 'prize', 'said'),
+    [
+        ('dqn', 1e4, r'have a mean size of [45]\.?\d*e\+03: expected about 1, .* Scale them in the environment \('),
+        ('dqn', 1e-4, r'have a mean size of [45]\.?\d*e-05: expected about 1'),
+        ('neurcomm', 1e4, r'.*e\+03, divided by reward_norm: .* Give --reward-norm 5e\+03 \('),
+        ('dqn', 1.0, None),
+        ('dqn', 0.0, None),
+    ],
+)
+def test_rewards_of_a_scale_far_from_one_are_reported_once(tmp_path, make_trainer, capsys, algo, prize, said):
+    class Rich(Lottery):
+        pass
+
+    Rich.prize = prize
+    trainer = make_trainer(tmp_path, lambda num_envs: VectorGraphEnv(Rich, num_envs), algo, steps=600, num_envs=60)
+    while trainer.algorithm.env_steps < 600:  # two rewards each
+        trainer.advance()
+    lines = [line for line in capsys.readouterr().err.splitlines() if 'rewards' in line]
+    assert len(lines) == (said is not None)
+    assert said is None or re.search(rf'^ltos: the first 1,0\d\d rewards other than 0 {said}', lines[0])
 
 
 # --- options ---------------------------------------------------------------------------------------------------------
