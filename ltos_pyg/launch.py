@@ -11,7 +11,7 @@ def under_torchrun() -> bool:
 
 
 def launched_rank() -> int:
-    """The number of this process among those that torchrun started; 0 for a process of its own."""
+    """The rank of this process among those that torchrun started; 0 if torchrun did not start it."""
     return int(os.environ['RANK']) if under_torchrun() else 0
 
 

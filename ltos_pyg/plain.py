@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def check_plain(value: Any, where: str) -> None:
-    """Raises a ``ValueError`` that names the first entry of a state that could not be loaded safely."""
+    """Raises a ``ValueError`` if a state has an entry that could not be loaded safely; names the first one."""
     if type(value) in (dict, OrderedDict):
         for key, item in value.items():
             if type(key) not in (str, int):

@@ -18,11 +18,11 @@ def check_range(
     most: float | None = None,
     none: str | None = None,
 ) -> None:
-    """Raises a ``ValueError`` for the first of the named options that is out of range, NaN, or no number.
+    """Raises a ``ValueError`` for the first of the named options that is out of range, NaN, or not a number.
 
     Args:
-        options: The dataclass whose attributes they are. Each entry of a tuple must be in range.
-        names: The options.
+        options: The dataclass that has the options. If an option is a tuple, each entry must be in range.
+        names: Names of the options to check.
         least: The smallest value that is allowed.
         above: An exclusive lower bound, if there is no smallest value.
         most: The largest value that is allowed.
@@ -55,8 +55,10 @@ def _is_in_range(value: Any, least: float | None, above: float | None, most: flo
 
 
 def as_option(cls: type, name: str, value: Any) -> Any:
-    """A value as the field of a dataclass of options holds it: a list as a tuple, one entry as a tuple of one where the
-    field is a tuple, and 1e4 as 10000 where it is a whole number.
+    """Converts a value to the form in which a field of an options dataclass holds it.
+
+    A list becomes a tuple. A single entry becomes a tuple of one if the field is a tuple, and 1e4 becomes 10000 if the
+    field is an integer.
 
     Raises:
         ValueError: If it is not of the field's type.

@@ -99,7 +99,7 @@ def algorithm(name: str) -> AlgorithmEntry:
 
 
 def check_algorithm(name: str) -> None:
-    """Raises a ``ValueError`` that lists the algorithms, unless it is one. Does not load PyTorch."""
+    """Raises a ``ValueError`` that lists the algorithms if there is none of this name. Does not load PyTorch."""
     if name not in ALGORITHMS and ':' not in name:
         _check_known('algorithm', name, algorithm_names())
 
@@ -186,7 +186,7 @@ def scenario(name: str) -> Scenario:
 
 
 def check_scenario(name: str) -> None:
-    """Raises a ``ValueError`` that lists the scenarios, unless it is one. Does not load PyTorch."""
+    """Raises a ``ValueError`` that lists the scenarios if there is none of this name. Does not load PyTorch."""
     if name not in SCENARIOS and ':' not in name:
         _check_known('scenario', name, scenario_names())
 

@@ -1,4 +1,4 @@
-"""The command line, one file a command: ``ltos train``, ``ltos evaluate`` and so on."""
+"""The command line, one file per command: ``ltos train``, ``ltos evaluate`` and so on."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ BROKEN_PIPE = 141  # exit code after a broken pipe, as in shells
 COMMANDS = {
     'train': 'train an algorithm on a scenario, or on an environment of your own',
     'evaluate': 'play episodes without exploration with a trained run',
-    'plot': 'draw the learning curves of runs, grouped by algorithm over seeds',
-    'table': 'a table of final results, grouped by algorithm over seeds',
+    'plot': 'draw the learning curves of runs: one curve per algorithm, over its seeds',
+    'table': 'print a table of final results: one row per algorithm, over its seeds',
     'watch': 'draw an episode of a trained run',
     'card': 'describe a trained run, or make a folder of it for a model hub',
     'reproduce': "make the paper's tables and figures, or your own experiment's, from scratch",
     'sweep': 'search for good options',
-    'bench': 'measure speed, against other libraries in the same run',
+    'bench': 'measure speed, and compare it with other libraries on this machine',
     'traffic': 'road networks: generate, simulate, replay, export a signal plan',
 }
 HELP = '\n'.join(
@@ -37,7 +37,7 @@ HELP = '\n'.join(
         'commands:',
         *(f'  {name:10}{summary}' for name, summary in COMMANDS.items()),
         '',
-        'options of one: ltos COMMAND --help',
+        'options of a command: ltos COMMAND --help',
     ]
 )
 

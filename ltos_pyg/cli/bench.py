@@ -19,15 +19,15 @@ from ltos_pyg.formatting import finite
 
 @dataclass
 class Options:
-    """Measure speed, against other libraries in the same run."""
+    """Measure speed, and compare it with other libraries on this machine."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar='NAME')] = ()
-    """jungle, nn, replay, traffic, training (default: all of these); gpu: a GPU against one core;
-    ranks: two processes against one; scale: graphs of up to 100,000 agents (minutes, some GB)"""
+    """jungle, nn, replay, traffic, training (default: all of these); gpu: a GPU compared with one CPU core;
+    ranks: two processes compared with one; scale: graphs of up to 100,000 agents (takes minutes and some GB)"""
     json: bool = False
     """print the rows as JSON"""
     out: Path | None = None
-    """folder in which to leave the rows as bench.json and bench.csv, and the picture of scale as scale.png"""
+    """folder for the rows (bench.json and bench.csv), and for the figure of 'scale' (scale.png)"""
 
 
 def main(args: Sequence[str]) -> int:

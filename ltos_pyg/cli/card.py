@@ -15,8 +15,8 @@ class Options:
 
     folder: PolicyArg
     out: Path | None = None
-    """make a folder for a model hub instead: the card, config.json, and the networks that act (policy.pt). load_policy,
-    ltos evaluate, watch and card take it in place of a run folder"""
+    """export the policy to this folder instead, ready for a model hub: the card, config.json, and the networks that
+    act (policy.pt). load_policy, ltos evaluate, ltos watch and ltos card accept it in place of a run folder"""
     license: str | None = None
     """licence of the weights, e.g. mit"""
     imports: ImportArg = ()

@@ -25,8 +25,9 @@ class Options:
 
     folder: PolicyArg
     episodes: int | None = None
-    """default: one of each task (traffic), else 100, or those of the final evaluation if fewer. LToS also plays them
-    under each other sharing mode, at most 20 of them or one of each task, unless --over is given"""
+    """number of episodes. Default: one of each task where the environment has tasks (traffic); else 100, or as many as
+    the final evaluation has if that is fewer. LToS also plays episodes under each of its other sharing modes (at most
+    20 each, or one of each task), unless --over is given"""
     seed: int = 2_000_000
     """seed of the episodes"""
     json: bool = False
@@ -34,16 +35,17 @@ class Options:
     device: str | None = None
     """device of the network, e.g. cuda (default: as in training)"""
     temperature: float | None = None
-    """draw actions from softmax(values / temperature); 0: greedy (default: the run's eval_temperature)"""
+    """draw actions from softmax(action values / temperature); 0: greedy (default: the run's eval_temperature)"""
     env: Changes = ()
     """options of the environment to change, e.g. --env num_agents=40"""
     over: Grid = ()
-    """evaluate with each of these values of an option of the environment, e.g. num_agents=10,20,50; of several options,
-    with each combination. Prints one table, and writes RUN/zero_shot/NAME.json"""
+    """evaluate with each of these values of an environment option, e.g. num_agents=10,20,50. With several options,
+    evaluate each combination of their values. Prints one table, and writes RUN/zero_shot/NAME.json"""
     metric: tuple[str, ...] = ()
-    """columns of the table of --over (default: all but the length and, of the measures of sharing, all but kept)"""
+    """metrics in the table of --over (default: all except the episode length and, of the measures of sharing, only
+    kept)"""
     format: Literal['text', 'md', 'csv'] = 'text'
-    """of the table of --over: plain text, Markdown, or CSV"""
+    """format of the table of --over: plain text, Markdown, or CSV"""
     imports: ImportArg = ()
 
 

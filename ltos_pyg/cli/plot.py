@@ -14,15 +14,15 @@ from ltos_pyg.formatting import finite
 
 @dataclass
 class Options:
-    """Draw the learning curves of runs, grouped by algorithm over seeds."""
+    """Draw the learning curves of runs: one curve per algorithm, over its seeds."""
 
     folders: RunArgs
     metric: str | None = None
-    """default: the scenario's primary metric, e.g. eval/reward on the jungle"""
+    """metric to draw (default: the scenario's primary metric, e.g. eval/reward on the jungle)"""
     out: Path = Path('curves.png')
-    """a .png, .svg or .pdf"""
+    """file to write: .png, .svg or .pdf"""
     log: bool = False
-    """a logarithmic scale"""
+    """draw the values on a logarithmic scale"""
     json: bool = False
     """print the summary as JSON"""
     imports: ImportArg = ()

@@ -32,15 +32,15 @@ class Options:
 
     names: Names = ()
     list: bool = False
-    """print the experiments that there are"""
+    """print the names and titles of the built-in experiments"""
     jobs: int = 1
-    """runs at once, one core each"""
+    """number of runs that train at the same time, each on one core"""
     seeds: int | None = None
-    """at most so many seeds a method (default: all)"""
+    """largest number of seeds for each method (default: all)"""
     only: str = ''
     """only methods with this text in their name"""
     total_steps: int | None = None
-    """env steps of every run, instead of those of its preset: for a quick look"""
+    """env steps of every run, instead of the number in its preset (for a quick look)"""
     runs: Path = Path('runs/reproduce')
     """folder of the run folders; finished runs there are reused"""
     out: Path = Path('results')
@@ -48,17 +48,17 @@ class Options:
     data: Path | None = None
     """folder with the road networks of 6x6 and Shenzhen"""
     dry_run: bool = False
-    """print what would be trained and played, and how long training would take"""
+    """only print what would be trained and played, and how long training would take"""
     report: bool = False
-    """train nothing: report from the runs that are finished"""
+    """train nothing: make the tables and figures from the runs that are finished"""
     archive: Path | None = None
     """also copy the small files of the runs to this folder: options, evaluations, final results"""
     ray: Annotated[str | None, tyro.conf.arg(metavar='ADDRESS')] = None
-    """train on the Ray cluster of this address (auto: the running one; local, or no address: a new one here) (extra
-    ray)"""
+    """train on the Ray cluster at this address. auto: the cluster that runs already; local, or no address: a new
+    cluster on this machine. Needs the extra 'ray'"""
     slurm: Annotated[str | None, tyro.conf.arg(metavar='PARTITION')] = None
-    """train as an array of SLURM jobs in this partition (default, or none: that of the cluster; local: in processes
-    here) (extra slurm)"""
+    """train as an array of SLURM jobs in this partition. default, or no partition: the cluster's default partition;
+    local: processes on this machine instead. Needs the extra 'slurm'"""
     imports: ImportArg = ()
 
 
@@ -82,7 +82,7 @@ def main(args: Sequence[str]) -> int:
     check_range(options, 'seeds', least=1, none=', or be left out')
     if options.ray and options.jobs != 1:
         raise ValueError(
-            f"'--jobs' is of runs on this machine or of --slurm, and --ray trains on all cores of its cluster (got "
+            f"'--jobs' is for runs on this machine or of --slurm, and --ray trains on all cores of its cluster (got "
             f'--jobs {options.jobs}). Leave it out.'
         )
     from ltos_pyg.experiments.catalogue import EXPERIMENTS
@@ -214,7 +214,7 @@ def _print_plan(
     print(f'{len(planned)} runs: {counts}; about {_time(left)} of one core, {_time(wall)} with --jobs {jobs}')
     number = sum(map(len, (missing or {}).values())) + states.count('to measure')
     if number:
-        print(f'not in this time: {number} {"evaluation" if number == 1 else "evaluations"} of trained runs')
+        print(f'not counted in this time: {number} {"evaluation" if number == 1 else "evaluations"} of trained runs')
 
 
 def _time(seconds: float) -> str:

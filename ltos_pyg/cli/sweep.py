@@ -26,29 +26,31 @@ class Options:
     preset: str = 'default'
     """the options to start from"""
     vary: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """an option to vary, as NAME=A,B,C or NAME=LOW..HIGH or NAME=LOW..HIGH:log; whole numbers if both bounds are, so
-    gamma=0.0..1.0; of an option that takes several values as 'NAME=[A,B],[C]'; can be repeated"""
+    """an option to vary: NAME=A,B,C (choices), NAME=LOW..HIGH (a range) or NAME=LOW..HIGH:log. If both bounds are whole
+    numbers, only whole numbers are tried: write gamma=0.0..1.0 for fractions. For an option that takes several values,
+    write 'NAME=[A,B],[C]'. Can be repeated"""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """an option of every trial, as NAME=VALUE, or 'NAME=[A,B]' if it takes several values; can be repeated"""
+    """an option that is the same in every trial, as NAME=VALUE, or 'NAME=[A,B]' if it takes several values; can be
+    repeated"""
     sampler: Literal['tpe', 'random', 'grid'] = 'tpe'
     """tpe learns from earlier trials; grid runs all combinations of choices"""
     trials: int = 20
     """number of trials; unused with the grid"""
     seeds: int = 1
-    """runs of a trial, with seeds from 100 on; its value is their mean"""
+    """number of runs in each trial, with seeds 100, 101, ...; the value of a trial is the mean over its runs"""
     metric: str | None = None
-    """default: the scenario's primary metric, at the end of a run"""
+    """metric to optimise, at the end of a run (default: the scenario's primary metric)"""
     minimise: bool = False
-    """lower values of --metric are better (default: as the scenario says of its primary metric)"""
+    """lower values of --metric are better (default: as the scenario declares for its primary metric)"""
     prune: bool = False
-    """stop trials early that are worse than the median of the earlier ones at the same step"""
+    """stop a trial early if it is worse than the median of the earlier trials at the same step"""
     jobs: int = 1
-    """trials at once, one core each"""
+    """number of trials that run at the same time, each on one core"""
     out: Path | None = None
     """folder of the sweep (default: runs/sweep-SCENARIO-ALGO); the same command continues it"""
     ray: Annotated[str | None, tyro.conf.arg(metavar='ADDRESS')] = None
-    """run trials on the Ray cluster of this address (auto: the running one; local, or no address: a new one here);
-    --out must be on a folder that it shares"""
+    """run trials on the Ray cluster at this address. auto: the cluster that runs already; local, or no address: a new
+    cluster on this machine. --out must be a folder that all machines of the cluster share"""
     imports: ImportArg = ()
 
 

@@ -11,11 +11,11 @@ from ltos_pyg.cli.options import ImportArg, RunArgs, check_runs, parse
 
 @dataclass
 class Options:
-    """A table of final results, grouped by algorithm over seeds."""
+    """Print a table of final results: one row per algorithm, over its seeds."""
 
     folders: RunArgs
     metric: tuple[str, ...] = ()
-    """default: the scenario's primary metric, e.g. reward on the jungle"""
+    """metrics to show (default: the scenario's primary metric, e.g. reward on the jungle)"""
     measures: bool = False
     """also measures of the sharing weights: share kept, its spread over nodes and over states, unevenness of the shares
     given, and the fraction of actions that other weights would change"""

@@ -113,7 +113,7 @@ def usage() -> str:
         'SCENARIO: one of those below, or your own environment as package.module:Name\n'
         '--algo: one of those below, or your own as package.module:Name (default: ltos)\n'
         '--preset: the set of defaults to start from (default: default; paper: close to the papers)\n'
-        '--seed, --total-steps, --num-envs: of the run; env steps of training; graphs that are played at once\n'
+        '--seed: seed of all random numbers; --total-steps: env steps of training; --num-envs: parallel episodes\n'
         '--out: the run folder (default: runs/SCENARIO-ALGO-seedN); --resume: continue the run in it\n'
         '--device: cpu or cuda\n'
         '--label: name of the run in tables and plots (default: the algorithm and its preset)\n'
@@ -182,7 +182,7 @@ def _check_same(head: Head, base: Any, folder: Path) -> None:
 
 
 def parse_options(config: Any, args: Sequence[str]) -> tuple[Any, Any]:
-    """All options as flat flags, with defaults from a preset or a run; returns the parsed options and the
+    """Parses all options as flat flags, with defaults from a preset or a run; returns the parsed options and the
     configuration."""
     import tyro
 
@@ -226,8 +226,8 @@ def parse_options(config: Any, args: Sequence[str]) -> tuple[Any, Any]:
 
 
 def env_prefixed(args: Sequence[str], config: RunConfig) -> list[str]:
-    """The arguments, where some options of the environment share their name with others, with ``--env.NAME`` for all
-    of the environment: then only those that share their name must be written so."""
+    """The arguments, with every flag of an environment option written as ``--env.NAME``, if some environment options
+    share their name with other options. So a user must write ``--env.`` only before a shared name."""
     shared = shared_names(config)
     if not shared:
         return list(args)

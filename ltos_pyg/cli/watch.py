@@ -19,9 +19,9 @@ class Options:
 
     folder: PolicyArg
     out: Path | None = None
-    """a .gif, or a folder for PNGs (default: RUN/episode.gif; of a pretrained policy NAME-episode.gif)"""
+    """a .gif file, or a folder for PNG files (default: RUN/episode.gif; for a pretrained policy, NAME-episode.gif)"""
     seed: int | None = None
-    """seed of the episode (default: 2000000; with --figure 0)"""
+    """seed of the episode (default: 2000000; with --figure: 0)"""
     fps: int | None = None
     """pictures per second (default: 8)"""
     steps: int | None = None

@@ -482,7 +482,7 @@ def test_a_dry_run_lists_the_zero_shot_evaluations_that_are_missing(tmp_path, ca
     assert main(['reproduce', 'zero-shot-jungle', *few, '--dry-run']) == 0
     printed = capsys.readouterr().out
     assert 'zero-shot   to be played  jungle-dgn-seed10 over num_agents = 10, 50, 100\n' in printed
-    assert 'not in this time: 11 evaluations of trained runs' in printed
+    assert 'not counted in this time: 11 evaluations of trained runs' in printed
     both = [EXPERIMENTS['zero-shot-jungle']] * 2  # experiments that share runs
     assert missing_values(both, tmp_path) == missing_values(both[:1], tmp_path)
 
@@ -606,7 +606,7 @@ def test_a_run_that_is_to_be_measured_otherwise_is_evaluated_again(finished, tmp
     _print_plan([planned], 1)
     printed = capsys.readouterr().out
     assert printed.startswith(f'to measure  to be played  {planned.run.name}\n')
-    assert 'not in this time: 1 evaluation of trained runs' in printed
+    assert 'not counted in this time: 1 evaluation of trained runs' in printed
     RunFolder(planned.folder).write_zero_shot('mine', {'settings': []})
     assert [failure.reason for failure in train_missing([planned], Lost(), quiet=True)] == ['lost']
     assert RunFolder(planned.folder).is_finished  # it keeps its result until it is measured again
