@@ -40,8 +40,8 @@ def generator(seed: int, name: str, device: torch.device | str = 'cpu') -> torch
 
 
 def restore(generators: Mapping[str, torch.Generator], states: Mapping[str, torch.Tensor]) -> None:
-    """Sets generators to their saved states. A state of another kind of device, whose size differs, cannot be set:
-    then the generator starts again from a seed that the saved state determines."""
+    """Sets generators to their saved states. A state that was saved on another kind of device has another size and
+    cannot be set. The generator then starts again from a seed that the saved state determines."""
     moved = []
     for name, rng in generators.items():
         state = states[name]
@@ -52,6 +52,6 @@ def restore(generators: Mapping[str, torch.Generator], states: Mapping[str, torc
             moved.append(name)
     if moved:
         warnings.warn(
-            'this run was saved on another device, whose random numbers cannot be continued: it goes on with others',
+            'this run was saved on another kind of device, so its random streams cannot be continued: they start anew',
             stacklevel=2,
         )

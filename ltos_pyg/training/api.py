@@ -66,8 +66,8 @@ def train(
         sinks: More sinks for the metrics, see :func:`~ltos_pyg.training.run.train_run`.
         env_options: Options of the environment whose name is also that of another option.
         options: Any option of the loop, the algorithm or the environment, as on the command line, e.g.
-            ``num_envs=8, gamma=0.9``. With ``media=True`` a curve and a GIF are left in the folder, which the command
-            line does by default.
+            ``num_envs=8, gamma=0.9``. With ``media=True`` a learning curve and a GIF of an episode are saved in the
+            folder; the command line does so by default.
 
     Raises:
         ValueError: If a name or an option is unknown, an environment breaks the contract, or the folder holds a run.
@@ -103,8 +103,8 @@ class Run:
 
     Args:
         folder: Its folder, or the name of a policy that comes with the package.
-        env: Its environment, as for :func:`train`, if it cannot be found by the name in the folder (a class of a script
-            or notebook).
+        env: The environment of the run, given as for :func:`train`. Only needed if the name stored in the folder cannot
+            be imported (a class of a script or notebook).
     """
 
     def __init__(self, folder: Path | str, env: Any = None) -> None:
@@ -180,8 +180,8 @@ class Run:
         Args:
             episodes: How many in each setting. ``None``: one of each task (traffic), or 100 where episodes differ.
             seed: Of the episodes, the same in each setting.
-            options: Options of the environment. A list is varied, each of its values with each of the other lists';
-                any other value is used in all settings.
+            options: Options of the environment. Lists are varied: every combination of their values is one setting. Any
+                other value is used in all settings.
 
         Raises:
             ValueError: If no option has a list, an option is unknown, or the policy cannot act in a setting.
@@ -221,7 +221,8 @@ def load_policy(
 
     Args:
         folder: The folder, or the name of a policy of the package.
-        env: Its environment, as for :func:`train`, if it cannot be found by the name in the folder.
+        env: The environment of the run, given as for :func:`train`. Only needed if the name stored in the folder cannot
+            be imported.
         device: Device of the network, if not as in training.
         best: Load the model saved by :class:`~ltos_pyg.training.callbacks.BestModel` instead of the last checkpoint.
 

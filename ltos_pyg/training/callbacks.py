@@ -62,8 +62,8 @@ class _Best(Callback):
 
     Args:
         metric: E.g. ``'reward'``; default: the scenario's primary metric.
-        lower_is_better: Default: as the scenario says of its primary metric, and of others of which less is better
-            (queues, delays, travel times, attacks); higher is better for all else.
+        lower_is_better: Default: for the primary metric, what the scenario declares. Of the other metrics, lower is
+            better for queues, delays, travel times and attacks, and higher for the rest.
     """
 
     def __init__(self, metric: str | None = None, lower_is_better: bool | None = None) -> None:
@@ -138,8 +138,8 @@ class BestModel(_Best):
 
     Args:
         metric: E.g. ``'reward'``; default: the scenario's primary metric.
-        lower_is_better: Default: as the scenario says of its primary metric, and of others of which less is better
-            (queues, delays, travel times, attacks); higher is better for all else.
+        lower_is_better: Default: for the primary metric, what the scenario declares. Of the other metrics, lower is
+            better for queues, delays, travel times and attacks, and higher for the rest.
     """
 
     def on_evaluation(self, trainer: Trainer, metrics: Metrics) -> None:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 MakeEnv = Callable[[int], 'GraphEnv']  # from a number of graphs
 
-# Options that may differ when a run is resumed: they change what is recorded, not what is learned (but for rounding,
-# and another device has other random numbers).
+# Options that may differ when a run is resumed: they change what is recorded, not what is learned. (But rounding may
+# differ, and another device draws other random numbers.)
 RECORDING = ('device', 'threads', 'log_every', 'checkpoint_every', 'tensorboard', 'wandb', 'media', 'final_episodes')
-# Options of earlier versions by their names of today.
+# Renamed options: name in earlier versions -> current name.
 RENAMED: dict[str, dict[str, str]] = {
     'algorithm': {
         'own': 'kept',  # of fixed_ltos
@@ -50,13 +50,13 @@ class TrainConfig:
     threads: int = 1  # PyTorch threads; more than one rarely helps at these sizes
     log_every: int = 2_000  # steps between rows of metrics.jsonl
     eval_every: int = 25_000  # steps between greedy evaluations
-    eval_episodes: int | None = 100  # episodes of an evaluation; None: one a task, else 4 to 100, by the run's length
+    eval_episodes: int | None = 100  # episodes of an evaluation; None: one per task, else 4 to 100 by the run's length
     eval_seed: int = 1_000_000  # seed of the evaluation episodes, never used in training
-    final_episodes: int | None = 400  # episodes of the last one; None: one a task, else 4 to 400, by the run's length
+    final_episodes: int | None = 400  # of the final evaluation; None: one per task, else 4 to 400 by the run's length
     checkpoint_every: int = 50_000  # steps between checkpoints (one more at the end and on Ctrl-C)
     tensorboard: bool = False  # write TensorBoard files too (extra 'tensorboard')
     wandb: bool = False  # report to Weights & Biases too (extra 'wandb')
-    media: bool = True  # leave a curve and a GIF in the run folder at the end (extra 'plot')
+    media: bool = True  # save a learning curve and a GIF of an episode in the run folder at the end (extra 'plot')
 
     def __post_init__(self) -> None:
         check_range(self, 'num_envs', 'threads', 'log_every', 'eval_every', 'checkpoint_every', least=1)

@@ -77,7 +77,7 @@ def _check_group(device: str) -> None:
 
 
 def own_rank() -> int:
-    """The number of this process among those of its run; 0 for a process of its own."""
+    """The rank of this process among those of its run; 0 if the run has one process."""
     return dist.get_rank() if _has_group() else launched_rank()
 
 

@@ -201,8 +201,9 @@ class KeptByNode:
 class SwitchTally:
     """Fraction of greedy actions that change under the weights of other modes, at the visited states.
 
-    It compares at each of the first ``SWITCH_EVERY`` steps of an episode, and then at every ``SWITCH_EVERY``-th, with
-    the weight of the skipped steps, since a comparison costs one forward pass per mode. All nodes count.
+    A comparison costs one forward pass per mode. So it is made at each of the first ``SWITCH_EVERY`` steps of an
+    episode, and after that only at every ``SWITCH_EVERY``-th step, which then also counts for the skipped steps. All
+    nodes count.
     """
 
     def __init__(self, algorithm: Any, num_graphs: int) -> None:
@@ -405,9 +406,10 @@ def evaluate_modes(
     """:func:`evaluate` of the policy, and of its network under the weights of each other sharing mode.
 
     The same network under phi, constant and uniform weights shows whether the weights matter and whether phi found good
-    ones. The policy, ``'policy'``, plays all episodes and its actions are compared with those of the other modes
-    (``switches``); each other mode plays at most ``swap_episodes``, all modes the same ones. If the policy plays more,
-    it plays these, too, under the name of its mode (``'phi'``), so that like is compared with like.
+    ones. The policy, named ``'policy'``, plays all episodes, and its actions are compared with those of the other modes
+    (``switches``). Each other mode plays at most ``swap_episodes`` episodes, the same ones for all modes. If the policy
+    plays more, it plays these episodes a second time under the name of its mode (``'phi'``), so that all modes are
+    compared on the same episodes.
 
     Args:
         algorithm: Its first mode is the policy; an algorithm without modes has one.

@@ -35,7 +35,7 @@ def distinct_labels(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _shortened(mine: str, every: Sequence[str]) -> str:
-    """The value as it is shown: of paths as many last parts as tell those that differ apart."""
+    """The value as a label shows it. A path is cut to as many of its last parts as tell different paths apart."""
     for parts in itertools.count(1):
         short = {text: ' '.join('/'.join(word.split('/')[-parts:]) for word in text.split(' ')) for text in every}
         if len(set(short.values())) == len(short) or all(short[text] == text for text in every):

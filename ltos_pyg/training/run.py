@@ -187,7 +187,7 @@ def _start(
         return nullcontext()
     if not resume:
         run.clear()
-    if resume:  # what was measured of the policy is not true any more, unless it is only measured again
+    if resume:  # earlier results no longer hold, unless the policy stays as it is and is only evaluated again
         grows = config.total_steps > run.config(scenario).total_steps
         trained = run.is_finished or (saved is not None and saved[0] >= config.total_steps)
         run.forget_results(zero_shot=grows or not trained)
@@ -205,7 +205,10 @@ def _start_alike(trainer: Trainer, ranks: Ranks) -> None:
 def _finish(run: RunFolder, config: RunConfig, trainer: Trainer, make_env: MakeEnv) -> dict[str, Any]:
     """Evaluates a trained run and writes the result."""
     if trainer.algorithm.updates == 0:
-        print('ltos: no gradient step was done: the policy is as it was drawn. Train for longer.', file=sys.stderr)
+        print(
+            'ltos: no gradient step was made, so the policy still has its random initial weights. Train for longer.',
+            file=sys.stderr,
+        )
     try:
         result = final_evaluation(trainer.algorithm, make_env, config) | _how_it_went(trainer)
     except KeyboardInterrupt:
@@ -359,7 +362,7 @@ def as_plain(stats: Mapping[str, Stat]) -> dict[str, dict[str, float]]:
 def load_algorithm(config: RunConfig, spec: GraphEnvSpec, folder: Path, best: bool = False) -> Algorithm:
     """The trained algorithm of a run folder, from its newest valid checkpoint, or of an exported policy.
 
-    It is there to act: its replay is empty and has room for few graphs only.
+    It can act, but not go on training: its replay is empty and has room for few graphs only.
 
     Args:
         config: The run's configuration.

@@ -44,8 +44,8 @@ class _EvaluationDropped(Exception):
 
 @dataclass
 class HookProgress:
-    """The hooks of a step that were called. A run in which one raised, or an evaluation was dropped, calls the others
-    when it is resumed."""
+    """Which hooks of the current step were called. If one of them raised, or if an evaluation was dropped, the resumed
+    run calls the remaining ones."""
 
     since: int | None = None  # env steps before the step; None: all that was due after it is done
     episodes: dict[str, Tensor] = field(default_factory=dict)  # that ended in the step
@@ -59,8 +59,9 @@ class Trainer:
     A checkpoint has the complete state, so a run that was killed and resumed ends with the same weights as an
     uninterrupted one (if the environment can save its state).
 
-    Where several ranks train a run together (:mod:`ltos_pyg.training.distributed`), each has a trainer. They keep step:
-    rank 0 evaluates and logs (of training the means over all ranks), each saves its own part.
+    Where several ranks train a run together (:mod:`ltos_pyg.training.distributed`), each has a trainer, and all of them
+    are at the same step. Rank 0 evaluates and logs (training metrics are means over all ranks). Each rank saves its own
+    part of the checkpoint.
 
     Args:
         algorithm: The algorithm to train.
@@ -109,8 +110,8 @@ class Trainer:
         self._rewards: tuple[float, int] | None = (0.0, 0)  # sum and number of the first ones; None: judged
 
     def run(self) -> None:
-        """Trains to the end. Ctrl-C, a termination request or a closed terminal saves after the current step and raises
-        :class:`Interrupted`; an evaluation is dropped, and played by the resumed run.
+        """Trains to the end. On Ctrl-C, a termination request or a closed terminal, the run is saved after the current
+        step and :class:`Interrupted` is raised. An evaluation that is going on is dropped; the resumed run plays it.
 
         Raises:
             CallbackError: If a callback raises; the run is saved first.
@@ -130,7 +131,7 @@ class Trainer:
             ):
                 shown, before = algo.env_steps, self.hooks.since
                 with self._agree():
-                    if before is None:  # else this step is made, but for a hook or an evaluation: the run was resumed
+                    if before is None:  # else a resumed run, which still owes hooks or an evaluation of a step it made
                         before = algo.env_steps
                         self.hooks = HookProgress(since=before)
                         self.advance()
@@ -161,8 +162,9 @@ class Trainer:
 
     @contextmanager
     def _agree(self) -> Iterator[None]:
-        """Context in which hooks are called; at its end all ranks know whether one of them was asked to stop, whether
-        that dropped an evaluation, and whether a hook stopped the run or raised. Then the run is saved first."""
+        """Context in which hooks are called. At its end all ranks know whether one of them was asked to stop, whether
+        that dropped an evaluation, and whether a hook stopped the run or raised. If a hook raised, the run is saved
+        before the error is raised again."""
         failed: CallbackError | None = None
         try:
             yield
@@ -328,8 +330,8 @@ class Trainer:
         self._load_callbacks(state.get('callbacks', {}))
 
     def _load_callbacks(self, saved: dict[str, dict[str, Any]]) -> None:
-        """Gives each callback the state of the one of its class, several of a class in order. Where their number has
-        changed, they start anew, and it says so."""
+        """Gives each callback the saved state of the callback of its class; several of one class are matched in order.
+        If the number of callbacks of a class has changed, their states are not restored, and a message says so."""
         before: dict[str, list[dict[str, Any]]] = {}
         now: dict[str, list[Callback]] = {}
         for name, state in saved.items():
@@ -344,8 +346,8 @@ class Trainer:
             elif any(states) or any(callback.state_dict() for callback in callbacks):
                 self._say(
                     f'the checkpoint has the state of {len(states)} {kind}, and the resumed run has {len(callbacks)}: '
-                    f'what they remembered (e.g. the best evaluation) is not restored. Resume with the callbacks of '
-                    f'before to keep it.'
+                    f'what they remembered (e.g. the best evaluation) is not restored. To keep it, resume with the '
+                    f'same callbacks as before.'
                 )
 
     def _named_callbacks(self) -> list[tuple[str, Callback]]:

@@ -32,7 +32,7 @@ class Setting:
 
     options: dict[str, Any]  # the options that are varied
     env: Any  # all options of the environment
-    trained: bool  # whether they are those of training
+    trained: bool  # whether these are the options of training
     stats: dict[str, Stat] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -73,8 +73,8 @@ def settings_of(
 
 
 def check_evaluation(trained: Any, played: Any) -> None:
-    """Asks the options of an environment whether a policy trained with some of them may be evaluated with others: their
-    ``check_evaluation(trained)``, if they have it, raises a ``ValueError`` if not."""
+    """Raises a ``ValueError`` if a policy trained with the options ``trained`` may not be evaluated with ``played``.
+    The check is a method of the options, ``played.check_evaluation(trained)``; without it everything is allowed."""
     check = getattr(played, 'check_evaluation', None)
     if check is not None:
         check(trained)
