@@ -41,8 +41,9 @@ class ActorCriticConfig(OnPolicyConfig):
 
 
 class RecurrentActorCritic(nn.Module):
-    r"""For each agent by itself: observation to ReLU layer to LSTM; from its state the policy, and with the neighbours'
-    actions the value :math:`V_i(h_i, a_{\mathcal{N}_i})`. Orthogonal weights, zero biases.
+    r"""Separate networks for each agent: its observation goes through a ReLU layer and an LSTM. The LSTM's state gives
+    the policy, and with the neighbours' actions the value :math:`V_i(h_i, a_{\mathcal{N}_i})`. Weights start orthogonal
+    and biases at zero.
     """
 
     def __init__(
@@ -88,10 +89,10 @@ class ActorCritic(OnPolicy):
     hops. The return bootstraps with V at the segment's end and at truncations; it does not bootstrap at terminations
     and where an agent left. Gradients run back through the recurrent state to the segment's start, not beyond.
 
-    The form is that of the reference code of `"Multi-agent Reinforcement Learning for Networked System Control"
-    <https://arxiv.org/abs/2004.01339>`_, with these differences: several graphs at once, their mean taken; the value is
-    computed from the same recurrent step as the policy, where that code advances the state once more; truncation is not
-    treated as termination; policies start near uniform.
+    It follows the reference code of `"Multi-agent Reinforcement Learning for Networked System Control"
+    <https://arxiv.org/abs/2004.01339>`_, with these differences: the loss is the mean over several graphs; the value is
+    computed from the same recurrent step as the policy, whereas that code advances the state once more; truncation is
+    not treated as termination; policies start near uniform.
     """
 
     config: Any

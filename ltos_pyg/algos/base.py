@@ -181,7 +181,7 @@ def new_weights(seed: int) -> Iterator[None]:
 
 
 def repeat_sharing(sharing: Sharing | None, times: int) -> Sharing | None:
-    """The weights of so many copies of a batch, one after another."""
+    """The sharing weights for ``times`` copies of a batch, one after another."""
     return None if sharing is None else Sharing(sharing.given.repeat(times), sharing.kept.repeat(times))
 
 
@@ -216,11 +216,12 @@ def guarded_step(
     updates: int,
     lr_fraction: float = 1.0,
 ) -> None:
-    """Backward, clip, step at that fraction of the optimizer's first learning rates; refuses to touch the weights if
-    the loss or a gradient is not finite.
+    """Computes the gradients, clips them, and makes one optimizer step. If the loss or a gradient is not finite, the
+    weights are left as they are.
 
-    Where several ranks train together, loss and gradients are their means over the ranks, before they are clipped and
-    checked: every rank does the same step, or refuses it.
+    The learning rates of the step are the initial ones of the optimizer times ``lr_fraction``. Where several ranks
+    train together, loss and gradients are averaged over the ranks before they are clipped and checked. So either all
+    ranks make the same step, or none does.
 
     Raises:
         NonFiniteLossError: Names the first tensor that is not finite: a weight, the loss, or a gradient.

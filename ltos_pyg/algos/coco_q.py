@@ -33,8 +33,8 @@ class CocoQConfig:
     gamma: float = 0.99  # discount per step
     rate_power: float = 0.8  # the n-th visit of a state and joint action moves its values by 1 / n^this
     epsilon_start: float = 1.0  # chance of a random joint action at the start
-    epsilon_end: float = 0.05  # its value at the end
-    epsilon_fraction: float = 0.3  # part of training over which it falls
+    epsilon_end: float = 0.05  # chance of a random joint action at the end
+    epsilon_fraction: float = 0.3  # fraction of training over which epsilon falls
     eval_temperature: float = 0.0  # without exploration: draw from softmax((Q_1 + Q_2) / this); 0: greedy
     max_states: int = 100_000  # rows of the table; a game with more states is refused
 

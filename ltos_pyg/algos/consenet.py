@@ -87,8 +87,8 @@ class ConseNet(ActorCritic):
     After each gradient step, neighbours average their critics, :math:`w_i \leftarrow \sum_j c_{ij} w_j`, all agents
     synchronously, so that every critic comes to estimate the team's mean return, though each agent learns from its own
     reward. (With ``consensus='uniform'`` on a graph that is not regular, it is a mean weighted by degree plus one.)
-    What is averaged starts equal for all agents: the mean of n networks that are drawn independently has weights
-    :math:`1/\sqrt{n}` as large.
+    The averaged weights start equal for all agents. If they were drawn independently for n agents, their mean would be
+    only :math:`1/\sqrt{n}` as large.
 
     ``critic='joint'`` is the method of Zhang et al., `"Fully Decentralized Multi-Agent Reinforcement Learning with
     Networked Agents" <https://arxiv.org/abs/1802.08757>`_, its first algorithm: :math:`Q_i(s, a)` sees all observations

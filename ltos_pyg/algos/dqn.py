@@ -26,11 +26,11 @@ class DQNConfig(OffPolicyConfig):
 
     double_q: bool = True  # the online network chooses the successor's action
     action_gap: float = 0.0  # advantage learning: fraction of the action gap subtracted from targets
-    huber: float | None = 1.0  # error from which the loss is linear; None: mean square
+    huber: float | None = 1.0  # Huber loss: error above which it is linear; None: mean square
     epsilon_start: float = 1.0  # chance of a random action at the start
     epsilon_end: float = 0.02  # chance of a random action at the end
-    epsilon_fraction: float = 0.3  # fraction of training over which it falls
-    greedy_fraction: float = 0.5  # fraction of the parallel episodes in which it falls to 0 instead
+    epsilon_fraction: float = 0.3  # fraction of training over which epsilon falls
+    greedy_fraction: float = 0.5  # fraction of the parallel episodes in which epsilon falls to 0 instead of epsilon_end
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,7 +84,7 @@ class DQN(OffPolicy):
         return self.q_values(self.averaged, views, repeat_sharing(sharing, times))
 
     def epsilon(self, graph: Batch) -> Tensor:
-        """Chance of a random action now, for each node (N,); the last graphs of the batch fall to 0."""
+        """Current chance of a random action, for each node (N,); in the last graphs of the batch it falls to 0."""
         c = self.config
         ends = (c.epsilon_end, 0.0)
         rate, greedy_rate = (linear_schedule(c.epsilon_start, e, c.epsilon_fraction, self.progress) for e in ends)

@@ -35,7 +35,7 @@ class LIOConfig(OnPolicyConfig):
     entropy: float = 0.01  # weight of the policies' entropy
     epsilon_start: float = 0.5  # weight of the uniform part of the policy at the start
     epsilon_end: float = 0.05  # the same at the end
-    epsilon_fraction: float = 0.3  # fraction of training over which it falls
+    epsilon_fraction: float = 0.3  # fraction of training over which epsilon falls
     max_grad_norm: float = 10.0  # gradients of incentive networks and values are clipped to this norm
     policy_channels: tuple[int, ...] = (64, 32)  # widths of a policy's hidden layers
     incentive_channels: tuple[int, ...] = (64, 16)  # widths of an incentive network's hidden layers

@@ -41,8 +41,8 @@ class OffPolicyConfig:
     train_freq: float = 32.0  # env steps per gradient step
     hidden_channels: int = 128  # width of the hidden layers
     encoder_channels: tuple[int, ...] = (512,)  # widths of the encoder's hidden layers
-    augment: bool = True  # train on random views, where the env declares symmetries
-    average_views: bool = False  # act greedily on the mean over all views (as many times the work)
+    augment: bool = True  # train on random symmetric views (rotations, reflections), if the env declares symmetries
+    average_views: bool = False  # act greedily on the mean over all symmetric views (one forward pass for each)
     eval_temperature: float = 0.0  # without exploration: draw from softmax(values / this); 0: the best action
     precision: Literal['float32', 'bf16'] = 'float32'  # bf16: the networks' matrix products under autocast
 
@@ -79,7 +79,8 @@ class OffPolicy(Algorithm):
     config: OffPolicyConfig
     data_parallel = True
     stores_sharing = False  # whether transitions carry sharing weights
-    # Networks that greedy actions do not depend on; in a `policy_state` the named one stands for each, or none does.
+    # Networks that greedy actions do not depend on: a `policy_state` leaves them out. When one is loaded, each of them
+    # gets the weights of the network named here, or stays as it is (None).
     training_only: Mapping[str, str | None] = {'network': 'averaged', 'target': 'averaged'}
 
     def __init__(

@@ -31,8 +31,8 @@ class OnPolicyConfig:
     gamma: float = 0.99  # discount per step
     rollout_steps: int = 20  # steps of a segment, in every graph
     reward_norm: float = 1.0  # rewards are divided by it
-    max_agents: int | None = None  # agents with networks of their own; None: as many as the env has nodes at most
-    max_neighbours: int | None = None  # neighbours that an agent can tell apart; None: all others
+    max_agents: int | None = None  # number of agents with networks of their own; None: spec.max_nodes of the env
+    max_neighbours: int | None = None  # largest number of neighbours that an agent receives from; None: all others
     eval_temperature: float = 0.0  # without exploration: 0: the likeliest action; 1: draw from the policy
 
     def __post_init__(self) -> None:

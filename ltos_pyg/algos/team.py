@@ -41,7 +41,7 @@ def slots(graph: Batch, spec: GraphEnvSpec) -> Tensor:
         return slot
     if slot.device.type == 'cpu' and slot.numel() > 0 and int(slot.max()) >= spec.max_nodes:
         raise ValueError(
-            f"'node_id' must lie below spec.max_nodes={spec.max_nodes}, for each agent has a slot of its own "
+            f"'node_id' must lie below spec.max_nodes={spec.max_nodes}, as each agent has a slot of its own "
             f'(got {int(slot.max())}). Number the agents from 0, or take a method without slots (qmix --mixing shared).'
         )
     return slot

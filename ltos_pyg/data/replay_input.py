@@ -106,7 +106,7 @@ def check_fixed_nodes(parts: Parts, successor: Parts, status: Array) -> None:
     if changed.size > 0:
         where = changed[0]
         raise ValueError(
-            f"'step.successor' must have the nodes of 'graph', for spec.fixed_nodes is True (got {after[where]} after "
+            f"'step.successor' must have the nodes of 'graph', as spec.fixed_nodes is True (got {after[where]} after "
             f'{before[where]} in graph {where}). Set fixed_nodes = False, and give each graph a node_id.'
         )
 

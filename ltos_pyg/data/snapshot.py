@@ -77,7 +77,7 @@ def batch_snapshots(
     num_graphs = nodes_per_graph.numel()
     no_shift = torch.zeros(num_graphs, dtype=torch.int64)
     base: Any = cls  # mypy does not see the base class of `Snapshot`, and treats it as unhashable
-    out: Any = type.__call__(_batch_class(base))  # past the search for the class
+    out: Any = type.__call__(_batch_class(base))  # skips PyG's search for the class
     for key, value in fields.items():
         out[key] = value
     out._num_graphs = num_graphs

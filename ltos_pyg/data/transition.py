@@ -17,9 +17,9 @@ from ltos_pyg.nn.validation import check_rows
 class Transition:
     r"""A batch of n-step graph transitions. N nodes in B graphs, N' nodes in the B successors.
 
-    ``m`` is the number of steps between a graph and its successor: ``m <= n``, smaller where the episode ended earlier
-    or any agent left, also one that had arrived after the graph: a return that neighbours share must not go on paying
-    an agent that has left. (All methods get the same returns, so that LToS in which every agent keeps all is DGN.)
+    ``m`` is the number of steps between a graph and its successor. It is n, or fewer if the episode ended or any agent
+    left before that (also an agent that arrived after the graph): a return that neighbours share must not go on paying
+    an agent that has left. All methods get these returns, so LToS in which every agent keeps all is the same as DGN.
     """
 
     graph: Batch  # o_t

@@ -36,8 +36,8 @@ class GraphEnvSpec:
     has_action_mask: bool = False  # the env emits `action_mask`
     fixed_nodes: bool = True  # each graph has the same nodes in the same order at every step of an episode
     symmetric: bool = False  # with j -> i there is always i -> j
-    horizon: int | None = None  # steps after which an episode is truncated; None: none
-    num_tasks: int | None = None  # nothing is random: graph b plays task b % num_tasks; None: episodes differ
+    horizon: int | None = None  # steps after which an episode is truncated; None: no time limit
+    num_tasks: int | None = None  # set if nothing is random: graph b plays task b % num_tasks; None: episodes differ
     symmetries: tuple[Symmetry, ...] = ()  # symmetries of the game, the identity first; (): none known
 
     def __post_init__(self) -> None:

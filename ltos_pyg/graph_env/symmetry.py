@@ -12,7 +12,7 @@ from torch_geometric.data import Batch
 
 from ltos_pyg.data import repeat_batch
 
-NODES_AT_ONCE = 1024  # views run together up to about this size: of small batches the overhead costs more than the sums
+NODES_AT_ONCE = 1024  # views are batched together up to about this size: small batches are dominated by overhead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Symmetry:
     .. math::
         x'_{ic} = s_c\, x_{i, f(c)} + t_c, \qquad e'_{d} = r_d\, e_{h(d)}, \qquad a'_i = \sigma(a_i).
 
-    All in the units in which the environment stores them, before any scale.
+    Features are meant in the units in which the environment stores them, before any scale.
     """
 
     feature: tuple[int, ...]  # f: column of `x` that each column comes from
@@ -107,7 +107,7 @@ class Symmetries(nn.Module):
     def average(self, graph: Batch, values: Callable[[Batch], Tensor]) -> Tensor:
         """Mean of action values (N, A) over all views, each column named as in ``graph``.
 
-        ``values`` is asked about batches of K views, one after another, and returns (K * N, A).
+        ``values`` is called with batches of K views, stacked one after another, and returns (K * N, A).
         """
         parts = []
         for which, views in self.stacked_views(graph):

@@ -139,7 +139,7 @@ class VectorGraphEnv(GraphEnv):
         for size, step in zip(sizes, steps, strict=True):
             if self.spec.fixed_nodes and not step.terminated and _num_nodes(step.graph) != size:
                 raise ValueError(
-                    f'the nodes of a graph must stay the same during an episode, for spec.fixed_nodes is True (got '
+                    f'the nodes of a graph must stay the same during an episode, as spec.fixed_nodes is True (got '
                     f'{_num_nodes(step.graph)} after {size}). Set fixed_nodes = False, and give each graph a node_id.'
                 )
         reward = torch.cat([_reward(step, size) for step, size in zip(steps, sizes, strict=True)])
@@ -258,8 +258,8 @@ def _spec_of(env: SingleGraphEnv, num_envs: int) -> GraphEnvSpec:
 
 
 def _check_graph(graph: Snapshot, source: str) -> None:
-    """Raises a ``ValueError`` unless it is a snapshot, x is a tensor and the edges join its nodes: an edge beyond them
-    would end in another graph of the batch."""
+    """Raises a ``ValueError`` unless it is a snapshot, ``x`` is a tensor and the edges join its own nodes. (A larger
+    node number would point into another graph of the batch.)"""
     if not isinstance(graph, Snapshot):
         raise ValueError(
             f'{source} must return a Snapshot as its graph (got {type(graph).__name__}). Build it with '

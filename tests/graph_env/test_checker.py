@@ -316,7 +316,7 @@ class NeverStartsAnew(Drift):
 
 WARNED = {
     'no episode ended within 30 steps': Endless,
-    'seeds 0 and 1 gave the same episodes, but reset() others': OneSeed,
+    'seeds 0 and 1 gave the same episodes, but reset() without a seed': OneSeed,
     'all graphs of a batch start in the same state': OneStartForAll,
     '`graph` is the same as `successor` in all': NeverStartsAnew,
 }

@@ -27,11 +27,11 @@ class SharingQConfig(MessageQConfig):
 class LToSConfig(SharingQConfig):
     """Options of LToS and LToS-edge."""
 
-    objective: Literal['search', 'gradient'] = 'search'  # what phi is trained for; 'gradient' is the paper's
+    objective: Literal['search', 'gradient'] = 'search'  # how phi (the high level) is trained; 'gradient': the paper's
     initial_kept: float | None = None  # objective 'gradient': share that phi keeps at first; None: uniform
     phi_lr: float = 1e-2  # learning rate of phi (Adam)
     phi_starts: float = 0.35  # fraction of training before phi's first step, so that the low level converges first
-    phi_every: int = 4  # gradient steps of the low level per one of phi
+    phi_every: int = 4  # gradient steps of the low level per gradient step of phi
     phi_graphs: int = 8  # graphs of the low level's batch used in a step of phi
     phi_tau: float = 0.05  # soft update of the target phi', per step of phi
     phi_channels: int = 64  # width of the high level
@@ -44,11 +44,11 @@ class LToSConfig(SharingQConfig):
     noise_joint: float = 4.0  # exploration: half-width of the uniform noise on logits that all agents of a graph share
     noise_own: float = 0.5  # largest standard deviation of the noise on each agent's self logit
     noise_received: float = 1.0  # largest standard deviation of the noise on the logits of the edges into an agent
-    noise_local: float = 0.25  # scale of the noise around phi; wide exploration has scale 1
-    hold_steps: int | None = None  # steps that exploration weights are held; None: n_step
-    wide_start: float = 1.0  # fraction of the time with wide exploration of weights, at the start
-    wide_end: float = 0.1  # the same, at the end
-    wide_fraction: float = 0.5  # part of training over which it falls
+    noise_local: float = 0.25  # scale of the small noise around phi; wide exploration has scale 1
+    hold_steps: int | None = None  # env steps for which drawn noise on the weights is held; None: n_step
+    wide_start: float = 1.0  # chance of wide exploration of weights (else small noise around phi), at the start
+    wide_end: float = 0.1  # chance of wide exploration of weights, at the end
+    wide_fraction: float = 0.5  # fraction of training over which that chance falls
 
     def __post_init__(self) -> None:
         super().__post_init__()

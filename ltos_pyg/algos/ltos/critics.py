@@ -59,7 +59,7 @@ def find_edges(edge_index: Tensor, pairs: Tensor, num_nodes: int) -> tuple[Tenso
 
 
 def features_of(pairs: Tensor, seen: Seen) -> Tensor | None:
-    """Edge features (P, D) of pairs (2, P): zeros where no edge joins them, ``None`` where edges have none."""
+    """Edge features (P, D) of pairs (2, P): zeros for pairs without an edge; ``None`` if edges have no features."""
     x, edge_index, edge_attr = seen
     if edge_attr is None:
         return None
@@ -70,14 +70,15 @@ def features_of(pairs: Tensor, seen: Seen) -> Tensor | None:
 
 
 class Critic(Protocol):
-    """A critic of the low level, a module: action values under given weights, and the loss that they learn from."""
+    """A critic of the low level: a module that gives action values under given weights, and the loss to train it."""
 
     pair_values: ClassVar[bool]  # whether it learns a value per pair of agents, also of pairs without an edge
 
     def __call__(
         self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, sharing: Sharing, copies: int = 1
     ) -> Tensor:
-        """Action values (N, A); of ``copies`` of the same graphs, one after another, under as many weights."""
+        """Action values (N, A). With ``copies`` K, the inputs are K copies of the same graphs, one after another, each
+        copy under its own weights."""
 
     def loss(self, target: Any, batch: LowLevelBatch, config: DQNConfig) -> tuple[Tensor, dict[str, Tensor]]:
         """The temporal-difference loss of one batch, and what to log of it."""
@@ -90,9 +91,9 @@ class NodeCritic(DGN):
         Q_i(o, a_i; w) \to R^w_i + \gamma^n Q^-_i(o', a'_i; \phi'(o')), \qquad
         R^w_i = w_{ii} R_i + \sum_{j \to i} w_{ji} R_j
 
-    with the n-step returns :math:`R` of own rewards, shared by the weights :math:`w` that are the input: so the target
-    depends only on weights that the network has as input. The weights are inputs of the network (see
-    :class:`~ltos_pyg.nn.DGNTrunk`), unless ``sees_weights`` is false, for weights that never change.
+    with the n-step returns :math:`R` of own rewards. The weights :math:`w` that share these returns are also inputs of
+    the network (see :class:`~ltos_pyg.nn.DGNTrunk`), so the target depends on no weights that the network does not
+    see. For weights that never change, ``sees_weights`` is false and they are not inputs.
 
     Shapes:
         - **input:** node features :math:`(N, F)`, edge indices :math:`(2, E)`, edge features :math:`(E, D)`, weights

@@ -21,8 +21,8 @@ from ltos_pyg.seeding import generator
 class FixedLToSConfig(SharingQConfig):
     """Options of fixed LToS."""
 
-    critic: Literal['node', 'edge'] = 'node'  # the paper's, or pair values (ours)
-    kept: float | Literal['uniform', 'random'] = 'uniform'  # share kept, the rest is split evenly; see FixedLToS
+    critic: Literal['node', 'edge'] = 'node'  # 'node': the paper's; 'edge': one value per pair of agents (ours)
+    kept: float | Literal['uniform', 'random'] = 'uniform'  # share kept; the rest is split evenly; see FixedLToS
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,8 +38,8 @@ class FixedLToS(SharingQ):
 
     ``kept`` sets the weights: ``'uniform'``, :math:`w_{jj} = w_{ji} = 1 / (1 + d_j)`; a number :math:`s`, the share
     that each node with neighbours keeps (1: every agent keeps all); or ``'random'``, drawn uniformly on each sender's
-    simplex at each step. The paper does not state its weights. They are not inputs of the networks, so with ``kept=1``
-    and the node critic this is DGN, to the bit.
+    simplex at each step. The paper does not state which weights its ablation uses. The weights are not inputs of the
+    networks, so with ``kept=1`` and the node critic this is DGN, to the bit.
     """
 
     config: FixedLToSConfig

@@ -39,19 +39,19 @@ class LToS(SharingQ):
     :math:`r^w_i = w_{ii} r_i + \sum_j w_{ji} r_j` with the critic :math:`Q_i(o, a; w)`
     (:class:`~ltos_pyg.algos.ltos.NodeCritic`, the paper's). An update is
 
-    1. the low level: one step of Q on :math:`r^w`, with the weights of the time when the data was collected and
-       the target policy's at the successor, :math:`w' = \phi'(o')`;
+    1. the low level: one step of Q on :math:`r^w`, with the weights that were used when the data was collected, and at
+       the successor those of the target high level, :math:`w' = \phi'(o')`;
     2. one step of the objective's own critics, if it has any;
-    3. the high level, in turns: from ``phi_starts`` of training on, one step of :math:`\phi` every ``phi_every``
+    3. the high level: once the fraction ``phi_starts`` of training is over, one step of :math:`\phi` per ``phi_every``
        steps of Q. ``objective='search'`` (ours) is :class:`~ltos_pyg.algos.ltos.JointSearch`; ``'gradient'`` (the
        paper's) maximises :math:`\sum_i \max_a Q_i(o, a; \phi(o))` over :math:`\phi` with Q frozen.
 
-    The logits of the weights are those of a constant share, the *first share* (the search's keeps 0.4), plus what
-    :math:`\phi` adds to them, which is zero at the start. With the search, :math:`\phi` is pulled towards the best
-    constant found so far where the critics disagree.
+    The logits of the weights are those of a constant share, the *first share* (with the search, each agent keeps 0.4),
+    plus the output of :math:`\phi`, which is zero at the start. With the search, :math:`\phi` is pulled towards the
+    best constant share found so far where the search's two critics disagree.
 
-    **Exploration of weights.** In a part of the time (``wide_start`` falling to ``wide_end``) the weights are wide
-    noise around the first share, otherwise small noise around :math:`\phi`; see
+    **Exploration of weights.** With a chance that falls from ``wide_start`` to ``wide_end``, the weights of a graph
+    are the first share with wide noise; otherwise they are those of :math:`\phi` with small noise. See
     :class:`~ltos_pyg.algos.ltos.JointNoise`. So Q is trained under many weights.
 
     :attr:`sharing_mode` selects the weights of :meth:`act` without exploration: ``'phi'``, ``'constant'`` (the best
@@ -170,7 +170,8 @@ class LToS(SharingQ):
 
     @property
     def constant_kept(self) -> float | None:
-        """The best constant share kept so far, ``None`` for uniform; with the paper's objective the first one."""
+        """The best constant value of the share kept that was found so far, ``None`` for uniform sharing. With the
+        paper's objective it is the first share."""
         return self.objective.constant_kept
 
     def logits(self, phi: Any, seen: Seen) -> Logits:

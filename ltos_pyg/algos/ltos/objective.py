@@ -42,7 +42,8 @@ class Objective(Protocol):
 
     @property
     def constant_kept(self) -> float | None:
-        """The best constant share kept so far, the weights of sharing mode ``'constant'``; ``None`` for uniform."""
+        """The best constant value of the share kept that was found so far, ``None`` for uniform sharing. It gives the
+        weights of sharing mode ``'constant'``."""
 
     def critic_loss(self, batch: LowLevelBatch) -> Tensor | None:
         """The loss of its own critics on the low level's batch, at each update; ``None`` without critics."""
@@ -80,7 +81,7 @@ class ShapedGradient:
 
     @property
     def constant_kept(self) -> float | None:
-        """The initial share of phi: this objective does not search for a constant."""
+        """The share kept that phi starts from: this objective does not search for a better constant."""
         return self.first_kept
 
     def critic_loss(self, batch: LowLevelBatch) -> Tensor | None:

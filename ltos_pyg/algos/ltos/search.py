@@ -79,9 +79,9 @@ class JointActionCritic(nn.Module):
 
 
 class BestConstant(nn.Module):
-    r"""The best constant share kept so far, by two critics of joint actions.
+    r"""The best constant value of the share kept that was found so far, as judged by two critics of joint actions.
 
-    Each visit compares the share :math:`r` with uniform sharing on a batch:
+    Each visit compares one candidate share :math:`r` with uniform sharing on a batch:
 
     .. math::
         D_c(r) \leftarrow D_c(r) + \alpha_n \Big(\frac1N \sum_i \big[G_{c,i}(o, \mathbf{a}_r) -
@@ -173,7 +173,7 @@ class JointSearch:
         spec: What the environment promises.
         config: The options.
         device: Where the critics live.
-        rng: Of the candidates.
+        rng: The generator that draws the candidates.
     """
 
     def __init__(self, spec: GraphEnvSpec, config: LToSConfig, device: torch.device, rng: torch.Generator) -> None:
@@ -191,7 +191,7 @@ class JointSearch:
 
     @property
     def constant_kept(self) -> float | None:
-        """The best constant share kept so far, ``None`` for uniform."""
+        """The best constant value of the share kept that was found so far, ``None`` for uniform sharing."""
         return self.constant.kept
 
     def modules(self) -> dict[str, nn.Module]:
@@ -208,11 +208,11 @@ class JointSearch:
         return both_ways(seen) if self.one_way else seen
 
     def critic_loss(self, batch: LowLevelBatch) -> Tensor:
-        r"""Half the mean square error of :math:`G_c(o, \mathbf{a}) \to R + \gamma^n G^-_c(o', \mathbf{a}')`, c by the
-        transition's number.
+        r"""Half the mean square error of :math:`G_c(o, \mathbf{a}) \to R + \gamma^n G^-_c(o', \mathbf{a}')`. The number
+        of a transition decides which critic c learns from it (:func:`half_of`).
 
-        Squared, not Huber, whatever the low level has: the search compares *mean* returns, and the Huber loss
-        underrates what is rare and large, such as the loss of an agent that is attacked.
+        The error is squared even if the low level uses the Huber loss: the search compares *mean* returns, and the
+        Huber loss gives too little weight to rare, large values, such as the loss of an agent that is attacked.
         """
         t = batch.t
         which = half_of(t.index, self.num_envs, self.num_tasks)  # (B,) the same for the same frame in every batch
@@ -343,10 +343,11 @@ class JointSearch:
         return Logits(*(part.detach() for part in logits))
 
     def _gains(self, batch: HighLevelBatch, action: Tensor, other: Tensor, near: Near) -> Tensor:
-        """What the neighbourhood of each node gains if it takes its other action, by both critics, (2, N).
+        """What the neighbourhood of each node gains if the node takes its other action, by both critics, (2, N).
 
-        The agents of a graph are divided into ``DEVIATIONS`` parts at random, and those of a part deviate at once. So
-        up to that many agents each deviates alone; in larger graphs the effects of those of a part may overlap.
+        The agents of a graph are divided into ``DEVIATIONS`` parts at random, and all agents of a part deviate at the
+        same time. In graphs of up to ``DEVIATIONS`` agents each agent therefore deviates alone; in larger graphs the
+        effects of the agents of a part may overlap.
         """
         node, partner = near
         part = random_parts(batch.graph_of_node, batch.num_graphs, DEVIATIONS, self.rng)
@@ -357,11 +358,11 @@ class JointSearch:
 
 
 def half_of(index: Tensor, num_envs: int, num_tasks: int = 1) -> Tensor:
-    """Which of two critics learns from each transition, 0 or 1, by its number.
+    """Which of two critics learns from each transition, 0 or 1, by the number of its frame.
 
-    Odd and even numbers are odd and even streams, or steps. Those may differ in more than chance: of two streams one
-    may be the near-greedy one, one-step episodes use every other number, and with an even number of tasks odd streams
-    never play some of them. There numbers are hashed.
+    With four or more streams and an odd number of tasks, it is whether the number is odd. Otherwise odd and even
+    numbers may differ systematically: of two streams one may be the near-greedy one, one-step episodes use every other
+    number, and with an even number of tasks odd streams never play some of them. In these cases the number is hashed.
     """
     alternate = num_envs >= 4 and num_tasks % 2 == 1
     return (index if alternate else (index * 2654435761) >> 16) % 2
@@ -374,7 +375,7 @@ def summed(value: Tensor, near: Near) -> Tensor:
 
 
 def in_parts(candidates: Parts, num_nodes: int) -> list[Parts]:
-    """The candidates, so many at a time that a large graph fits into memory."""
+    """The candidates in parts small enough that the parts of a large graph fit into memory."""
     size = max(NODES_AT_ONCE // max(num_nodes, 1), 1)
     return [candidates[first : first + size] for first in range(0, len(candidates), size)]
 

@@ -66,7 +66,8 @@ def part_of(seen: Seen, graph_of_node: Tensor, chosen: Tensor) -> tuple[Tensor, 
 
 
 def random_parts(graph_of_node: Tensor, num_graphs: int, parts: int, rng: torch.Generator) -> Tensor:
-    """The part, 0 to ``parts`` - 1, of each node (N,), if the nodes of each graph are dealt out to parts at random."""
+    """Divides the nodes of each graph at random into ``parts`` parts of nearly equal size; returns the part of each
+    node, 0 to ``parts`` - 1, (N,)."""
     device = graph_of_node.device
     chance = torch.rand(len(graph_of_node), generator=rng, device=device)
     order = chance.argsort()

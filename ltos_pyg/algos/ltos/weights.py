@@ -61,15 +61,15 @@ class JointNoise:
 
 
 class HeldNoise:
-    """Noise for the streams of an environment, held for some steps, and which streams explore widely.
+    """Noise for the streams of an environment, held for some steps; it also decides which streams explore widely.
 
     Whether a stream explores widely is redrawn with the noise, independently for each stream: it must not correlate
     with other differences between streams, such as which of them act greedily.
 
     Args:
         noise: What to draw.
-        hold: Steps until new noise is drawn. The start of an episode draws too, and so does an agent that enters or
-            leaves, for that graph alone.
+        hold: Steps until new noise is drawn. For a single graph, new noise is also drawn when an episode starts, and
+            when an agent enters or leaves.
     """
 
     def __init__(self, noise: JointNoise, hold: int) -> None:

@@ -62,7 +62,10 @@ def warn_about_seeds(env: GraphEnv, trajectory: list[Digest], seed: int) -> None
     starts = [env.reset(seed), env.reset(), env.reset(seed + 1)]
     unseeded, other = (record_trajectory(env, env.reset(s), len(trajectory) - 1, seed) for s in (None, seed + 1))
     if unseeded != trajectory and other == trajectory:
-        warn(f'seeds {seed} and {seed + 1} gave the same episodes, but reset() others: does reset(seed) use it?')
+        warn(
+            f'seeds {seed} and {seed + 1} gave the same episodes, but reset() without a seed gave others: does '
+            f'reset(seed) use its seed?'
+        )
     differ = bool(differences(digest_seen(starts[0]), digest_seen(starts[1])))
     if differ and env.spec.num_envs > 1 and all(_all_alike(start) for start in starts):
         warn('all graphs of a batch start in the same state at each reset: does each episode have its own seed?')
