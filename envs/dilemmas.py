@@ -41,15 +41,15 @@ class DilemmasEnv(GraphEnv):
     Actions of all other agents have no effect.
 
     *offers*: at each step each agent has, with probability 1/2, an offer: a gain of a for itself and a harm of b to a
-    random neighbour, both uniform in [0, 1]. The graph is a ring, a star, a random recursive tree or one of
+    random neighbour, both uniform in [0, 1]. The graph is a ring, a star, a random recursive tree or a graph grown by
     preferential attachment; random ones are redrawn in each episode. Offers are **good** where a > b, else **bad**.
 
     Agents observe the state, on nodes ``x`` (and edges j -> i ``edge_attr``):
 
     - *groups*: the state as a one-hot of 3; edges have no features;
-    - *double_star*: in a hunt, hub of it, has an offer, its sign (good 1, bad -1), is the victim of one, its sign,
-      degree / 4; on edges, whether the receiver may harm the sender and the sign of that, whether the sender may harm
-      the receiver and the sign of that;
+    - *double_star*: takes part in a hunt, is its hub, has an offer, the offer's sign (good 1, bad -1), is the victim of
+      an offer, that offer's sign, degree / 4; on edges, whether the receiver may harm the sender and the sign of that
+      offer, whether the sender may harm the receiver and the sign of that offer;
     - *offers*: has an offer, a, b, offers against it / 4, the sum of their harms, degree / 4; on edges, whether the
       receiver may harm the sender, a, b, whether the sender may harm the receiver, a, b.
 
@@ -63,11 +63,11 @@ class DilemmasEnv(GraphEnv):
         device: Where the tensors live.
         **options: Single options of :class:`~ltos_pyg.envs.DilemmasConfig`, e.g. ``graph='offers'``.
 
-    ``info`` has for each graph (B,) ``optimality = 1 - (best - payoff) / E[best]``, where ``payoff`` is the sum of the
-    agents' payoffs, ``best`` its maximum in the state of this step, and ``E[best]`` the expectation of that
-    (``config.optimum`` times N). Its expectation is that of ``payoff / E[best]``, for the difference,
-    ``best / E[best] - 1``, has mean 0 (a control variate); but it is 1 at every step for optimal joint actions, in
-    whatever states are drawn.
+    ``info`` has for each graph (B,) ``optimality = 1 - (best - payoff) / E[best]``. Here ``payoff`` is the sum of the
+    agents' payoffs, ``best`` its maximum in the state of this step, and ``E[best]`` the expectation of ``best``
+    (``config.optimum`` times N). ``optimality`` has the same expectation as ``payoff / E[best]``, since their
+    difference, ``best / E[best] - 1``, has mean 0 (a control variate). But for optimal joint actions it is 1 at every
+    step, whatever states are drawn.
 
     The losses ``(best - payoff) / E[best]`` come by kind of state: ``lost_hunt``, ``lost_work`` and ``lost_tempt`` in
     *groups*, ``lost_hunt``, ``lost_good`` and ``lost_bad`` on the *double_star*, and with *offers* ``lost_good`` (good

@@ -50,9 +50,9 @@ class DilemmasConfig:
     graph: Literal['groups', 'double_star', 'offers'] = 'groups'  # which of the three games
     num_agents: int | None = None  # N; None: 8 in groups, 6 on the double star (the only size), 20 with offers
     topology: Literal['ring', 'star', 'tree', 'ba'] = 'ba'  # offers: the graph; ba is preferential attachment
-    attach: int = 2  # offers on ba: edges that each new node brings
+    attach: int = 2  # offers on ba: number of edges from each new node to earlier ones
     horizon: int = 10  # steps of an episode
-    reward_scale: float | None = None  # payoffs are multiplied by it; None: 0.1, with offers 1
+    reward_scale: float | None = None  # factor on all payoffs; None: 0.1, with offers 1
 
     def __post_init__(self) -> None:
         for name, value, known in (('graph', self.graph, GRAPHS), ('topology', self.topology, TOPOLOGIES)):
@@ -74,7 +74,7 @@ class DilemmasConfig:
             check_count('num_agents', self.num_agents, 2)
         if self.graph == 'groups' and self.agents % 4:
             raise ValueError(
-                f"'num_agents' must be a multiple of 4, for groups are of four (got {self.num_agents}). "
+                f"'num_agents' must be a multiple of 4, as each group has four agents (got {self.num_agents}). "
                 f'Try {4 * max(1, round(self.agents / 4))}.'
             )
         if self.graph == 'double_star' and self.agents != 6:

@@ -208,8 +208,8 @@ def _offers_value(game: OfferGraph, weights: Matrix) -> float:
 
 
 def best_kept(many: Sequence[Game]) -> tuple[float, float]:
-    """The kept share, the same for all agents, with the largest mean value over some games, to 1/600; and that value.
-    Of an interval of optimal shares, the middle."""
+    """The share kept, the same for all agents, that has the largest mean value over some games, to a precision of
+    1/600; and that value. If all shares in an interval are optimal, its middle."""
     shares = np.linspace(0, 1, 601)
     values = [[equilibrium_value(game, constant_sharing(game.neighbours, s)) for s in shares] for game in many]
     mean = np.mean(values, axis=0)

@@ -43,14 +43,15 @@ class JungleEnv(GraphEnv):
     With ``cost_on_hit`` every attack costs 0.01, also one that hits, as in MAgent's engine.
 
     **Unequal gains.** With ``attack_gain_high`` set, ``round(high_fraction * num_agents)`` agents of each board, drawn
-    uniformly at the start of each episode, gain that instead of 2 by an attack on an agent (less the 0.01 of
-    ``cost_on_hit``). All else is the same for them, including the cost for the victim. Every agent observes which
-    agents they are.
+    uniformly at the start of each episode, gain ``attack_gain_high`` instead of 2 by an attack on an agent (less the
+    0.01 of ``cost_on_hit``). All else is the same for them, including the cost for the victim. Every agent observes
+    which agents have the high gain.
 
     **Observation**, int8 (int16 if ``size`` is above 127): the window of radius ``view`` around the agent, row by row
     (agents, itself included, 1; foods -1; else 0; cells farther than ``view`` are blank, as are walls), then its y and
-    x. With ``attack_gain_high`` set, agents that gain it show as 2 in the windows, and one more column, the last, is 1
-    for an agent that gains it, else 0. ``spec.feature_scale`` is ``1 / size`` on the cell and 1 on everything else.
+    x. With ``attack_gain_high`` set, agents with the high gain appear as 2 in the windows, and one more column, the
+    last, is 1 for an agent with the high gain, else 0. ``spec.feature_scale`` is ``1 / size`` for y and x, and 1 for
+    everything else.
 
     **Graph**, recomputed at each step. With ``graph='knn'`` each agent receives messages from its ``neighbours``
     nearest others (Euclidean; ties go to the lower number); if ``symmetric``, the reverse edges are added. With
@@ -130,8 +131,8 @@ class JungleEnv(GraphEnv):
                 the first ``round(high_fraction * num_agents)``.
 
         Raises:
-            ValueError: If a cell is wall, taken twice, the shapes or dtypes do not fit, or ``high`` is given although
-                all agents have the same gain.
+            ValueError: If a cell is a wall or is given twice, if shapes or dtypes do not fit, or if ``high`` is given
+                although all agents have the same gain.
         """
         cells = check_cells(agents, foods, self.config, self.num_envs)
         self._board.place(cells, check_high(high, self.config, self.num_envs))

@@ -20,7 +20,7 @@ from . import jungle_rules
 from .jungle_rules import FIRST_ATTACK, JungleConfig, Observations
 
 Array = npt.NDArray[Any]
-FAR = np.int32(2**31 - 1)  # key for: no neighbour
+FAR = np.int32(2**31 - 1)  # the key that stands for "no neighbour"
 HALF, LOW = np.int32(16), np.int32(2**16 - 1)  # a pair is receiver << 16 | sender
 DY = np.array(jungle_rules.DY, dtype=np.int64)
 DX = np.array(jungle_rules.DX, dtype=np.int64)

@@ -23,7 +23,7 @@ FIRST_ATTACK = 5
 DY = (-1, 0, 0, 0, 1, -1, 0, 0, 1)  # direction of each action
 DX = (0, -1, 0, 1, 0, 0, -1, 1, 0)
 
-MANY = 256  # agents and foods from which a board is large: it is then read through a grid, on the CPU
+MANY = 256  # a board with this many agents and foods or more is large: on the CPU it is then read through a grid
 
 Graph = Literal['knn', 'radius']
 
@@ -37,12 +37,12 @@ class JungleConfig:
     size: int = 30  # cells on a side, wall included
     graph: Graph = 'knn'  # neighbours are the k nearest, or with 'radius' all agents within `radius`
     neighbours: int = 3  # k of the k-nearest graph; all others where there are fewer than k; unused with 'radius'
-    radius: float = 9.0  # of the graph 'radius', in cells (Euclidean): 4.6 neighbours each at random positions
+    radius: float = 9.0  # largest distance of neighbours with 'radius', in cells (Euclidean); 9: about 4.6 neighbours
     view: int = 5  # radius of the window, in cells (Euclidean)
     horizon: int = 120  # steps of an episode
     symmetric: bool = True  # neighbours both ways if either is among the other's k nearest; unused with 'radius'
-    cost_on_hit: bool = False  # every attack costs 0.01 (MAgent), not only one on a blank (the paper)
-    attack_gain_high: float | None = None  # what some agents gain by attacking an agent, instead of 2; None: 2
+    cost_on_hit: bool = False  # True: every attack costs 0.01 (MAgent); False: only one on a blank or wall (the paper)
+    attack_gain_high: float | None = None  # what some agents gain by attacking an agent; None: 2, as all others
     high_fraction: float = 0.5  # fraction of agents, redrawn in each episode, that gain `attack_gain_high`
     edge_features: bool = True  # edge_attr = (dy, dx), sender minus receiver
 
@@ -52,7 +52,7 @@ class JungleConfig:
             check_count(name, getattr(self, name), bound)
         if self.size > LARGEST_SIZE:
             raise ValueError(
-                f"'size' must be at most {LARGEST_SIZE}, for cells are stored in 16 bits (got {self.size}). Use more "
+                f"'size' must be at most {LARGEST_SIZE}, as cells are stored in 16 bits (got {self.size}). Use more "
                 f'envs on smaller boards.'
             )
         free = (self.size - 2) ** 2

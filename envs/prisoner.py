@@ -24,14 +24,14 @@ class PrisonerConfig:
 
     length: int = 9  # cells of the corridor, odd, 5 or more
     horizon: int = 50  # steps after which an episode is truncated
-    cost: float = 0.01  # cost of each action, also the last
+    cost: float = 0.01  # cost of each action, the last one included
 
     def __post_init__(self) -> None:
         for name, least in (('length', 5), ('horizon', 1)):
             check_count(name, getattr(self, name), least)
         if self.length % 2 == 0:
             raise ValueError(
-                f"'length' must be odd, for the corridor has a middle (got {self.length}). Try {self.length + 1}."
+                f"'length' must be odd, as the corridor needs a middle cell (got {self.length}). Try {self.length + 1}."
             )
 
 

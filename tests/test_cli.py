@@ -79,7 +79,11 @@ def said(capsys: pytest.CaptureFixture[str], args: list[str]) -> tuple[int, str]
         (['train', 'prisoner', '--num-envs', '0'], 2, "'num_envs' must be at least 1 (got 0)"),
         (['train', 'prisoner', '--precision', 'fp8'], 2, "Expected one of ('float32', 'bf16')"),
         (['train', 'prisoner', '--algo', 'dqn', '--phi-lr', '1'], 2, 'Unrecognized options: --phi-lr'),
-        (['train', 'prisoner', '--length', '8'], 2, "'length' must be odd, for the corridor has a middle (got 8)"),
+        (
+            ['train', 'prisoner', '--length', '8'],
+            2,
+            "'length' must be odd, as the corridor needs a middle cell (got 8)",
+        ),
         (['train', 'prisoner', '--device', 'gpu'], 1, "'device' must be 'cpu', 'cuda' or 'cuda:N' (got 'gpu')"),
         (['train', 'prisoner', '--algo', 'dqn', '--help'], 0, 'chance of a random action at the end (default: 0.05)'),
         (['train', 'prisoner', '--label', ''], 1, "'label' must not be empty (got '')"),

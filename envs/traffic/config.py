@@ -17,8 +17,8 @@ class TrafficConfig:
     demand_seed: int = 0  # seed of the generated demand
     demands: int = 1  # number of generated demands in one batch, of this seed and the next ones
     turn: float = 0.0  # probability that a generated vehicle turns at an intersection
-    one_road: OneRoad = 'strict'  # routes of one road: dropped, as CityFlow does today, or driven ('legacy')
-    phases: int | None = 4  # most phases that a signal chooses from; None: all
+    one_road: OneRoad = 'strict'  # routes of a single road: 'strict' drops them, as CityFlow now; 'legacy' drives them
+    phases: int | None = 4  # largest number of phases that a signal chooses from; None: all of its phases
     yellow: int = 5  # seconds of yellow at a change; 0: none
     horizon: int = 360  # decisions of 10 s
     phase_bits: bool = False  # observe which movements are open instead of the phase

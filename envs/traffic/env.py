@@ -48,9 +48,9 @@ class TrafficEnv(GraphEnv):
     ``incoming``; a signal with fewer than others has zeros at the end. ``spec.feature_scale`` converts counts to tens
     of vehicles.
 
-    **Reward** of a signal: minus the vehicles that wait (below 0.1 m/s) on its incoming lanes, mean over the seconds of
-    the decision (each counted before it is played), over 10: -1 is a mean queue of 10 vehicles. (The authors' is
-    0.125 times that.)
+    **Reward** of a signal: minus the number of vehicles that wait (below 0.1 m/s) on its incoming lanes, averaged over
+    the seconds of the decision (counted at the start of each second) and divided by 10. So -1 is a mean queue of 10
+    vehicles. (The authors' reward is 0.125 times this one.)
 
     **Graph**: two signals are connected in both directions if a road leads from one to the other. Edges are sorted by
     graph, receiver and sender. ``edge_attr`` is the offset from receiver to sender, in metres to the east and to the

@@ -34,7 +34,7 @@ REST = 0.2  # seconds; an engine deleted while its threads are still leaving a s
 
 class CityFlowEngine:
     """B episodes in CityFlow's own engine, `"CityFlow: A Multi-Agent Reinforcement Learning Environment for Large Scale
-    City Traffic Scenario" <https://arxiv.org/abs/1905.05217>`_, one engine an episode, stepped one after the other.
+    City Traffic Scenario" <https://arxiv.org/abs/1905.05217>`_: one engine per episode, stepped one after the other.
 
     CityFlow aborts the process, or hangs, on input that it does not expect. Here the phases are checked first, the
     files have been read by our own loader, and engines are reused, and deleted only after a pause. Trips and waiting

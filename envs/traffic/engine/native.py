@@ -26,7 +26,7 @@ FIRST_TABLE = 3600  # seconds of departures computed ahead
 
 
 class NativeEngine:
-    r"""CityFlow's semantics, to the bit: without lane changes, with lights, one second a step.
+    r"""CityFlow's semantics, to the bit: without lane changes, with lights, in steps of one second.
 
     Where CityFlow's behaviour is undefined: intersections without phases are always open, by the right of way. Vehicles
     that reach a lane in the same second at the same position keep the order in which they are updated.
