@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 class CocoQConfig:
     """Options of Coco-Q."""
 
-    total_steps: int = 20_000  # env steps (one graph, one step) over which the schedules run
+    total_steps: int = 20_000  # env steps of training (one step of one graph each); all schedules run over them
     gamma: float = 0.99  # discount per step
     rate_power: float = 0.8  # the n-th visit of a state and joint action moves its values by 1 / n^this
     epsilon_start: float = 1.0  # chance of a random joint action at the start

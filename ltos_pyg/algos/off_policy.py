@@ -27,7 +27,7 @@ from ltos_pyg.seeding import generator, restore
 class OffPolicyConfig:
     """Options of every method that learns from a replay."""
 
-    total_steps: int = 500_000  # env steps (one graph, one step) over which the schedules run
+    total_steps: int = 500_000  # env steps of training (one step of one graph each); all schedules run over them
     gamma: float = 0.96  # discount per step
     n_step: int = 3  # rewards summed before the bootstrap
     batch_size: int = 32  # graphs per gradient step
@@ -36,14 +36,14 @@ class OffPolicyConfig:
     tau: float = 0.01  # soft target update per gradient step
     ema_decay: float = 0.999  # decay of the average of weights that acts without exploration; 0: no averaging
     max_grad_norm: float = 10.0  # gradients are clipped to this norm
-    replay_size: int = 50_000  # graphs kept
+    replay_size: int = 50_000  # graphs kept in the replay
     learning_starts: int = 1_000  # env steps before the first gradient step
     train_freq: float = 32.0  # env steps per gradient step
     hidden_channels: int = 128  # width of the hidden layers
     encoder_channels: tuple[int, ...] = (512,)  # widths of the encoder's hidden layers
     augment: bool = True  # train on random symmetric views (rotations, reflections), if the env declares symmetries
     average_views: bool = False  # act greedily on the mean over all symmetric views (one forward pass for each)
-    eval_temperature: float = 0.0  # without exploration: draw from softmax(values / this); 0: the best action
+    eval_temperature: float = 0.0  # without exploration: draw from softmax(action values / this); 0: the best action
     precision: Literal['float32', 'bf16'] = 'float32'  # bf16: the networks' matrix products under autocast
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ from ltos_pyg.seeding import generator, restore
 class OnPolicyConfig:
     """Options of every on-policy method."""
 
-    total_steps: int = 500_000  # env steps (one graph, one step) over which the schedules run
+    total_steps: int = 500_000  # env steps of training (one step of one graph each); all schedules run over them
     gamma: float = 0.99  # discount per step
     rollout_steps: int = 20  # steps of a segment, in every graph
     reward_norm: float = 1.0  # rewards are divided by it

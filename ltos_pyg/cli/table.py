@@ -17,8 +17,8 @@ class Options:
     metric: tuple[str, ...] = ()
     """metrics to show (default: the scenario's primary metric, e.g. reward on the jungle)"""
     measures: bool = False
-    """also measures of the sharing weights: share kept, its spread over nodes and over states, unevenness of the shares
-    given, and the fraction of actions that other weights would change"""
+    """also show measures of the sharing weights: the share kept, its spread over nodes and over states, the unevenness
+    of the shares given, and the fraction of actions that other weights would change"""
     format: Literal['md', 'csv'] = 'md'
     """Markdown, or CSV with a line per row and metric. Both have the mean over seeds, the interquartile mean (IQM)
     with its 95 % bootstrap interval, and the value of each seed"""

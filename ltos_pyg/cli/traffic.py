@@ -50,27 +50,27 @@ class Simulate:
     controller: str = 'max-pressure'
     """fixed, random, longest-queue, greedy-count, max-pressure, max-pressure-queues; or all of them"""
     phases: int = 4
-    """most phases that a signal chooses from; 0: all"""
+    """largest number of phases that a signal chooses from; 0: all of its phases"""
     yellow: int = 5
-    """seconds of yellow at a change"""
+    """seconds of yellow when a signal changes its phase"""
     fixed_seconds: int = 20
     """seconds of each phase, for the controller 'fixed'"""
     horizon: int = 3600
     """seconds"""
     demand_seed: int = 0
-    """of the generated demand"""
+    """seed of the generated demand"""
     demands: int = 1
-    """generated demands, of this seed and the next ones"""
+    """number of generated demands, with --demand-seed and the next seeds"""
     turn: float = 0.0
-    """probability that a generated vehicle turns"""
+    """probability that a generated vehicle turns at an intersection"""
     one_road: OneRoad = 'strict'
-    """routes of one road: dropped, or driven"""
+    """what to do with routes of a single road: strict drops them, legacy drives them"""
     episodes: int = 1
-    """episodes of each demand: they differ if the controller is random"""
+    """episodes of each demand; they differ only if the controller is random"""
     seed: int = 0
     """seed of the controller 'random'"""
     backend: Literal['native', 'cityflow'] = 'native'
-    """the engine"""
+    """simulation engine; cityflow needs that module"""
     json: bool = False
     """print mean, std and count of every metric as JSON"""
 
@@ -84,11 +84,11 @@ class Replay:
     flow: Path
     """a CityFlow flow file"""
     phases: Path
-    """the trace, an .npz"""
+    """the trace whose phases are applied, an .npz file"""
     out: Path
-    """an .npz"""
+    """the trace to write, an .npz file"""
     one_road: OneRoad = 'strict'
-    """routes of one road: dropped, or driven"""
+    """what to do with routes of a single road: strict drops them, legacy drives them"""
     viewer: Path | None = None
     """a folder: let CityFlow write its viewer's files there (needs module cityflow)"""
 
@@ -99,7 +99,7 @@ class Plan:
 
     folder: RunArg
     out: Path = Path('plan.csv')
-    """a .csv, or an .npz for ltos traffic replay"""
+    """file to write: .csv, or .npz for ltos traffic replay"""
 
 
 Command = Union[  # noqa: UP007 (tyro reads it at run time)

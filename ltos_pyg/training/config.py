@@ -42,17 +42,17 @@ RUN_NAMES = ('scenario', 'algo', 'preset', 'label', 'out', 'config', 'resume', '
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Options of the training loop: steps, evaluations, checkpoints, logs. Steps are env steps: one graph, one step."""
+    """Options of the training loop. All steps are env steps: one step of one graph."""
 
     seed: int = 0  # seed of all random numbers of the run
     num_envs: int = 32  # parallel episodes
-    device: str = 'cpu'  # where the networks are: 'cpu' or 'cuda'
+    device: str = 'cpu'  # device of the networks: 'cpu' or 'cuda'
     threads: int = 1  # PyTorch threads; more than one rarely helps at these sizes
     log_every: int = 2_000  # steps between rows of metrics.jsonl
     eval_every: int = 25_000  # steps between greedy evaluations
     eval_episodes: int | None = 100  # episodes of an evaluation; None: one per task, else 4 to 100 by the run's length
     eval_seed: int = 1_000_000  # seed of the evaluation episodes, never used in training
-    final_episodes: int | None = 400  # of the final evaluation; None: one per task, else 4 to 400 by the run's length
+    final_episodes: int | None = 400  # episodes of the final evaluation; None: one per task, else 4 to 400
     checkpoint_every: int = 50_000  # steps between checkpoints (one more at the end and on Ctrl-C)
     tensorboard: bool = False  # write TensorBoard files too (extra 'tensorboard')
     wandb: bool = False  # report to Weights & Biases too (extra 'wandb')

@@ -15,7 +15,7 @@ OF_THE_SEARCH = ('search_channels', 'candidates', 'sharpness', 'aim_steps', 'aim
 class SharingQConfig(MessageQConfig):
     """Options of every method that learns from shared rewards."""
 
-    pair_channels: int = 64  # hidden size of the edge critic's pair values
+    pair_channels: int = 64  # hidden size of the head for pair values (edge critic only)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -28,7 +28,7 @@ class LToSConfig(SharingQConfig):
     """Options of LToS and LToS-edge."""
 
     objective: Literal['search', 'gradient'] = 'search'  # how phi (the high level) is trained; 'gradient': the paper's
-    initial_kept: float | None = None  # objective 'gradient': share that phi keeps at first; None: uniform
+    initial_kept: float | None = None  # objective 'gradient': share kept at the start of training; None: uniform
     phi_lr: float = 1e-2  # learning rate of phi (Adam)
     phi_starts: float = 0.35  # fraction of training before phi's first step, so that the low level converges first
     phi_every: int = 4  # gradient steps of the low level per gradient step of phi
