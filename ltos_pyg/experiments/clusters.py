@@ -25,12 +25,12 @@ RESULTS = ('config.json', 'metrics.jsonl', 'final.json', LOG)  # what is fetched
 class RayCluster:
     """Trains each run as a task of a Ray cluster, on one core. Ray restarts tasks of workers that died.
 
-    Where the machines share the folder of the runs, a restarted task resumes its run. Where they do not, it starts
-    anew, and the results, without checkpoints, are fetched back.
+    If the machines share the folder of the runs, a restarted task resumes its run. If they do not, a restarted task
+    trains its run from the start, and the results, without checkpoints, are copied back to this machine.
 
     Args:
-        address: Of the cluster: ``'auto'``, the one that runs here; ``'local'``, a new one of this machine's cores;
-            or as :func:`ray.init` takes it.
+        address: Address of the cluster: ``'auto'``, the cluster that runs already; ``'local'``, a new cluster on this
+            machine's cores; or any address that :func:`ray.init` takes.
 
     Raises:
         ImportError: Without Ray (extra ``ray``).
@@ -80,8 +80,8 @@ class RayCluster:
 
     @contextmanager
     def tasks(self, function: Callable[..., Any], arguments: Sequence[Any]) -> Iterator[Callable[[], list[str | None]]]:
-        """Runs ``function(argument)`` for each argument at once; yields a function that says of each task ``None``
-        while it runs, ``''`` if it ended well, or what went wrong."""
+        """Runs ``function(argument)`` for all arguments at the same time. Yields a function that returns the state of
+        each task: ``None`` while it runs, ``''`` if it succeeded, else what went wrong."""
         ray = self.ray
         remote = ray.remote(num_cpus=1, max_retries=0)(function)
         tasks = [remote.remote(argument) for argument in arguments]

@@ -48,7 +48,7 @@ class Setting:
     scenario: str
     options: Mapping[str, Any] = field(default_factory=dict)
     metric: str | None = None  # None: the primary metric of the scenario
-    x: float | None = None  # place on the horizontal axis, for 'line'
+    x: float | None = None  # position on the horizontal axis, for report 'line'
 
     def __post_init__(self) -> None:
         _check_free(self.options, f"setting '{self.label}'")
@@ -137,19 +137,19 @@ class Experiment:
     Args:
         name: What ``ltos reproduce`` calls it.
         title: One line.
-        report: ``'table'`` of final results; ``'curves'``, learning curves, a panel a setting; ``'line'``, the final
-            result over :attr:`Setting.x`; ``'sharing'``, a table with the measures of the weights; ``'zero_shot'``, a
-            table of the trained policies under other options of the environment; ``'behaviour'``, a GIF a method
-            and a panel; ``'selfishness'``, the share kept over an episode.
+        report: ``'table'`` of final results; ``'curves'``, learning curves, one panel per setting; ``'line'``, the
+            final result over :attr:`Setting.x`; ``'sharing'``, a table with the measures of the weights;
+            ``'zero_shot'``, a table of the trained policies under other options of the environment; ``'behaviour'``,
+            one GIF per method, and a figure of their last frames; ``'selfishness'``, the share kept over an episode.
         settings: Scenarios with their options.
         methods: Algorithms with their options.
-        seeds: Seeds a method, counted from ``first_seed``.
-        first_seed: The first one.
+        seeds: Number of seeds of each method, counted from ``first_seed``.
+        first_seed: The first seed.
         metric: The metric; ``None``: that of the setting, or the primary metric of its scenario.
         over: For ``'zero_shot'``, the values of each option of the environment, one option at a time.
-        compared: The method, by its label, that a report compares with each other one; ``None``: the first.
+        compared: Label of the method that a report compares with each of the others; ``None``: the first method.
         paper: Numbers of the paper, by method label and setting label.
-        text: What to know before reading it.
+        text: A note for readers of the report.
         files: Whether the road networks must be given by ``--data``.
         imports: Modules that register scenarios or algorithms of its own.
     """
@@ -227,7 +227,8 @@ class Experiment:
                         yield self.run(setting, method, seed)
 
     def limited(self, seeds: int | None = None, only: str = '', steps: int | None = None) -> Experiment:
-        """With at most so many seeds, those methods whose label contains ``only``, and other ``total_steps``.
+        """The experiment with at most ``seeds`` seeds, only those methods whose label contains ``only``, and ``steps`` as
+        its ``total_steps``.
 
         Raises:
             ValueError: If no method is left.

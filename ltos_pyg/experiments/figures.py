@@ -30,7 +30,7 @@ PANEL_COLUMNS = 5  # most pictures side by side
 
 
 def curves(results: Sequence[Result], folder: Path, labels: Sequence[str] = ()) -> Any:
-    """Learning curves: a panel a setting, the mean over seeds, and a band from the lowest to the highest seed.
+    """Learning curves: one panel per setting, the mean over seeds, and a band from the lowest to the highest seed.
 
     Nothing is smoothed. The last point of a curve is the last evaluation of the training. The scale is logarithmic
     where less is better and all values are above 0: queues of an untrained policy are a hundred times as long. Methods
@@ -47,7 +47,8 @@ def curves(results: Sequence[Result], folder: Path, labels: Sequence[str] = ()) 
 
 
 def lines(experiment: Experiment, results: Sequence[Result]) -> Any:
-    """The final result over the setting's ``x``: a line a method, a band over the seeds, the paper's numbers dotted."""
+    """The final result over the setting's ``x``: one line per method, a band over the seeds, the paper's numbers
+    dotted."""
     with figure_style():
         from matplotlib.figure import Figure
 

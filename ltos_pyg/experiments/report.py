@@ -86,8 +86,11 @@ def _second_half(run: RunFolder, metric: str) -> tuple[float, ...]:
 
 
 def check_metric(experiment: Experiment, setting: Setting) -> None:
-    """Raises a ``ValueError`` if the metric that an experiment names for a setting is none of its environment's, which
-    an episode with random actions shows, or is of sharing weights and one of the methods has none."""
+    """Raises a ``ValueError`` if a setting does not have the metric that the experiment names for it.
+
+    The environment's metrics are found by playing an episode with random actions. A metric of sharing weights is
+    refused if one of the methods has no sharing weights.
+    """
     metric = setting.metric or experiment.metric
     if metric is None:
         return
@@ -130,7 +133,8 @@ def sharing_metrics(config: RunConfig) -> list[str]:
 
 
 def main_table(experiment: Experiment, results: Sequence[Result]) -> Cells:
-    """A row a method; for each setting the IQM with its 95 % bootstrap interval, the seeds, and the paper's number."""
+    """One row per method; for each setting the interquartile mean (IQM) with its 95 % bootstrap interval, the seeds,
+    and the paper's number."""
     with_paper = [s for s in experiment.settings if any(s.label in row for row in experiment.paper.values())]
     header = ['method']
     for setting in experiment.settings:
@@ -150,8 +154,9 @@ def main_table(experiment: Experiment, results: Sequence[Result]) -> Cells:
 
 
 def sharing_table(results: Sequence[Result]) -> Cells:
-    """A row a method and setting: the result, the mean and the worst evaluation in the second half of training, the
-    measures of the weights, and the actions changed by and the result under other weights."""
+    """One row per method and setting: the result, the mean and the worst evaluation in the second half of training, the
+    measures of the weights, and for each of the other weights the fraction of actions that they change and the result
+    under them."""
     swaps = ('constant', 'uniform', 'keep', 'random')
     measures = {'kept': 'kept', 'sd states': 'kept_std_states', 'sd nodes': 'kept_std_nodes', 'uneven': 'uneven'}
     several = len({one.setting.label for one in results}) > 1
@@ -193,8 +198,8 @@ def improvement_table(results: Sequence[Result], compared: str | None = None) ->
 
 
 def with_seeds(results: Sequence[Result], least: int) -> tuple[list[Result], list[str]]:
-    """The results of at least so many runs, and the names of those of fewer: the method, and if there are several
-    settings, that; results of no run are in neither."""
+    """Splits results by their number of runs: those of at least ``least`` runs, and the names of those of fewer. A name
+    is the method, and if there are several settings also the setting. Results without any run are in neither."""
     several = len({one.setting.label for one in results}) > 1
     few = [one for one in results if 0 < len(one.ends) < least]
     names = [f'{one.method.label} in {one.setting.label}' if several else one.method.label for one in few]
@@ -223,7 +228,7 @@ def with_interval(values: Array) -> str:
 
 
 def seeds_of(one: Result) -> str:
-    """Number of seeds; if some are missing, out of how many."""
+    """Number of finished seeds; if some are missing, ``'n of m'``."""
     return str(len(one.ends)) if len(one.ends) == one.planned else f'{len(one.ends)} of {one.planned}'
 
 
@@ -247,7 +252,7 @@ def _escaped(text: str) -> str:
 
 
 def csv_of(results: Sequence[Result]) -> str:
-    """A line a run with all digits: setting, method, seed, metric, value, and the name of the run folder."""
+    """One line per run, with all digits: setting, method, seed, metric, value, and the name of the run folder."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator='\n')
     writer.writerow(['setting', 'method', 'seed', 'metric', 'value', 'run'])

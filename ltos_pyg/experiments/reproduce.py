@@ -29,9 +29,9 @@ from ltos_pyg.formatting import finite
 from ltos_pyg.training.atomic import write_text
 from ltos_pyg.training.run_folder import RunFolder, provenance, write_json
 
-IMPROVEMENT_FROM = 2  # runs of a method, below which a probability of improvement has no interval
+IMPROVEMENT_FROM = 2  # fewest runs of a method with which a probability of improvement has an interval
 NEED_CHECKPOINTS = ('zero_shot', 'behaviour', 'selfishness')  # reports that play trained policies
-PROFILES_FROM = 4  # and below which a performance profile says nothing
+PROFILES_FROM = 4  # fewest runs of a method with which a performance profile is informative
 USUAL_FILES = (
     'table.md', 'table.tex', 'table.csv', 'marl_eval.json', 'about.json', 'figure.png', 'figure.svg', 'profile.png',
     'profile.svg', 'panel.png',
@@ -65,7 +65,7 @@ def reproduce(
 
 
 def _check_checkpoints(experiments: Sequence[Experiment], runs: Path, backend: Backend) -> None:
-    """Raises a ``ValueError`` if the report of an experiment takes checkpoints, which its runs would not leave."""
+    """Raises a ``ValueError`` if the report of an experiment needs checkpoints and its runs would not leave any."""
     for one in experiments:
         unfinished = any(not RunFolder(runs / run.name).is_finished for run in one.runs())
         if one.report in NEED_CHECKPOINTS and unfinished and not backend.leaves_checkpoints(runs):

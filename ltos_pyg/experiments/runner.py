@@ -96,7 +96,8 @@ def config_of(run: Run) -> RunConfig:
 
 
 def plan(runs: Iterable[Run], folder: Path) -> list[Planned]:
-    """Every different run once, checked before any starts. Of runs that are only measured differently, the first.
+    """Lists every different run once, and checks them all before any starts. Of runs that are trained alike and only
+    measured differently, the first one is listed.
 
     Raises:
         ValueError: If an option is wrong, two runs that are trained differently have the same name, or a run in the

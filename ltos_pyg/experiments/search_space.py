@@ -19,7 +19,7 @@ from ltos_pyg.training.config import RunConfig
 from ltos_pyg.training.evaluate import metric_names
 from ltos_pyg.training.metrics import MEASURES, OWN_METRICS, is_own, less_is_better
 
-FIRST_SEED = 100  # trials use this seed and the next ones, and results other seeds: nothing is chosen on the evaluation
+FIRST_SEED = 100  # seed of a trial's first run; reported results use other seeds, so no option is chosen on them
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Sweep:
         trials: How many; unused with ``'grid'``.
         seeds: Runs of a trial; its value is their mean.
         metric: The final metric; ``None``: the primary one.
-        lower_is_better: ``None``: as the scenario says of its primary metric, and as is known of some others.
+        lower_is_better: ``None``: for the primary metric, what the scenario declares; for others, by their names.
         prune: Stop a trial early if it is worse than the median of the earlier ones at the same step.
         imports: Modules that register the scenario or the algorithm.
     """

@@ -103,8 +103,9 @@ def _point(trial: Any) -> dict[str, Any]:
 
 @contextmanager
 def _processes(out: Path, jobs: int) -> Iterator[Callable[[], list[str | None]]]:
-    """Worker processes here; yields a function that says of each ``None`` while it runs, ``''`` if it ended well, or
-    what went wrong. They stop, and save, when this process ends, however it ends."""
+    """Starts worker processes on this machine. Yields a function that returns the state of each: ``None`` while it
+    runs, ``''`` if it succeeded, else what went wrong. The workers stop, and save, whenever and however this process
+    ends."""
     command = [sys.executable, '-m', 'ltos_pyg.experiments.sweep_worker', str(out)]
     with (out / LOG).open('ab') as log:
         workers = [

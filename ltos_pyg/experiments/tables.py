@@ -30,7 +30,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def format_stats(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Evaluation results: a row a metric, a column for the policy and for each of the other weights, and how many
+    """Evaluation results: one row per metric, a column for the policy and for each of the other weights, and how many
     episodes each has played. Cells are the mean and its 95 % interval over episodes."""
     names = dict.fromkeys(name for stats in results.values() for name in stats)
     episodes = [max((int(stat['count']) for stat in stats.values()), default=0) for stats in results.values()]

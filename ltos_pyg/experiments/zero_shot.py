@@ -118,8 +118,8 @@ def _evaluate(folder: RunFolder, option: str, values: list[Any]) -> None:
 
 
 def zero_shot_table(experiment: Experiment, results: Sequence[Result], runs: Path) -> Cells:
-    """A row a method: the IQM over seeds with its 95 % bootstrap interval, as trained and with each other value; if
-    some seeds lack a value, of how many it is."""
+    """One row per method: the interquartile mean (IQM) over seeds with its 95 % bootstrap interval, as trained and with
+    each other value. If some seeds lack a value, the cell says how many have it."""
     columns = list(_columns(experiment))
     header = ['trained by', 'seeds', f'{results[0].metric}, as trained']
     rows = [[*header, *(f'{name} = {option_text(value)}' for name, value in columns)]]

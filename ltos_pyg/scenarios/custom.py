@@ -81,7 +81,7 @@ def _options_of(make: Make, name: str) -> tuple[type, bool]:
         if parameter.default is parameter.empty:
             raise ValueError(
                 f"environment '{name}' needs a default for its parameter '{parameter.name}': only 'num_envs' and "
-                f"'device' are passed to it. Give it one, or wrap it in a function without parameters."
+                f"'device' are passed to it. Give it a default, or wrap it in a function without parameters."
             )
         kind = hints.get(parameter.name, _kind_of(parameter.default))
         if _is_simple(kind):
@@ -156,8 +156,8 @@ def _build(
         if first.spec.num_envs == num_envs:
             return first
         raise ValueError(
-            f"'{name}' makes a GraphEnv of {first.spec.num_envs} graphs: expected a parameter 'num_envs', for training "
-            f'and evaluation play different numbers of them (asked for {num_envs})'
+            f"'{name}' makes a GraphEnv of {first.spec.num_envs} graphs: expected a parameter 'num_envs', as training "
+            f'and evaluation play different numbers of graphs (asked for {num_envs})'
         )
     if hasattr(first, 'possible_agents'):
         made = iter([first])

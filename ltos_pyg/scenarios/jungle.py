@@ -15,7 +15,8 @@ from ltos_pyg.scenarios.presets import PAPER_DGN, PAPER_LTOS, REFERENCE_CONSENET
 from ltos_pyg.viz.drawing import Scene, border
 from ltos_pyg.viz.pictures import ScenePictures, shares
 
-# One gradient step a segment, so few graphs at once, or there are few gradient steps. The likeliest action is played.
+# There is one gradient step per segment, so with many graphs at once there would be few gradient steps. The likeliest
+# action is played.
 ON_POLICY: dict[str, Any] = {'num_envs': 8, 'max_neighbours': 8, 'eval_temperature': 0.0}
 TUNED: dict[str, Any] = {'rollout_steps': 5, 'alpha': 0.9, 'eval_temperature': 1.0}
 
@@ -68,8 +69,9 @@ JUNGLE = Scenario(
         ('neurcomm', 'default'): ON_POLICY | TUNED | {'lr': 4e-3},
         ('consenet', 'default'): ON_POLICY | TUNED | {'lr': 8e-3, 'critic': 'recurrent'},
         ('consenet', 'reference'): ON_POLICY | {'rollout_steps': 10, 'reward_norm': 5.0} | REFERENCE_CONSENET,
-        # LIO: an odd number of segments per episode, or policies would be trained on every other one only.
+        # LIO: an odd number of segments per episode. With an even number, policies would be trained on only one half of
+        # each episode's segments, always the same ones.
         ('lio', 'default'): ON_POLICY | {'rollout_steps': 8, 'pay_cost': 1e-4},
-        ('ip', 'default'): {'aggr': 'mean', 'eval_temperature': 0.4},  # of log q, which is about Q / beta
+        ('ip', 'default'): {'aggr': 'mean', 'eval_temperature': 0.4},  # it divides log q, which is about Q / beta
     },
 )

@@ -20,9 +20,9 @@ PAPER_DGN: dict[str, Any] = {
     'eval_temperature': 0.0,
     'encoder_channels': (512,),
 }
-# The high level as the paper and the code of its authors have it: phi ascends the low level's own critic, starts from a
-# kept share of 0.8, and takes one step in 70 of Q's (250 of 17,500 there), with small noise on its logits that is held
-# for 15 steps. Every fourth env step brings a gradient step, or Q is far from convergence when phi moves.
+# The high level as in the paper and the code of its authors: phi ascends the low level's own critic, starts from a kept
+# share of 0.8, and takes one step per 70 steps of Q (250 and 17,500 there), with small noise on its logits that is held
+# for 15 steps. There is a gradient step every fourth env step; with fewer, Q is far from convergence when phi moves.
 PAPER_LTOS: dict[str, Any] = {
     'objective': 'gradient',
     'initial_kept': 0.8,

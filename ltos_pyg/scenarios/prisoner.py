@@ -14,8 +14,8 @@ from ltos_pyg.scenarios.presets import PAPER_LTOS, REFERENCE_CONSENET, SMALL
 from ltos_pyg.viz.drawing import Scene
 from ltos_pyg.viz.pictures import ScenePictures, shares
 
-# A quarter of the gradient steps that other methods take, but larger ones, and a target network that follows faster.
-# The high level takes as many steps as the low level: with one in four, 48, it stays where it starts.
+# LToS takes a quarter of the gradient steps that other methods take, but larger ones, and its target network follows
+# faster. The high level takes as many steps as the low level: with one in four, which is 48, it stays where it starts.
 FEW_UPDATES: dict[str, Any] = {'total_steps': 10_000, 'train_freq': 32.0, 'lr': 3e-3, 'tau': 0.02, 'phi_every': 1}
 
 
@@ -67,7 +67,8 @@ PRISONER = Scenario(
         ('neurcomm', 'default'): {'rollout_steps': 10, 'alpha': 1.0},  # the sum of both rewards
         ('consenet', 'default'): {'rollout_steps': 5, 'entropy': 0.03, 'critic_lr': 4.0},
         ('consenet', 'reference'): {'rollout_steps': 5} | REFERENCE_CONSENET,
-        # From about 1 on, the initial payment, half of the maximum, already makes the longer way home pay off.
+        # Payments start at half of the maximum. With a maximum of about 1 or more, the longer way home then pays off at
+        # once, without any learning of payments.
         ('lio', 'default'): {'rollout_steps': 5, 'reward_max': 0.5, 'lr_reward': 1e-2},
         ('ip', 'default'): {'beta': 0.2},  # with 0.05 it samples cooperation too rarely to learn it
     },

@@ -203,8 +203,8 @@ def summarise(runs: Sequence[Path | str], metric: str = 'eval/return') -> list[d
 
     ``final_*`` is over the last value of each run, ``area_*`` over the area under each curve divided by its steps,
     on the range ``first_step`` to ``last_step`` that all seeds cover. ``*_low`` and ``*_high`` bound the 95 % Student-t
-    interval of the mean; they and ``*_std`` (over n - 1) are ``None`` for a single seed. A number into which a value
-    goes that is NaN or infinite is ``None``, too.
+    interval of the mean; they and ``*_std`` (over n - 1) are ``None`` for a single seed. A number that would be
+    computed from a NaN or infinite value is ``None``, too.
     """
     return [_summary(curve, metric) for curve in aggregate(runs, metric)]
 

@@ -30,7 +30,7 @@ ITEM_SIGN = {'wall': '█', 'food': '♣', 'goal': '□'}
 RINGS: tuple[Colour, ...] = (INK, (204, 121, 167), (0, 158, 115), (86, 180, 233))  # one per kind of agent
 NAMES = '0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ'
 
-_FINE = 2  # drawn this many times larger and shrunk, which smooths the edges
+_FINE = 2  # a picture is drawn this many times larger and then shrunk, which smooths the edges
 _TITLE, _LEGEND, _MARGIN = 26, 34, 8  # pixels
 _NARROWEST = 420  # pixels that the legend needs
 

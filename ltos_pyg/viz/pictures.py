@@ -49,8 +49,8 @@ class ScenePictures:
 
 
 class RenderPictures:
-    """Uses the environment's own method: ``render()`` returns an RGB array (H, W, 3), text, or a list whose last is
-    one.
+    """Uses the environment's own ``render()``, which returns an RGB array (H, W, 3), text, or a list that ends with one
+    of these.
 
     It may be a method of the :class:`~ltos_pyg.graph_env.GraphEnv`, of the first :class:`~ltos_pyg.graph_env.
     SingleGraphEnv` of the batch, or of the PettingZoo or Gymnasium environment inside.
@@ -103,7 +103,7 @@ def _checked(shown: Any, env: GraphEnv) -> Any:
         got = 'None' if shown is None else f'{type(shown).__name__} {picture.dtype} of shape {picture.shape}'
         raise ValueError(
             f'{_name(env)}.render() must return an RGB array (H, W, 3) of uint8, or text (got {got}). PettingZoo and '
-            f"Gymnasium environments are made with render_mode='rgb_array' for it."
+            f"Gymnasium environments must be made with render_mode='rgb_array'."
         )
     return picture[:, :, :3]
 

@@ -16,7 +16,7 @@ from ltos_pyg.scenarios.traffic.moments import Floats, Ints, load_traffic_run, t
 from ltos_pyg.training.atomic import write_text
 from ltos_pyg.viz.curves import check_suffix, figure_style, save_figure
 
-CONSTANT = 1e-4  # a mean share that moves by less is constant
+CONSTANT = 1e-4  # a mean share that varies by less than this counts as constant
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Selfishness:
         return float(np.corrcoef(mean, self.vehicles)[0, 1])
 
     def csv(self) -> str:
-        """A row a decision: seconds, vehicles, the share kept by each signal."""
+        """One row per decision: seconds, vehicles, the share kept by each signal."""
         signals = ','.join(f'signal {i}' for i in range(self.kept.shape[1]))
         rows = (
             f'{time},{vehicles},{",".join(f"{share:.4f}" for share in kept)}'
