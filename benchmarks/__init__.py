@@ -1,4 +1,4 @@
-"""Speed, compared with a peer in the same run: ``ltos bench``, from a checkout of the repository."""
+"""The benchmarks of ``ltos bench``, from a checkout of the repository: speed, compared with a peer in the same run."""
 
 from __future__ import annotations
 

@@ -3,10 +3,10 @@
     python benchmarks/experiment_overhead.py
     python benchmarks/experiment_overhead.py --seeds 4 --total-steps 4000 --rounds 5
 
-It prints the median seconds by the clock and of CPU (user) of each way, over rounds in which the ways alternate, and
-their ratios to ``ltos train``. CPU time counts all processes; other programs on the machine change it little, but the
-clock a lot. ``ltos reproduce`` also writes the report, and its runs start from one process that has PyTorch loaded.
-Linux only.
+It prints the median wall-clock time and CPU (user) time of each way, in seconds, over rounds in which the ways
+alternate, and their ratios to ``ltos train``. CPU time is summed over all processes. Other programs on the machine
+hardly change CPU time, but they can change the wall-clock time a lot. ``ltos reproduce`` also writes the report, and
+its runs start from one process that has PyTorch loaded. Linux only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One GPU against the processor, in the same run: layers, environment, gradient steps, and whole training."""
+"""One GPU compared with one CPU core, in the same run: layers, environment, gradient steps, and whole training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 
 def bench_gpu() -> list[Row]:
-    """Seconds by the clock. The processor has one thread, as in training; a ratio says how much faster the GPU is.
+    """Wall-clock seconds. The CPU uses one thread, as in training; the ratio says how many times faster the GPU is.
 
     Raises:
         ValueError: Without a GPU.
@@ -96,7 +96,7 @@ def _episodes(device: str, count: int) -> Callable[[], Any]:
 
 
 def _update(device: str, size: int, precision: str) -> Callable[[], Any] | None:
-    """A gradient step of every level, as ``ltos train jungle`` does it, on so many graphs."""
+    """One gradient step of the low and of the high level, as in ``ltos train jungle``, on ``size`` graphs."""
     if (device, precision) == ('cpu', 'bf16'):
         return None  # where a processor has no instructions for it, it is many times slower
     chosen = scenario('jungle')
@@ -122,7 +122,7 @@ def _large(device: str, agents: int) -> Callable[[], Any] | None:
 
 
 def _loops(name: str, episodes: int, graphs: int, steps: int) -> list[Row]:
-    """Env steps a second of ``ltos train jungle``, LToS, without evaluation, after the high level has begun."""
+    """Env steps per second of ``ltos train jungle``, LToS, without evaluation, after the high level has begun."""
     rows: list[Row] = []
     for device in DEVICES:
         config = scenario('jungle').config('ltos')

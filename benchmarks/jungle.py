@@ -1,4 +1,4 @@
-"""Agent-steps a second of the jungle, against MAgent's engine in the same run."""
+"""Agent-steps per second of the jungle, compared with MAgent's engine in the same run."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ Play = Callable[[], None]
 def bench_jungle() -> list[dict[str, Any]]:
     """Times step + observations + neighbour graph as one batch, with random actions, episodes restarting as they end.
 
-    One thread, CPU time, the median of rounds in which all alternate. MAgent's engine plays one board per game; in its
-    first row the observation is reduced to ours and the graph is built with NumPy, in its second row neither.
+    Each is measured in CPU time on one thread; the value is the median of rounds in which all of them alternate.
+    MAgent's engine plays one board per game. In its first row, its observation is reduced to ours and the graph is
+    built with NumPy; in its second row, neither is done.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -58,7 +59,7 @@ def _row(name: str, rate: float, ratio: float | None) -> dict[str, Any]:
 
 
 def _rates() -> dict[str, float]:
-    """Agent-steps a second."""
+    """Agent-steps per second."""
     plays = {name: _player(*how) for name, how in OURS.items()}
     boards = {name: how[0] for name, how in OURS.items()}
     if find_spec('magent2') is not None:

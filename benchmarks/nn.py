@@ -1,4 +1,4 @@
-"""DGNConv and a gradient step of DGN, against PyG's own layers in the same run."""
+"""DGNConv and a gradient step of DGN, compared with PyG's own layers in the same run."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ class _Learner:
 
 
 def _edges(num_graphs: int) -> Tensor:
-    """Each node receives from ``DEGREE`` random others of its graph; sorted by receiver."""
+    """Each node receives messages from ``DEGREE`` random others of its graph; edges are sorted by receiver."""
     receiver = torch.arange(NODES).repeat(num_graphs, 1)
     others = torch.rand(num_graphs, NODES, NODES - 1).argsort(-1)[..., :DEGREE]
     sender = others + (others >= receiver.unsqueeze(-1)).long()

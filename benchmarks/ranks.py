@@ -23,9 +23,10 @@ RANKS = 2
 
 
 def bench_ranks() -> list[dict[str, Any]]:
-    """Seconds of a gradient step on the jungle, by the clock and of CPU, on one thread in each process.
+    """Wall-clock and CPU seconds of a gradient step on the jungle, with one thread in each process.
 
-    The ratio is how many times faster the two are; 2 at best. By the clock it needs two idle cores.
+    The ratio says how many times faster the two processes are; 2 at best. Wall-clock time is meaningful only with two
+    idle cores.
     """
     torch.set_num_threads(1)
     rows = []
@@ -42,7 +43,7 @@ def bench_ranks() -> list[dict[str, Any]]:
 
 
 def _run(size: int, agents: int, batch: int, steps: int) -> list[tuple[float, float]]:
-    """Seconds of a gradient step by the clock and of CPU, of each rank."""
+    """Wall-clock and CPU seconds of a gradient step, for each rank."""
     context = multiprocessing.get_context('spawn')  # where there is a GPU, PyTorch fails in a fork
     with tempfile.TemporaryDirectory() as folder:
         tell = context.SimpleQueue()

@@ -86,7 +86,7 @@ def _random_batch(rng: torch.Generator) -> Batch:
 
 
 def _fill(replay: GraphReplay, count: int, rng: torch.Generator) -> list[float]:
-    """Pushes random steps; 1 in 50 episodes ends at each. Returns the time of each push."""
+    """Pushes random steps; at each step, 1 in 50 episodes ends. Returns the time of each push."""
     graph, times = _random_batch(rng), []
     for _ in range(count):
         after, reward = _random_batch(rng), torch.randn(graph.num_nodes, generator=rng)

@@ -4,10 +4,10 @@
     python benchmarks/same_weights.py BASE OTHER      # a commit against another
     python benchmarks/same_weights.py BASE --only jungle/ltos --steps 2000
 
-For changes that must not change results: it prints a table, and exits with 1 if any weight differs. Both sides train on
-this machine, each on one thread, since results differ between processors. Each is run by its own command line, ``ltos
-train``, so that modules may move and options may be renamed (see ``FLAGS``). Parameters may be renamed, too: their
-values are then compared as a set, and the table says so.
+Use it for code changes that must not change results. It prints a table, and exits with 1 if any weight differs. Both
+commits train on this machine, each on one thread, since results differ between processors. Each commit trains by its
+own ``ltos train``, so modules may have moved and options may have been renamed (see ``FLAGS``). If parameters were
+renamed, their values are compared as a set, and the table says so.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RUNS = (
     *(f'prisoner/{algo}' for algo in ALGORITHMS),
     *(f'{scenario}/{algo}' for scenario in ('jungle', 'dilemmas') for algo in ('dgn', 'ltos', 'ltos_edge')),
 )
-# Each option by its names, the newest last; one that an algorithm does not have is left out.
+# The names that each option has had, the newest last. An option that an algorithm does not have is left out.
 FLAGS: tuple[tuple[str, ...], ...] = (
     ('--learning-starts=64',),
     ('--steps-per-update=8', '--train-freq=8'),

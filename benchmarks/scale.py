@@ -35,10 +35,10 @@ Row = dict[str, Any]
 
 
 def bench_scale() -> list[Row]:
-    """CPU seconds, on one thread, and growth of the resident memory at its peak, of one call each on one graph.
+    """For one call each on one graph: CPU seconds on one thread, and the growth of the peak resident memory.
 
-    Every graph has a process of its own. The map of the jungle grows with its agents. Memory is ``None`` where the
-    system does not tell its peak (it is Linux that does).
+    Every graph has a process of its own. The board of the jungle grows with its number of agents. Memory is
+    measured on Linux only, and ``None`` elsewhere.
     """
     cases = [('jungle', agents) for agents in JUNGLE] + [('traffic', side**2) for side in TRAFFIC]
     for world in MAKERS:  # compiles: kernels are cached on disk
@@ -96,7 +96,7 @@ def _measure(make: Callable[[], GraphEnv], repeat: bool = True) -> tuple[int, di
 
 
 def play(learner: LToS, env: GraphEnv, graph: Batch, steps: int) -> tuple[Batch, Tensor]:
-    """Plays and stores so many steps; the next graph, and the last actions."""
+    """Plays ``steps`` steps and stores them; returns the next graph and the last actions."""
     for _ in range(steps):
         decision = learner.act(graph, explore=True)
         step = env.step(decision.action)
@@ -123,7 +123,7 @@ def _once(call: Callable[[], Any], repeat: bool) -> tuple[float, float | None]:
 
 
 def _fresh_peak() -> int | None:
-    """Returns freed memory to the system and forgets the peak so far; the resident KiB."""
+    """Returns freed memory to the system and resets the recorded peak; returns the resident memory in KiB."""
     if not Path('/proc/self/clear_refs').exists():
         return None
     ctypes.CDLL(None).malloc_trim(0)

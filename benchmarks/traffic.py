@@ -1,4 +1,4 @@
-"""An hour of signal control on the 6x6 grid, against CityFlow in the same run where it can be imported."""
+"""An hour of signal control on the 6x6 grid, compared with CityFlow in the same run if it can be imported."""
 
 from __future__ import annotations
 

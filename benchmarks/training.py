@@ -68,7 +68,7 @@ def bench_training() -> list[dict[str, Any]]:
 
 
 def bench_update(name: str) -> dict[str, Any]:
-    """Processor time of an update with the high level awake, on one thread: a median of each kind of update."""
+    """CPU time of an update on one thread, once the high level trains: the median with and without a step of it."""
     chosen = scenario('jungle')
     config = chosen.config(name)
     env = chosen.make_env(config)(config.train.num_envs)

@@ -26,8 +26,8 @@ def main(steps: int, seed: int) -> None:
         stats = evaluate(agent, JungleEnv(num_envs=50, **board), seed=10_000)
         reward, attacks = stats['reward'], stats['attacks']
         print(
-            f'{agent.env_steps:>7} env steps: reward {reward.mean:+.3f} ± {reward.ci95:.3f} an agent and step, '
-            f'{attacks.mean:.2f} attacks a step, share kept {stats["kept"].mean:.2f}'
+            f'{agent.env_steps:>7} env steps: reward {reward.mean:+.3f} ± {reward.ci95:.3f} per agent and step, '
+            f'{attacks.mean:.2f} attacks per step, share kept {stats["kept"].mean:.2f}'
         )
 
     report()

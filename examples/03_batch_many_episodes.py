@@ -1,6 +1,6 @@
 """Many graph episodes as one PyG batch: one forward pass, one scatter for all shaped rewards, one replay.
 
-You will see how many agent-steps a second one core collects, that sharing conserves the reward of each of the 256
+You will see how many agent-steps one core collects per second, that sharing conserves the reward of each of the 256
 graphs, and a batch sampled from graphs of different sizes.
 
     python examples/03_batch_many_episodes.py --steps 60
@@ -41,10 +41,10 @@ def main(steps: int, num_envs: int) -> None:
         torch.testing.assert_close(before, after, atol=1e-4, rtol=0)
         graph = step.graph
     seconds = time.perf_counter() - start
-    print(f'{steps * graph.num_nodes / seconds:,.0f} agent-steps a second, networks included')
+    print(f'{steps * graph.num_nodes / seconds:,.0f} agent-steps per second, networks included')
     print(
         'sharing moved reward inside each graph and lost none: '
-        f'largest change of a sum {(after - before).abs().max():.1e}'
+        f"largest change of a graph's sum {(after - before).abs().max():.1e}"
     )
 
     t = replay.sample(batch_size=64, generator=torch.Generator().manual_seed(0), n_step=3, gamma=0.96)

@@ -1,4 +1,4 @@
-"""Your own environment in thirty lines, and the checker for the contract.
+"""Your own environment in thirty lines, and the checker, which tests whether it keeps the rules for environments.
 
 You will see: the checker passing, then a few steps of four parallel meadows, in which fireflies leave and others
 arrive, and a finished episode restarts.
@@ -64,7 +64,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args(args)
 
-    check_env(lambda: VectorGraphEnv(Fireflies, num_envs=3), steps=60)  # raises at the first broken clause
+    check_env(lambda: VectorGraphEnv(Fireflies, num_envs=3), steps=60)  # raises at the first rule that is broken
     print('Fireflies keeps the contract.')
 
     env = VectorGraphEnv(Fireflies, num_envs=4)

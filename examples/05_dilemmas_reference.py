@@ -50,9 +50,9 @@ LINES = {
 
 def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--graphs', type=int, default=10, help='random graphs that tree and ba are averaged over')
-    parser.add_argument('--plot', help='a picture instead of the table')
-    parser.add_argument('--zero-shot', action='store_true', help='optimality on offers, where policies play elsewhere')
+    parser.add_argument('--graphs', type=int, default=10, help='number of random graphs to average over (tree, ba)')
+    parser.add_argument('--plot', help='draw a figure into this file instead of printing the table')
+    parser.add_argument('--zero-shot', action='store_true', help='print the controls of zero-shot-offers instead')
     options = parser.parse_args(args)
     if options.zero_shot:
         print(f'{"optimality":20}{"best kept":>10}{TRAINED_KEPT:10}{"sums":>10}')
@@ -71,7 +71,8 @@ def main(args: list[str] | None = None) -> None:
 
 
 def controls(graphs: int) -> Iterator[tuple[str, float, float, float]]:
-    """Optimality by setting: of the best share kept there, of ``TRAINED_KEPT``, and of the neighbours' sums."""
+    """For each setting, the optimality of three controls: the best share kept in that setting, ``TRAINED_KEPT``, and
+    the sum of the neighbours' rewards."""
     for change in ELSEWHERE:
         config = replace(GAMES['offers, ba'], **change)
         many, best = games(config, graphs), optimum(config)

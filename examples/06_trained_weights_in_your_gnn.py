@@ -57,7 +57,7 @@ def error(net: Module, rows: list[tuple[Batch, Sharing, Tensor]], use_policy: bo
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument('--steps', type=int, default=40_000, help='env steps that LToS trains for')
-    parser.add_argument('--epochs', type=int, default=200, help='of your network')
+    parser.add_argument('--epochs', type=int, default=200, help='training epochs of your network')
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
@@ -65,11 +65,11 @@ def main() -> None:
             'dilemmas', algo='ltos', graph='double_star', total_steps=args.steps, out=f'{folder}/run', media=False
         )
         policy = run.policy
-        print(f'LToS reaches {run.result["eval"]["policy"]["optimality"]["mean"]:.2f} of the best reward there is')
+        print(f'LToS reaches {run.result["eval"]["policy"]["optimality"]["mean"]:.2f} of the best possible reward')
 
     known, new = episodes(policy, seed=1, steps=10), episodes(policy, seed=2, steps=10)
     kept = torch.cat([sharing.kept for _, sharing, _ in new])
-    print(f'its agents keep {kept.min():.2f} to {kept.max():.2f} of their reward, {kept.std():.2f} apart')
+    print(f'its agents keep {kept.min():.2f} to {kept.max():.2f} of their reward (standard deviation {kept.std():.2f})')
     for name, use_policy in (('learned by the layers', False), ("the trained policy's", True)):
         torch.manual_seed(0)
         net = RewardNet(known[0][0].num_features)

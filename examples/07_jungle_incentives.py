@@ -1,10 +1,11 @@
 """How often does an attack pay its attacker on the jungle, under constant sharing weights? No training.
 
 An attack brings its attacker i a gain g and costs its victim j 4. For both together it pays if g > 4. Under sharing
-weights w it pays for the attacker if w_ii g > 4 w_ji. Agents walk at random; this looks at each pair of neighbours
-of the graph that stand side by side, and counts how often an attack would pay.
+weights w it pays for the attacker if w_ii g > 4 w_ji. Agents walk at random. The script looks at each pair of
+neighbours of the graph that stand side by side, and counts how often an attack would pay for the attacker.
 
-You will see: a table with one row per graph and share kept. With gain 2 right is 0 %, with gain 6 it is 100 %.
+You will see: a table with one row per graph and share kept. Attacks should never pay (0 %) with gain 2, and always pay
+(100 %) with gain 6.
 
     python examples/07_jungle_incentives.py --episodes 20
 """

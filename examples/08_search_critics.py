@@ -1,8 +1,9 @@
-"""Do the critics of a trained LToS value sharing weights as play does?
+"""Do the critics of a trained LToS agree with the returns that are measured in play?
 
-LToS looks for better weights by two critics: each estimates what the joint action costs or brings that some weights
-induce. Here the same is measured in play. From the same boards, all agents act once under some weights, and then go on
-under those of the policy. Both are compared with acting once under uniform weights.
+Sharing weights determine a joint action. LToS looks for better weights with two critics, each of which estimates the
+return of a joint action. This script measures the same return in play: from the same boards, all agents act once under
+some weights, and then go on under the weights of the policy. Both the estimate and the measured return are given
+relative to acting once under uniform weights.
 
 You will see: a row for each constant share kept, and one for the policy's weights. "in play" is the discounted return
 of an agent above that under uniform weights, with its standard error over boards. The critics' columns should have the
@@ -28,7 +29,7 @@ from ltos_pyg.training.run import load_algorithm
 from ltos_pyg.training.run_folder import RunFolder
 
 SHARES = (None, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)  # None: uniform, with which all others are compared
-MOMENTS, APART = 4, 15  # boards are taken at that many times of an episode, so many steps apart
+MOMENTS, APART = 4, 15  # boards are taken at MOMENTS times of an episode, APART steps from one to the next
 
 
 @torch.no_grad()
@@ -100,7 +101,7 @@ def played(
 
 
 def by_critics(algo: LToS, graph: Any, action: Tensor) -> Tensor:
-    """What both critics say of a joint action, mean over all agents, (2,)."""
+    """What each of the two critics estimates for a joint action, as the mean over all agents, (2,)."""
     seen = algo.inputs(graph)
     return torch.stack([critic(*seen, action).mean() for critic in algo.objective.critics])
 

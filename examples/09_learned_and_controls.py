@@ -1,10 +1,11 @@
 """Learned sharing weights against every control, in one picture.
 
 Reads the tables that `ltos reproduce sharing-groups sharing-star ... --report` writes, and draws a row for each
-setting: a mark is the interquartile mean over seeds, a line its 95 % bootstrap interval. Where a mark
-stands for several rows (see `ROWS`), the best counts. Agents can reach 1 on the games and 0.97 on the prisoner.
+setting: a mark is the interquartile mean over seeds, a line its 95 % bootstrap interval. Where a mark stands for
+several rows of a table (see `ROWS`), the best of them is drawn. The best possible value is 1 on the games, and 0.97 on
+the prisoner.
 
-You will see a line for each setting, and the picture in the file that `--out` names.
+You will see a printed line for each setting, and the picture in the file that `--out` names.
 
     python examples/09_learned_and_controls.py docs/results/tables --out overview.png
 """

@@ -227,8 +227,8 @@ class Experiment:
                         yield self.run(setting, method, seed)
 
     def limited(self, seeds: int | None = None, only: str = '', steps: int | None = None) -> Experiment:
-        """The experiment with at most ``seeds`` seeds, only those methods whose label contains ``only``, and ``steps`` as
-        its ``total_steps``.
+        """The experiment with at most ``seeds`` seeds, with only those methods whose label contains ``only``, and with
+        ``steps`` as its ``total_steps``.
 
         Raises:
             ValueError: If no method is left.
