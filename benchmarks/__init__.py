@@ -25,7 +25,7 @@ def run_benchmarks(names: Sequence[str] = ()) -> list[Row]:
     """Runs benchmarks by name (if none is named, all but the long ones), one after the other, on one thread.
 
     Raises:
-        ValueError: If there is no such benchmark; lists those that there are.
+        ValueError: If there is no such benchmark; lists the known ones.
     """
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:

@@ -335,7 +335,7 @@ def oracle_offer_weights(
     Args:
         neighbours: The graph (N, N).
         has: Whether each agent has an offer (N,).
-        gain, harm: Of the offers (N,).
+        gain, harm: Gain and harm of each agent's offer (N,).
         victim: A neighbour of each agent (N,).
     """
     N = len(neighbours)

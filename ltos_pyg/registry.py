@@ -84,7 +84,7 @@ def algorithm(name: str) -> AlgorithmEntry:
     """The algorithm of that name, or ``package.module:Name``.
 
     Raises:
-        ValueError: If there is none; lists those that there are.
+        ValueError: If there is none; lists the known ones.
     """
     if name in ALGORITHMS:
         from ltos_pyg import algos
@@ -172,7 +172,7 @@ def scenario(name: str) -> Scenario:
     """The scenario of that name, or of the environment ``package.module:Name``.
 
     Raises:
-        ValueError: If there is none; lists those that there are.
+        ValueError: If there is none; lists the known ones.
     """
     if name in SCENARIOS:
         module, _, attribute = SCENARIOS[name].partition(':')

@@ -137,11 +137,11 @@ def make_controller(
         name: Name of the controller.
         network: The network.
         choices: What may be shown.
-        seconds: Of each phase of ``'fixed'``.
-        seed: Of ``'random'``.
+        seconds: Length of each phase, for ``'fixed'``.
+        seed: Seed of the draws, for ``'random'``.
 
     Raises:
-        ValueError: If there is no such controller; lists those that there are.
+        ValueError: If there is no such controller; lists the known ones.
     """
     if name == 'fixed':
         return FixedTime(choices, seconds)
@@ -169,11 +169,11 @@ def drive(
     """Simulates B whole episodes under a controller, which decides every ``seconds``.
 
     Args:
-        engine: Is reset first.
+        engine: The engine; it is reset first.
         controller: The controller.
         choices: What may be shown; the first choice of each signal is shown at the start.
         horizon: Seconds of an episode.
-        seconds: Of one decision.
+        seconds: Length of one decision.
         yellow: As in :func:`~ltos_pyg.envs.traffic.signals.play_decision`.
 
     Returns:

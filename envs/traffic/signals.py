@@ -83,10 +83,10 @@ def play_decision(
 
     Args:
         engine: B episodes.
-        choices: Of the engine's network.
+        choices: The choices of the engine's network.
         current: (B, I) phases shown so far.
         target: (B, I) phases to show.
-        seconds: Of one decision.
+        seconds: Length of one decision.
         yellow: Seconds of yellow, less than ``seconds``; 0 changes at once.
     """
     pause = np.where((target != current) & choices.yellow, 0, target)

@@ -192,11 +192,12 @@ class LIO(OnPolicy):
     a_{\mathcal{N}_i}))_j`. Two segments make one round:
 
     1. play; every policy takes a plain gradient step on its own reward plus received payments,
-       :math:`\hat\theta_j = \theta_j + \lambda \sum_t \nabla \log \pi_j(a_t) (G^j_t - b_j)`, b a baseline (and
-       entropy);
-    2. play with :math:`\hat\theta`; every incentive network ascends its agent's return *without* pay,
+       :math:`\hat\theta_j = \theta_j + \lambda \sum_t \nabla \log \pi_j(a_t) (G^j_t - b_j)` with a baseline b (plus an
+       entropy term);
+    2. play with :math:`\hat\theta`; every incentive network ascends its agent's return *without* received payments,
        :math:`\sum_{j \ne i} \sum_t \log \pi_{\hat\theta_j}(\hat a_t) \hat G^i_t - c \sum_t \gamma^t |m_i|`, through
-       what the pay did to :math:`\hat\theta_j` (:func:`incentive_gradient`). Then :math:`\theta` is :math:`\hat\theta`.
+       the effect of its payments on :math:`\hat\theta_j` (:func:`incentive_gradient`). Then :math:`\hat\theta` becomes
+       the new :math:`\theta`.
 
     Both segments count as env steps, and each ends in an update. As in the `authors' code
     <https://github.com/011235813/lio>`_: policies mixed with a uniform part, plain gradient steps inside and Adam

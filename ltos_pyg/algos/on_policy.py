@@ -196,7 +196,8 @@ class OnPolicy(Algorithm):
         self.env_steps += graph.num_graphs * ranks.current().size
 
     def bootstrap_if_needed(self, successor: Batch, step: GraphStep, memory: Memory) -> Tensor:
-        """The bootstrap where the segment or the clock cuts returns off, and zeros where they are not used."""
+        """Values of the successors, if this step completes the segment or truncates an episode; else zeros, as they are
+        then not used."""
         then, goes_on = self.layout(successor).present(), ~step.terminated.to(self.device)
         if not (len(self.rollout) == self.rollout.length - 1 or bool(step.truncated.any())):
             return then.new_zeros((*then.shape, self.num_values), dtype=torch.float32)

@@ -110,7 +110,7 @@ def _peers() -> Iterator[None]:
         found = ' '.join(str(error).split())[:160]
         raise RankError(
             f'another process of this run ended, or did not answer in time ({found}). Look for its own message; then '
-            f'start all processes again with --resume: the last checkpoint of the run is whole.'
+            f'start all processes again with --resume: the last checkpoint of the run is complete.'
         ) from error
 
 

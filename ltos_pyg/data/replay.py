@@ -218,7 +218,7 @@ class GraphReplay:
 
         Args:
             batch_size: Number of graphs.
-            generator: Of the draws; None: the replay's own.
+            generator: The generator that draws them; None: the replay's own.
             n_step: Steps between a graph and its successor, fewer where the episode ended or any agent left earlier
                 (see :class:`~ltos_pyg.data.Transition`).
             gamma: Discount per step.

@@ -75,7 +75,7 @@ class Run:
         algo: An algorithm, or ``package.module:Name``.
         preset: The options to start from.
         method: Options that the method changes.
-        seed: Of all random numbers.
+        seed: Seed of all random numbers.
         imports: Modules that register the scenario or the algorithm.
     """
 

@@ -112,8 +112,8 @@ def plan(runs: Iterable[Run], folder: Path) -> list[Planned]:
             if _what(run) != _what(other):
                 raise ValueError(
                     f"two different runs have the same name, '{run.name}', and would share a folder: {_what(run)} and "
-                    f'{_what(other)}. Of a path only the file name counts, and of a class in a module its name: rename '
-                    f'one of them.'
+                    f'{_what(other)}. A run is named by file names without their folders, and by classes without their '
+                    f'modules: rename one of them.'
                 )
             continue
         if path.exists() and not path.is_dir():

@@ -147,7 +147,7 @@ class Run:
         Args:
             env: The environment, as for :func:`train`, with its default options. ``None``: that of training.
             episodes: How many. ``None``: one of each task (traffic), or 100 where episodes differ.
-            seed: Of the episodes.
+            seed: Seed of the episodes.
             options: Options of the environment to change, e.g. ``num_agents=40``.
 
         Raises:
@@ -179,7 +179,7 @@ class Run:
 
         Args:
             episodes: How many in each setting. ``None``: one of each task (traffic), or 100 where episodes differ.
-            seed: Of the episodes, the same in each setting.
+            seed: Seed of the episodes, the same in each setting.
             options: Options of the environment. Lists are varied: every combination of their values is one setting. Any
                 other value is used in all settings.
 

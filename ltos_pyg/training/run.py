@@ -149,7 +149,7 @@ def _goes_on(
     if saved is None:
         raise ValueError(
             f"'{run.path}' is finished and has no checkpoint from which more steps could be trained, or other "
-            f'episodes be played. Train anew into another folder by --out.'
+            f'episodes be played. Train again, into another folder given by --out.'
         )
     if not grows and ranks.first:
         print(

@@ -114,7 +114,7 @@ def evaluate_over(
 
     Raises:
         ValueError: Names the first setting that the policy cannot act in, and the option that changes its observations;
-            or the first metric that there is not.
+            or the first metric that does not exist.
     """
     for setting in settings:
         _check(algorithm, trained, scenario, config, setting, seed)

@@ -35,7 +35,7 @@ class TripRecorder:
         """Updates the records by comparing with the step before.
 
         Args:
-            second: At which the step began.
+            second: The second at which the step began.
             running: The vehicles on the roads.
             lanes: The vehicles on each lane.
         """

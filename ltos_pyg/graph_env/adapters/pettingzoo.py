@@ -132,8 +132,8 @@ class PettingZooEnv(SingleGraphEnv):
     action mask excludes the actions that an agent lacks.
 
     Action masks are read from either place where PettingZoo environments have them: the entry ``action_mask`` of a
-    ``Dict`` observation (all other entries are what the agent observes), or ``infos[agent]['action_mask']``. To know
-    whether the latter are there, the environment is reset once when this is made.
+    ``Dict`` observation (all other entries are what the agent observes), or ``infos[agent]['action_mask']``. To find
+    out whether the infos have masks, the environment is reset once when it is wrapped.
 
     Raises:
         ValueError: If the environment is not a parallel one, or its spaces do not fit.

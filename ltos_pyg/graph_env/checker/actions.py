@@ -12,7 +12,7 @@ from ltos_pyg.graph_env.checker.walk import random_action
 
 fail = declare(
     {
-        'wrong length': 'Compare action.shape with the number of nodes first: they were chosen for another batch.',
+        'wrong length': 'Compare action.shape with the number of nodes first: such actions are for another batch.',
         'after a wrong length': 'Check the actions before any state changes or random number is drawn.',
     }
 )

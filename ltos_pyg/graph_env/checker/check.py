@@ -45,7 +45,7 @@ def check_env(make_env: Callable[[], GraphEnv], steps: int = 200, seed: int = 0)
         make_env: Makes the environment; called several times. It must take no argument: ``lambda: MyEnv(num_envs=4)``.
             Two to eight parallel episodes find most faults at the lowest cost.
         steps (int): Steps of each run. Choose enough to pass the end of several episodes.
-        seed (int): Of the episodes and of the random actions.
+        seed (int): Seed of the episodes and of the random actions.
 
     Raises:
         EnvCheckError: At the first broken clause: its name in brackets, where it broke, what was expected, what it got,

@@ -35,7 +35,7 @@ class TrafficPainter:
 
     Args:
         network: What to draw.
-        choices: Of its signals.
+        choices: The phases that its signals choose from.
         yellow: Seconds of yellow.
         pixels: About how wide (or high) the network gets.
     """

@@ -76,7 +76,7 @@ def draw_selfishness(folder: Path, out: Path, *more: Path, device: str | None = 
         out: Where to leave the figure, .png, .svg or .pdf. Its numbers are left beside it, as .csv.
         more: Other places for the same figure.
         device: Device of the network, by default as in training.
-        seed: Of the episode.
+        seed: Seed of the episode.
 
     Raises:
         ValueError: If the folder has no run of a sharing algorithm on traffic, or the suffix is not .png, .svg or
