@@ -42,7 +42,7 @@ class OffPolicyConfig:
     hidden_channels: int = 128  # width of the hidden layers
     encoder_channels: tuple[int, ...] = (512,)  # widths of the encoder's hidden layers
     augment: bool = True  # train on random symmetric views (rotations, reflections), if the env declares symmetries
-    average_views: bool = False  # act greedily on the mean over all symmetric views (one forward pass for each)
+    average_views: bool = False  # act greedily on the mean over all symmetric views (with V views, V times the work)
     eval_temperature: float = 0.0  # without exploration: draw from softmax(action values / this); 0: the best action
     precision: Literal['float32', 'bf16'] = 'float32'  # bf16: the networks' matrix products under autocast
 

@@ -375,7 +375,7 @@ def summed(value: Tensor, near: Near) -> Tensor:
 
 
 def in_parts(candidates: Parts, num_nodes: int) -> list[Parts]:
-    """The candidates in parts small enough that the parts of a large graph fit into memory."""
+    """Splits the candidates into parts, so small that one part fits into memory even on a large graph."""
     size = max(NODES_AT_ONCE // max(num_nodes, 1), 1)
     return [candidates[first : first + size] for first in range(0, len(candidates), size)]
 
