@@ -28,10 +28,9 @@ class Options:
     vary: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """an option to vary: NAME=A,B,C (choices), NAME=LOW..HIGH (a range) or NAME=LOW..HIGH:log. If both bounds are whole
     numbers, only whole numbers are tried: write gamma=0.0..1.0 for fractions. For an option that takes several values,
-    write 'NAME=[A,B],[C]'. Can be repeated"""
+    write 'NAME=[A,B],[C]'"""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """an option that is the same in every trial, as NAME=VALUE, or 'NAME=[A,B]' if it takes several values; can be
-    repeated"""
+    """an option that is the same in every trial, as NAME=VALUE, or 'NAME=[A,B]' if it takes several values"""
     sampler: Literal['tpe', 'random', 'grid'] = 'tpe'
     """tpe learns from earlier trials; grid runs all combinations of choices"""
     trials: int = 20
