@@ -4,8 +4,8 @@ An attack brings its attacker i a gain g and costs its victim j 4. For both toge
 weights w it pays for the attacker if w_ii g > 4 w_ji. Agents walk at random. The script looks at each pair of
 neighbours of the graph that stand side by side, and counts how often an attack would pay for the attacker.
 
-You will see: a table with one row per graph and share kept. Attacks should never pay (0 %) with gain 2, and always pay
-(100 %) with gain 6.
+You will see: a table with one row per graph and share kept. What is best for the two agents together is 0 % with gain
+2 and 100 % with gain 6.
 
     python examples/07_jungle_incentives.py --episodes 20
 """
