@@ -206,7 +206,8 @@ class LIO(OnPolicy):
     Ours: payments go to neighbours, by slot, instead of to all agents (with two agents this is the same); segments of a
     fixed length in many graphs at once instead of whole episodes, so returns bootstrap with a learned value, which is
     also the baseline, together with the mean over the graphs (treated as constant); the exact closed form instead of
-    automatic second derivatives, which in that code leak credit between payers when there are more than two agents.
+    automatic second derivatives. In that code, with more than two agents, these also train a payer on the returns of
+    the other payers.
 
     Payments are indexed by slot: where the graph changes, a slot holds different neighbours over time, and the method
     is not well defined, as the LToS paper reports. Payers see their neighbours' parameters (in training); fitting

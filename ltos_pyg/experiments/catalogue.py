@@ -12,6 +12,7 @@ from ltos_pyg.experiments.experiment import Experiment, Method, Setting
 LTOS = Method(label='LToS', algo='ltos')
 LTOS_EDGE = Method(label='LToS-edge (ours)', algo='ltos_edge')
 FIXED = Method(label='fixed LToS', algo='fixed_ltos')
+FIXED_QUARTER = Method(label='fixed LToS, keeps 0.25', algo='fixed_ltos', options={'critic': 'node', 'kept': 0.25})
 FIXED_EDGE = Method(label='fixed LToS, edge critic', algo='fixed_ltos', options={'critic': 'edge', 'kept': 'uniform'})
 DGN = Method(label='DGN', algo='dgn')
 DQN = Method(label='DQN', algo='dqn')
@@ -159,7 +160,7 @@ _ALL = (
         settings=tuple(
             jungle(f'k = {k}', k, **({} if k == 3 else {'neighbours': k})) for k in (1, 2, 3, 4, 5, 8)
         ),
-        methods=(LTOS, LTOS_EDGE, FIXED), paper=FIGURE6,
+        methods=(LTOS, LTOS_EDGE, FIXED, FIXED_QUARTER, DGN), paper=FIGURE6,
     ),
     Experiment(
         name='table3', title='Table 3: red lights on traffic, 6x6 and Shenzhen', files=True,
