@@ -160,7 +160,7 @@ _ALL = (
         settings=tuple(
             jungle(f'k = {k}', k, **({} if k == 3 else {'neighbours': k})) for k in (1, 2, 3, 4, 5, 8)
         ),
-        methods=(LTOS, LTOS_EDGE, FIXED, FIXED_QUARTER, DGN), paper=FIGURE6,
+        methods=(LTOS, LTOS_EDGE, FIXED, FIXED_QUARTER, FIXED_EDGE, DGN), paper=FIGURE6,
     ),
     Experiment(
         name='table3', title='Table 3: red lights on traffic, 6x6 and Shenzhen', files=True,
