@@ -54,7 +54,7 @@ def test_a_state_that_fits_is_continued_and_one_of_another_device_starts_again_a
     on_a_gpu = torch.arange(16, dtype=torch.uint8)  # the size of CUDA's states
     draws = []
     for state in (on_a_gpu, on_a_gpu, on_a_gpu + 1):
-        with pytest.warns(UserWarning, match='saved on another device'):
+        with pytest.warns(UserWarning, match='saved on another kind of device'):
             restore({'replay': there}, {'replay': state})
         draws.append(torch.rand(3, generator=there))
     assert torch.equal(draws[0], draws[1])

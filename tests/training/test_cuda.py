@@ -99,7 +99,7 @@ def test_environments_in_python_stay_on_the_cpu(algo, tmp_path):
 def test_a_run_goes_on_on_another_device(tmp_path):
     options = {'out': tmp_path, 'final_episodes': 4, 'eval_episodes': 2}
     ltos_pyg.train('prisoner', 'ltos', 2_000, device=GPU, **options)
-    with pytest.warns(UserWarning, match='saved on another device'):
+    with pytest.warns(UserWarning, match='saved on another kind of device'):
         ltos_pyg.train('prisoner', 'ltos', 3_000, device='cpu', resume=True, **options)
 
 
