@@ -101,7 +101,7 @@ def test_jobs_that_slurm_refuses_are_said_in_its_own_words(tmp_path, monkeypatch
         list(slurm.train(plan(tiny().runs(), tmp_path / 'runs')))
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def cluster():
     """A local Ray cluster of two workers."""
     ray = pytest.importorskip('ray')
