@@ -82,7 +82,7 @@ def main(args: Sequence[str]) -> int:
     check_range(options, 'seeds', least=1, none=', or be left out')
     if options.ray and options.jobs != 1:
         raise ValueError(
-            f"'--jobs' is for runs on this machine or of --slurm, and --ray trains on all cores of its cluster (got "
+            f"'--jobs' is for runs on this machine or for --slurm, and --ray trains on all cores of its cluster (got "
             f'--jobs {options.jobs}). Leave it out.'
         )
     from ltos_pyg.experiments.catalogue import EXPERIMENTS

@@ -449,7 +449,7 @@ def test_a_dry_run_refuses_what_the_call_would_refuse(tmp_path, capsys):
     assert main(['reproduce', 'fig3a', '--data', str(tmp_path), '--dry-run']) == 1
     assert "'--data' is the folder of road networks, which fig3a does not need" in capsys.readouterr().err
     assert main(['reproduce', 'fig3a', '--ray', 'local', '--jobs', '2']) == 1
-    assert "'--jobs' is for runs on this machine or of --slurm" in capsys.readouterr().err
+    assert "'--jobs' is for runs on this machine or for --slurm" in capsys.readouterr().err
 
 
 def test_the_commands_of_a_dry_run_work_as_printed(tmp_path, capsys):

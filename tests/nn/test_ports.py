@@ -36,19 +36,19 @@ def test_export_agrees_on_sizes_it_was_not_traced_on(case, device):
     inputs = [tuple(t.to(device) for t in case.inputs(*size)) for size in sizes]
     dynamic = torch.export.Dim.DYNAMIC
     shapes = ({0: dynamic}, {1: dynamic}, {0: dynamic})[: len(inputs[0])]
-    twin = torch.export.export(module, inputs[0], dynamic_shapes=shapes).module()
+    exported = torch.export.export(module, inputs[0], dynamic_shapes=shapes).module()
     for args in inputs:
-        assert_close(tensors(twin(*args)), tensors(module(*args)), rtol=1e-4, atol=1e-5)
+        assert_close(tensors(exported(*args)), tensors(module(*args)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')  # the checks of shapes are not traced
 @pytest.mark.parametrize('case', [case for case in PORTED if case.name in TRACEABLE], ids=str)
 def test_a_trace_agrees_on_sizes_it_was_not_traced_on(case):
     module = case.module()
-    twin = torch.jit.trace(module, case.inputs(*MANY_EDGES), check_trace=False)
+    traced = torch.jit.trace(module, case.inputs(*MANY_EDGES), check_trace=False)
     for size in (TRACED, *OTHERS):
         args = case.inputs(*size)
-        assert_close(tensors(twin(*args)), tensors(module(*args)), rtol=1e-4, atol=1e-5)
+        assert_close(tensors(traced(*args)), tensors(module(*args)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
