@@ -117,6 +117,15 @@ def test_the_command_is_installed():
     assert (done.returncode, done.stdout) == (0, f'ltos_pyg {ltos_pyg.__version__}\n')
 
 
+@pytest.mark.parametrize('command', ['watch', 'evaluate', 'sweep', 'table', 'train prisoner'])
+def test_help_names_one_default_for_each_option(command, capsys):
+    with pytest.raises(SystemExit, match='0'):
+        main([*command.split(), '--help'])
+    options = ' '.join(capsys.readouterr().out.replace('│', ' ').split()).split(' --')
+    assert len(options) > 5
+    assert [option for option in options if option.lower().count('default: ') > 1] == []
+
+
 def test_names_are_checked_and_help_is_printed_before_pytorch_is_loaded():
     code = (
         'import sys; from ltos_pyg.cli import main\n'

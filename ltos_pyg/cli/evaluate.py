@@ -12,7 +12,16 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ltos_pyg.cli.options import ImportArg, PolicyArg, env_flags, other_options, parse, run_folder_of, say_loading
+from ltos_pyg.cli.options import (
+    ImportArg,
+    OwnDefault,
+    PolicyArg,
+    env_flags,
+    other_options,
+    parse,
+    run_folder_of,
+    say_loading,
+)
 from ltos_pyg.formatting import finite
 
 Changes = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar='NAME=VALUE …')]
@@ -24,7 +33,7 @@ class Options:
     """Play episodes without exploration with a trained run."""
 
     folder: PolicyArg
-    episodes: int | None = None
+    episodes: OwnDefault[int | None] = None
     """number of episodes. Default: one of each task where the environment has tasks (traffic); else 100, or as many as
     the final evaluation has if that is fewer. LToS also plays episodes under each of its other sharing modes (at most
     20 each, or one of each task), unless --over is given"""
@@ -32,16 +41,16 @@ class Options:
     """seed of the episodes"""
     json: bool = False
     """print mean, std and count of every metric as JSON"""
-    device: str | None = None
+    device: OwnDefault[str | None] = None
     """device of the network, e.g. cuda (default: as in training)"""
-    temperature: float | None = None
+    temperature: OwnDefault[float | None] = None
     """draw actions from softmax(action values / temperature); 0: greedy (default: the run's eval_temperature)"""
     env: Changes = ()
     """options of the environment to change, e.g. --env num_agents=40"""
     over: Grid = ()
     """evaluate with each of these values of an environment option, e.g. num_agents=10,20,50. With several options,
     evaluate each combination of their values. Prints one table, and writes RUN/zero_shot/NAME.json"""
-    metric: tuple[str, ...] = ()
+    metric: OwnDefault[tuple[str, ...]] = ()
     """metrics in the table of --over (default: all except the episode length and, of the measures of sharing, only
     kept)"""
     format: Literal['text', 'md', 'csv'] = 'text'

@@ -16,6 +16,9 @@ from ltos_pyg.formatting import as_whole
 
 T = TypeVar('T')
 
+# An option whose help names its default itself: the parser would add "(default: None)" or "(default: )".
+OwnDefault = Annotated[T, tyro.conf.arg(help_behavior_hint='')]
+
 RunArg = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar='RUN', help='a run folder')]
 PolicyArg = Annotated[
     Path,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltos_pyg.cli.options import ImportArg, RunArgs, check_runs, parse
+from ltos_pyg.cli.options import ImportArg, OwnDefault, RunArgs, check_runs, parse
 from ltos_pyg.formatting import finite
 
 
@@ -17,7 +17,7 @@ class Options:
     """Draw the learning curves of runs: one curve per algorithm, over its seeds."""
 
     folders: RunArgs
-    metric: str | None = None
+    metric: OwnDefault[str | None] = None
     """metric to draw (default: the scenario's primary metric, e.g. eval/reward on the jungle)"""
     out: Path = Path('curves.png')
     """file to write: .png, .svg or .pdf"""

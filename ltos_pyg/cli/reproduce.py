@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ltos_pyg.cli.options import ImportArg, parse
+from ltos_pyg.cli.options import ImportArg, OwnDefault, parse
 from ltos_pyg.ranges import check_range
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Options:
     """print the names and titles of the built-in experiments"""
     jobs: int = 1
     """number of runs that train at the same time, each on one core"""
-    seeds: int | None = None
+    seeds: OwnDefault[int | None] = None
     """largest number of seeds for each method (default: all)"""
     only: str = ''
     """only methods with this text in their name"""

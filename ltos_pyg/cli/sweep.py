@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ltos_pyg import registry
-from ltos_pyg.cli.options import ImportArg, parse
+from ltos_pyg.cli.options import ImportArg, OwnDefault, parse
 from ltos_pyg.cli.reproduce import stopped_by_signals, with_values
 
 
@@ -37,15 +37,15 @@ class Options:
     """number of trials; unused with the grid"""
     seeds: int = 1
     """number of runs in each trial, with seeds 100, 101, ...; the value of a trial is the mean over its runs"""
-    metric: str | None = None
+    metric: OwnDefault[str | None] = None
     """metric to optimise, at the end of a run (default: the scenario's primary metric)"""
-    minimise: bool = False
+    minimise: OwnDefault[bool] = False
     """lower values of --metric are better (default: as the scenario declares for its primary metric)"""
     prune: bool = False
     """stop a trial early if it is worse than the median of the earlier trials at the same step"""
     jobs: int = 1
     """number of trials that run at the same time, each on one core"""
-    out: Path | None = None
+    out: OwnDefault[Path | None] = None
     """folder of the sweep (default: runs/sweep-SCENARIO-ALGO); the same command continues it"""
     ray: Annotated[str | None, tyro.conf.arg(metavar='ADDRESS')] = None
     """run trials on the Ray cluster at this address. auto: the cluster that runs already; local, or no address: a new

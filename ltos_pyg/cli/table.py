@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ltos_pyg.cli.options import ImportArg, RunArgs, check_runs, parse
+from ltos_pyg.cli.options import ImportArg, OwnDefault, RunArgs, check_runs, parse
 
 
 @dataclass
@@ -14,7 +14,7 @@ class Options:
     """Print a table of final results: one row per algorithm, over its seeds."""
 
     folders: RunArgs
-    metric: tuple[str, ...] = ()
+    metric: OwnDefault[tuple[str, ...]] = ()
     """metrics to show (default: the scenario's primary metric, e.g. reward on the jungle)"""
     measures: bool = False
     """also show measures of the sharing weights: the share kept, its spread over nodes and over states, the unevenness

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union
 
 import tyro
 
-from ltos_pyg.cli.options import RunArg, parse
+from ltos_pyg.cli.options import OwnDefault, RunArg, parse
 from ltos_pyg.formatting import finite
 
 ALL = 'all'  # every controller, to compare them
@@ -45,7 +45,7 @@ class Simulate:
 
     net: str = '6x6'
     """ROWSxCOLS of a generated grid, or a CityFlow road network file"""
-    flow: str | None = None
+    flow: OwnDefault[str | None] = None
     """a CityFlow flow file (default: generated demand)"""
     controller: str = 'max-pressure'
     """fixed, random, longest-queue, greedy-count, max-pressure, max-pressure-queues; or all of them"""

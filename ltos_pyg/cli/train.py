@@ -189,7 +189,7 @@ def parse_options(config: Any, args: Sequence[str]) -> tuple[Any, Any]:
     from ltos_pyg.cli.options import ImportArg, whole_numbers
 
     def told(help: str) -> Any:
-        return tyro.conf.arg(help=help)
+        return tyro.conf.arg(help=help, help_behavior_hint='' if '(default: ' in help else None)
 
     parts = ('train', 'algorithm', 'env')
     shared = shared_names(config)
@@ -201,7 +201,7 @@ def parse_options(config: Any, args: Sequence[str]) -> tuple[Any, Any]:
         ),
         ('algo', Annotated[str, told('the algorithm, or package.module:Name')], config.algo),
         ('preset', Annotated[str, told('the options to start from')], config.preset),
-        ('label', Annotated[str | None, told('name of the run in tables and plots')], None),
+        ('label', Annotated[str | None, told('name in tables and plots (default: algorithm and preset)')], None),
         ('out', Annotated[str | None, told('the run folder (default: runs/SCENARIO-ALGO-seedN)')], None),
         ('config', Annotated[str | None, told('a TOML file of options, as ltos sweep writes it')], None),
         ('resume', Annotated[bool, tyro.conf.FlagCreatePairsOff, told('continue the run in its folder')], False),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ltos_pyg.cli.options import ImportArg, PolicyArg, parse, run_folder_of, say_loading
+from ltos_pyg.cli.options import ImportArg, OwnDefault, PolicyArg, parse, run_folder_of, say_loading
 from ltos_pyg.ranges import check_range
 
 SEED, FPS = 2_000_000, 8
@@ -18,15 +18,15 @@ class Options:
     """Draw an episode of a trained run."""
 
     folder: PolicyArg
-    out: Path | None = None
+    out: OwnDefault[Path | None] = None
     """a .gif file, or a folder for PNG files (default: RUN/episode.gif; for a pretrained policy, NAME-episode.gif)"""
-    seed: int | None = None
+    seed: OwnDefault[int | None] = None
     """seed of the episode (default: 2000000; with --figure: 0)"""
-    fps: int | None = None
+    fps: OwnDefault[int | None] = None
     """pictures per second (default: 8)"""
     steps: int | None = None
     """draw only this many steps"""
-    device: str | None = None
+    device: OwnDefault[str | None] = None
     """device of the network, e.g. cpu (default: as in training)"""
     terminal: bool = False
     """draw in the terminal instead"""

@@ -294,7 +294,8 @@ def with_options(
         if own == name:
             part = next((part for part, names in parts.items() if name in names), None)
             if part is None:
-                raise _unknown(name, set().union(*parts.values()), f'{config.algo} on {config.scenario}')
+                where = f'{config.algo} on {config.scenario}'
+                raise _unknown(name, set().union(*parts.values()), where, registry.algorithm_names())
         else:
             part = 'env'
             if own not in parts[part]:
@@ -313,7 +314,11 @@ def _replaced_unchecked(options: Any, **changes: Any) -> Any:
     return new
 
 
-def _unknown(name: str, known: set[str], where: str) -> UnknownOptionError:
+def _unknown(name: str, known: set[str], where: str, algorithms: Iterable[str] = ()) -> UnknownOptionError:
+    others = [algo for algo in algorithms if hasattr(registry.algorithm(algo).config, name)]
     near = difflib.get_close_matches(name, known, 1)
-    move = f"Did you mean '{near[0]}'?" if near else f'Choose from: {", ".join(sorted(known))}'
+    if others:
+        move = f'It is an option of {", ".join(others)}.'
+    else:
+        move = f"Did you mean '{near[0]}'?" if near else f'Choose from: {", ".join(sorted(known))}'
     return UnknownOptionError(name, f"unknown option '{name}' of {where}. {move}")

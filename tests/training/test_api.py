@@ -181,6 +181,7 @@ def test_an_environment_of_a_script_is_trained_and_its_inexact_resume_is_said(tm
     ('arguments', 'message'),
     [
         ({'gama': 0.5}, r"unknown option 'gama' of dqn on prisoner\. Did you mean 'gamma'\?"),
+        ({'phi_tau': 0.5}, r"unknown option 'phi_tau' of dqn on prisoner\. It is an option of ltos, ltos_edge\.$"),
         ({'env_options': {'gamma': 1}}, r"unknown option 'gamma' of the environment of prisoner\. Choose from: cost"),
         ({'out': ''}, r"'out' must name a folder \(got ''\)"),
         ({'env': PrisonerEnv()}, r"'env' must be a name, a class or a function \(got an object of PrisonerEnv\)"),
