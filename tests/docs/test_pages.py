@@ -145,6 +145,16 @@ METHODS = {
 WITH_CONTROL = METHODS | {'fixed LToS, edge critic': 'fixed_ltos-critic=edge-kept=uniform'}
 
 
+def test_the_numbers_of_the_papers_claims_are_those_of_the_sections_below():
+    text = page('results.md').partition("## The paper's claims, one by one")[2]
+    claims, _, rest = text.partition('## How to read the tables')
+    found = [row.rpartition(' | ')[2] for row in claims.splitlines() if row.startswith('| ')][1:]
+    numbers = {number for row in found for number in re.findall(r'\d\.\d+', row)}
+    assert len(found) == 8
+    assert len(numbers) > 10
+    assert {number for number in numbers if not re.search(rf'(?<![\d.]){re.escape(number)}(?!\d)', rest)} == set()
+
+
 def test_the_table_of_all_methods_on_the_jungle_is_that_of_the_kept_runs():
     text = page('results.md').partition('### All methods')[2].partition('\n- ')[0]
     rows = [
