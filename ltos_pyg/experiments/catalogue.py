@@ -238,6 +238,14 @@ _ALL = (
         ),
     ),
     Experiment(
+        name='replay-jungle', title='Jungle, 8 neighbours: a replay that forgets the start of training, and one of all',
+        seeds=2, methods=(LTOS_EDGE, FIXED_EDGE, DGN),
+        settings=(
+            jungle('replay of 50,000', neighbours=8),
+            jungle('replay of 120,000', neighbours=8, replay_size=120_000),
+        ),
+    ),
+    Experiment(
         name='sharing-jungle-radius', title='Jungle, neighbours within 9 cells', report='sharing', seeds=3,
         settings=(jungle('radius', graph='radius'),), methods=DENSE_ROWS, compared='edge, learned',
     ),
