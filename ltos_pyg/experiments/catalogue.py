@@ -238,7 +238,7 @@ _ALL = (
         ),
     ),
     Experiment(
-        name='replay-jungle', title='Jungle, 8 neighbours: a replay that forgets the start of training, and one of all',
+        name='replay-jungle', title='Jungle, 8 neighbours: a replay of the last 50,000 steps, and one of all 120,000',
         seeds=2, methods=(LTOS_EDGE, FIXED_EDGE, DGN),
         settings=(
             jungle('replay of 50,000', neighbours=8),

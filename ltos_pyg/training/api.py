@@ -315,7 +315,9 @@ def _replaced_unchecked(options: Any, **changes: Any) -> Any:
 
 
 def _unknown(name: str, known: set[str], where: str, algorithms: Iterable[str] = ()) -> UnknownOptionError:
-    others = [algo for algo in algorithms if hasattr(registry.algorithm(algo).config, name)]
+    others = [
+        algo for algo in algorithms if name in {f.name for f in dataclasses.fields(registry.algorithm(algo).config)}
+    ]
     near = difflib.get_close_matches(name, known, 1)
     if others:
         move = f'It is an option of {", ".join(others)}.'
