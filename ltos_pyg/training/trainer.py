@@ -296,6 +296,7 @@ class Trainer:
             'stopped': self.stopped,
             'hooks': asdict(self.hooks),
             'inexact_resumes': list(self.inexact_resumes),
+            'first_rewards': self._rewards,
             'callbacks': {name: callback.state_dict() for name, callback in self._named_callbacks()},
         }
         if state['env'] is None and not self._said_inexact:
@@ -326,7 +327,7 @@ class Trainer:
         self.last_eval_step = state.get('last_eval_step', -1)
         self.stopped = state.get('stopped')
         self.hooks = HookProgress(**state.get('hooks', {}))
-        self._rewards = None  # judged before the run was stopped
+        self._rewards = state.get('first_rewards')
         self._load_callbacks(state.get('callbacks', {}))
 
     def _load_callbacks(self, saved: dict[str, dict[str, Any]]) -> None:

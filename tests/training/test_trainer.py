@@ -257,10 +257,18 @@ def test_rewards_of_a_scale_far_from_one_are_reported_once(tmp_path, make_traine
     class Rich(Lottery):
         pass
 
+    def make() -> Trainer:
+        return make_trainer(tmp_path, lambda num_envs: VectorGraphEnv(Rich, num_envs), algo, steps=600, num_envs=60)
+
     Rich.prize = prize
-    trainer = make_trainer(tmp_path, lambda num_envs: VectorGraphEnv(Rich, num_envs), algo, steps=600, num_envs=60)
-    while trainer.algorithm.env_steps < 600:  # two rewards each
-        trainer.advance()
+    trainer = make()
+    for stop in (240, 600):  # two rewards a step: neither half has enough of them
+        while trainer.algorithm.env_steps < stop:
+            trainer.advance()
+        trainer.save()
+        trainer = make()
+        trainer.load(trainer.store.load_latest()[1])
+    trainer.advance()
     lines = [line for line in capsys.readouterr().err.splitlines() if 'rewards' in line]
     assert len(lines) == (said is not None)
     assert said is None or re.search(rf'^ltos: the first 1,0\d\d rewards other than 0 {said}', lines[0])
