@@ -122,6 +122,7 @@ def main(args: Sequence[str]) -> int:
         _print_plan(planned, options.jobs, missing_values(experiments, options.runs))
         return 0
     if options.report:
+        plan_all(experiments, options.runs)
         failures = write_reports(experiments, options.runs, options.out)
     else:
         with stopped_by_signals():
@@ -203,8 +204,7 @@ def _print_plan(
         time = 'to be played' if one.state == 'to measure' else f'{seconds / 60:8.1f} min'
         print(f'{one.state:12}{time}  {one.run.name}')
         if one.state != 'finished':
-            resume = ['--resume'] if one.state in ('interrupted', 'to measure') else []
-            print(f'{"":12}{"":12}  {shlex.join(["ltos", *one.run.arguments(one.folder), *resume])}')
+            print(f'{"":12}{"":12}  {shlex.join(["ltos", *one.arguments])}')
     for (name, option), values in (missing or {}).items():
         print(f'{"zero-shot":12}to be played  {name} over {option} = {", ".join(map(option_text, values))}')
     states = [one.state for one in planned]

@@ -18,8 +18,8 @@ from ltos_pyg.training.config import ENV_PREFIX, flags_of
 
 FIRST_SEED = 10  # settings were chosen on 100 to 104; 0 to 9 were used while bugs were fixed, some settings on them
 NAME_BYTES = 200  # longest name of a run folder: file systems allow 255, and files that are being written add some
-NOT_TRAINING = ('final_episodes', 'eval_episodes', 'eval_every', 'eval_seed', 'media', 'threads', 'device',
-                'checkpoint_every', 'log_every')  # fmt: skip
+MEASURING = ('final_episodes', 'eval_episodes', 'eval_every', 'eval_seed')  # options of evaluations
+NOT_TRAINING = (*MEASURING, 'media', 'threads', 'device', 'checkpoint_every', 'log_every')
 """Options that change what is measured or saved, but not what is trained: not in the name of a run folder."""
 
 Report = Literal['table', 'curves', 'line', 'sharing', 'zero_shot', 'behaviour', 'selfishness']
@@ -146,6 +146,8 @@ class Experiment:
         seeds: Number of seeds of each method, counted from ``first_seed``.
         first_seed: The first seed.
         metric: The metric; ``None``: that of the setting, or the primary metric of its scenario.
+        lower_is_better: Whether less of the metric is better; ``None``: as the scenario declares for its primary
+            metric, and by their names for others.
         over: For ``'zero_shot'``, the values of each option of the environment, one option at a time.
         compared: Label of the method that a report compares with each of the others; ``None``: the first method.
         paper: Numbers of the paper, by method label and setting label.
@@ -162,6 +164,7 @@ class Experiment:
     seeds: int = 5
     first_seed: int = FIRST_SEED
     metric: str | None = None
+    lower_is_better: bool | None = None
     over: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     compared: str | None = None
     paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -389,7 +392,7 @@ def _build(cls: Any, plain: Mapping[str, Any], path: Path, text: str, where: str
 _TYPES: dict[str, tuple[type, ...]] = {
     'name': (str,), 'title': (str,), 'seeds': (int,), 'first_seed': (int,), 'metric': (str,), 'label': (str,),
     'algo': (str,), 'preset': (str,), 'scenario': (str,), 'options': (dict,), 'paper': (dict,), 'x': (int, float),
-    'text': (str,), 'compared': (str,), 'imports': (tuple,), 'over': (dict,),
+    'text': (str,), 'compared': (str,), 'imports': (tuple,), 'over': (dict,), 'lower_is_better': (bool,),
 }  # fmt: skip
 _CHOICES = {'report': ('table', 'curves', 'line', 'sharing', 'zero_shot')}
 _REQUIRED: dict[Any, tuple[str, ...]] = {Experiment: (), Setting: ('scenario',), Method: ('algo',)}

@@ -71,7 +71,9 @@ def results_of(experiment: Experiment, folder: Path) -> list[Result]:
                     raise ValueError(
                         f"'{folder / run.name}' has no metric '{metric}'. Choose from: {', '.join(sorted(known))}"
                     )
-            lower = less_is_better(metric, scenario.primary_metric, scenario.lower_is_better)
+            lower = experiment.lower_is_better
+            if lower is None:
+                lower = less_is_better(metric, scenario.primary_metric, scenario.lower_is_better)
             late = tuple(_second_half(RunFolder(folder / run.name), metric) for run in done)
             found.append(Result(method, setting, metric, lower, tuple(done), tuple(ends), late, len(runs)))
     return found

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ltos_pyg import registry
-from ltos_pyg.experiments.experiment import NOT_TRAINING, Run
+from ltos_pyg.experiments.experiment import MEASURING, NOT_TRAINING, Run
 from ltos_pyg.experiments.processes import start_run
 from ltos_pyg.experiments.speeds import expected_seconds
 from ltos_pyg.progress import Progress
 from ltos_pyg.training.api import with_options
-from ltos_pyg.training.config import RunConfig
+from ltos_pyg.training.config import RunConfig, flags_of
 from ltos_pyg.training.lock_file import hold_lock
 from ltos_pyg.training.run_folder import RunFolder, digests_of
 
@@ -57,6 +57,16 @@ class Planned:
         if run.is_finished:
             return 'to measure' if self.remeasure else 'finished'
         return 'interrupted' if run.holds_run else 'missing'
+
+    @property
+    def arguments(self) -> list[str]:
+        """The arguments of ``ltos`` that train the run, or go on with what its folder holds."""
+        arguments = self.run.arguments(self.folder)
+        if not RunFolder(self.folder).holds_run:
+            return arguments
+        name = 'final_episodes'  # a resumed run keeps its options, so its default must be given, too
+        asked = [] if name in self.run.options else flags_of(name, self.config.train.final_episodes)
+        return [*arguments, *asked, '--resume']
 
 
 @dataclass(frozen=True)
@@ -96,15 +106,14 @@ def config_of(run: Run) -> RunConfig:
 
 
 def plan(runs: Iterable[Run], folder: Path) -> list[Planned]:
-    """Lists every different run once, and checks them all before any starts. Of runs that are trained alike and only
-    measured differently, the first one is listed.
+    """Lists every different run once, and checks them all before any starts.
 
     Raises:
-        ValueError: If an option is wrong, two runs that are trained differently have the same name, or a run in the
-            folder was trained with other options.
+        ValueError: If an option is wrong, two runs that are trained or measured differently have the same name, or a
+            run in the folder was trained with other options.
     """
     planned: dict[str, Planned] = {}
-    for run in dict.fromkeys(runs):
+    for run in runs:
         config = config_of(run)
         path = folder / run.name
         if run.name in planned:
@@ -115,6 +124,7 @@ def plan(runs: Iterable[Run], folder: Path) -> list[Planned]:
                     f'{_what(other)}. A run is named by file names without their folders, and by classes without their '
                     f'modules: rename one of them.'
                 )
+            _check_measured_alike(run, config, planned[run.name].config)
             continue
         if path.exists() and not path.is_dir():
             raise ValueError(
@@ -125,6 +135,18 @@ def plan(runs: Iterable[Run], folder: Path) -> list[Planned]:
             run, config, path, expected_seconds(run, config), _measured_otherwise(RunFolder(path), config)
         )
     return list(planned.values())
+
+
+def _check_measured_alike(run: Run, config: RunConfig, other: RunConfig) -> None:
+    """Raises a ``ValueError`` if one run is asked for with two different evaluations: its folder holds one result."""
+    for name in MEASURING:
+        values = [getattr(one.train, name) for one in (other, config)]
+        if values[0] != values[1]:
+            raise ValueError(
+                f"run '{run.name}' is asked for twice, with {name} = {values[0]} and with {name} = {values[1]}, and "
+                f'its folder holds one result. Give both the same {name}, or make them one after the other, with '
+                f'another --runs.'
+            )
 
 
 def _what(run: Run) -> tuple[str, str, str, dict[str, object]]:
@@ -139,7 +161,7 @@ def _check_same(run: RunFolder, config: RunConfig) -> None:
         return
     stored = run.config()
     wanted, found = (json.loads(json.dumps(one.fingerprint())) for one in (config, stored))
-    may_differ = NOT_TRAINING if run.is_finished else ()
+    may_differ = {*NOT_TRAINING} - {'eval_seed'} if run.is_finished else ()
     digests = digests_of(config), digests_of(stored) | run.read().get('files', {})
     differ = [
         f'{part} is {getattr(stored, part)!r}, not {getattr(config, part)!r}'
@@ -161,11 +183,11 @@ def _check_same(run: RunFolder, config: RunConfig) -> None:
 
 
 def _alike(new: Any, old: Any, digests: tuple[Mapping[str, str], Mapping[str, str]]) -> bool:
-    """Whether two values of an option are equal: of files whose contents are known, these and the names count."""
+    """Whether two values of an option are equal: of files the names count, and the contents, where both are known."""
     if isinstance(new, list) and isinstance(old, list) and len(new) == len(old):
         return all(_alike(*pair, digests) for pair in zip(new, old, strict=True))
-    if isinstance(new, str) and isinstance(old, str) and new in digests[0] and old in digests[1]:
-        return Path(new).name == Path(old).name and digests[0][new] == digests[1][old]
+    if isinstance(new, str) and isinstance(old, str) and new in digests[0]:
+        return Path(new).name == Path(old).name and digests[1].get(old, digests[0][new]) == digests[0][new]
     return bool(new == old)
 
 
@@ -177,15 +199,15 @@ def _measured_otherwise(run: RunFolder, config: RunConfig) -> bool:
         ValueError: If its evaluations during training differ, too: its checkpoint can then not be continued from.
     """
     wanted = config.train.final_episodes
-    if wanted is None or not run.is_finished or not run.store().steps():
+    if not run.is_finished or not run.store().steps():
         return False
     stored = run.config().train
     if stored.final_episodes == wanted:
         return False
-    for name in ('eval_every', 'eval_episodes', 'eval_seed'):
+    for name in ('eval_every', 'eval_episodes'):
         if getattr(stored, name) != getattr(config.train, name):
             raise ValueError(
-                f"'{run.path}' has final_episodes={stored.final_episodes}, and to measure it again over {wanted} it "
+                f"'{run.path}' has final_episodes={stored.final_episodes}, and to measure it again with {wanted} it "
                 f'must keep its other evaluations: {name} is {getattr(stored, name)}, not '
                 f'{getattr(config.train, name)}. Give the same, or choose another folder by --runs.'
             )
@@ -280,20 +302,20 @@ def train_here(run: Run, folder: Path, stop: threading.Event | None = None) -> s
         folder: Its folder.
         stop: Once it is set, the process is stopped, and saves.
     """
-    here, config, stop = RunFolder(folder), config_of(run), stop or threading.Event()
+    here, stop = RunFolder(folder), stop or threading.Event()
+    planned = Planned(run, config_of(run), folder, 0.0)
 
     def done() -> bool:
-        return here.is_finished and not _measured_otherwise(here, config)
+        return here.is_finished and not _measured_otherwise(here, planned.config)
 
     while here.is_locked and not done() and not stop.wait(POLL):
         pass
     if stop.is_set() or done():
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = run.arguments(folder) + (['--resume'] if here.holds_run else [])
     log = folder / LOG
     start = log.stat().st_size if log.is_file() else 0
-    process = start_run(arguments, log)
+    process = start_run(planned.arguments, log)
     join_or_stop(process, stop)
     if process.exitcode == 0 and here.is_finished:
         return None

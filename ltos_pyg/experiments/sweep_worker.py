@@ -43,8 +43,11 @@ def import_optuna() -> Any:
 def open_study(sweep: Sweep, out: Path) -> Any:
     """The study of a folder; it is created if there is none."""
     optuna = import_optuna()
+    from sqlalchemy import URL  # what Optuna stores by
+
+    url = URL.create('sqlite', database=str((out / STUDY).resolve()))  # escapes what means something in a URL
     storage = optuna.storages.RDBStorage(
-        f'sqlite:///{(out / STUDY).resolve()}', engine_kwargs={'connect_args': {'timeout': 60}}
+        url.render_as_string(hide_password=False), engine_kwargs={'connect_args': {'timeout': 60}}
     )
     early = optuna.pruners.MedianPruner(n_startup_trials=4) if sweep.prune else optuna.pruners.NopPruner()
     return optuna.create_study(

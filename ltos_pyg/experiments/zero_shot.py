@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ltos_pyg.experiments.processes import start
 from ltos_pyg.experiments.report import Cells, Result, seeds_of, with_interval
 from ltos_pyg.experiments.runner import LOG, Failure, at_once, config_of, join_or_stop, why_failed
 from ltos_pyg.progress import Progress
+from ltos_pyg.ranges import as_option
 from ltos_pyg.training import api
 from ltos_pyg.training.run_folder import RunFolder, provenance
 from ltos_pyg.training.zero_shot import as_result, option_text, result_name, settings_of
@@ -34,7 +35,8 @@ def check_over(experiments: Sequence[Experiment]) -> None:
                 raise ValueError(f"'{experiment.name}': 'over' needs a list of values of '{option}' (got {values!r})")
             for setting in experiment.settings:
                 config = config_of(experiment.run(setting, experiment.methods[0], experiment.first_seed))
-                settings_of(config, {option: values}, lambda env, changes: dataclasses.replace(env, **changes))
+                typed = [as_option(type(config.env), option, value) for value in values]
+                settings_of(config, {option: typed}, lambda env, changes: dataclasses.replace(env, **changes))
 
 
 def evaluate_missing(
@@ -68,8 +70,9 @@ def missing_values(experiments: Sequence[Experiment], runs: Path) -> dict[tuple[
     """The values that are not stored yet, by the name of the run and option."""
     missing: dict[tuple[str, str], list[Any]] = {}
     for experiment in experiments:
-        for run in experiment.runs() if experiment.over else ():
-            for option, value in _columns(experiment):
+        columns = _columns(experiment)
+        for run in experiment.runs() if columns else ():
+            for option, value in columns:
                 values = missing.get((run.name, option), [])
                 if value not in values and option_text(value) not in _stored(RunFolder(runs / run.name), option):
                     missing[run.name, option] = [*values, value]
@@ -120,8 +123,9 @@ def _evaluate(folder: RunFolder, option: str, values: list[Any]) -> None:
 def zero_shot_table(experiment: Experiment, results: Sequence[Result], runs: Path) -> Cells:
     """One row per method: the interquartile mean (IQM) over seeds with its 95 % bootstrap interval, as trained and with
     each other value. If some seeds lack a value, the cell says how many have it."""
-    columns = list(_columns(experiment))
-    header = ['trained by', 'seeds', f'{results[0].metric}, as trained']
+    columns = _columns(experiment)
+    metrics = ' or '.join(dict.fromkeys(one.metric for one in results))
+    header = ['trained by', 'seeds', f'{metrics}, as trained']
     rows = [[*header, *(f'{name} = {option_text(value)}' for name, value in columns)]]
     for one in results:
         label = one.method.label if len(experiment.settings) == 1 else f'{one.method.label}, {one.setting.label}'
@@ -141,9 +145,10 @@ def zero_shot_csv(experiment: Experiment, results: Sequence[Result], runs: Path)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator='\n')
     writer.writerow(['setting', 'method', 'seed', 'option', 'set_to', 'metric', 'value', 'run'])
+    columns = _columns(experiment)
     for one in results:
         for run, trained in zip(one.runs, one.values.tolist(), strict=True):
-            values = [(name, v, _mean_of(one.metric, runs, run, name, v)) for name, v in _columns(experiment)]
+            values = [(name, v, _mean_of(one.metric, runs, run, name, v)) for name, v in columns]
             for name, value, mean in [('', '', trained), *values]:
                 if mean is not None:
                     where = [one.setting.label, one.method.label, run.seed]
@@ -151,14 +156,18 @@ def zero_shot_csv(experiment: Experiment, results: Sequence[Result], runs: Path)
     return out.getvalue()
 
 
-def _columns(experiment: Experiment) -> Iterator[tuple[str, Any]]:
-    return ((option, value) for option, values in experiment.over.items() for value in values)
+def _columns(experiment: Experiment) -> list[tuple[str, Any]]:
+    """The options with their values, each as results hold it: 10 for 1e1, if the option is a whole number."""
+    if not experiment.over:
+        return []
+    env = type(config_of(experiment.run(experiment.settings[0], experiment.methods[0], experiment.first_seed)).env)
+    return [(option, as_option(env, option, value)) for option, values in experiment.over.items() for value in values]
 
 
 def _mean_of(metric: str, runs: Path, run: Run, option: str, value: Any) -> float | None:
-    """The stored mean of a metric with the option set to this value."""
-    stored = _stored(RunFolder(runs / run.name), option).get(option_text(value))
-    return None if stored is None else float(stored[metric]['mean'])
+    """The stored mean of a metric with the option set to this value; ``None`` if it was not played, or has none."""
+    stored = _stored(RunFolder(runs / run.name), option).get(option_text(value), {})
+    return float(stored[metric]['mean']) if metric in stored else None
 
 
 def _stored(folder: RunFolder, option: str) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class _Best(Callback):
     Args:
         metric: E.g. ``'reward'``; default: the scenario's primary metric.
         lower_is_better: Default: for the primary metric, what the scenario declares. Of the other metrics, lower is
-            better for queues, delays, travel times and attacks, and higher for the rest.
+            better for queues, delays, travel times, attacks and losses (``lost_...``), and higher for the rest.
     """
 
     def __init__(self, metric: str | None = None, lower_is_better: bool | None = None) -> None:

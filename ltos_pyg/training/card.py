@@ -69,7 +69,7 @@ def export_policy(folder: Path | str, out: Path | str, license: str | None = Non
     target.path.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target.zero_shot_path, ignore_errors=True)  # of an earlier export
     save_file(target.policy_path, final['env_steps'], {'algorithm': state}, config.fingerprint())
-    write_json(target.config_path, run.read() | {'command': command_of(config), 'spec': spec.as_dict()})
+    write_json(target.config_path, run.read() | {'command': command_of(config, run.ranks()), 'spec': spec.as_dict()})
     target.write_final(final)
     for path in sorted(run.zero_shot_path.glob('*.json')):
         result = json.loads(path.read_text(encoding='utf-8'))
@@ -134,7 +134,7 @@ def card_text(run: RunFolder, name: str, load_as: str, license: str | None = Non
         *_other_weights(final, primary),
         *_zero_shot(run, primary),
         '## Training',
-        *_training(plain, final, config),
+        *_training(plain, final, config, run.ranks()),
         '## Limits',
         '\n'.join(f'- {limit}' for limit in _limits(final, config, run)),
         '## Licence',
@@ -143,9 +143,9 @@ def card_text(run: RunFolder, name: str, load_as: str, license: str | None = Non
     return '\n\n'.join(parts) + '\n'
 
 
-def command_of(config: RunConfig) -> str:
-    """The command that trains a run of this configuration, without its folder: all options that differ from its
-    preset."""
+def command_of(config: RunConfig, ranks: int = 1) -> str:
+    """The command that trains a run of this configuration by so many processes, without its folder: all options that
+    differ from its preset."""
     base = registry.scenario(config.scenario).config(config.algo, config.preset)
     flags = [f'--preset {config.preset}'] if config.preset != 'default' else []
     flags += [f'--import {module}' for module in config.imports if module not in base.imports]
@@ -157,7 +157,8 @@ def command_of(config: RunConfig) -> str:
             if value != getattr(theirs, field.name) and (of_env or field.name not in ('seed', *NOT_RESULTS)):
                 name = f'{ENV_PREFIX}{field.name}' if of_env and field.name in shared else field.name
                 flags.append(shlex.join(flags_of(name, value)))
-    return ' '.join(['ltos train', config.scenario, f'--algo {config.algo} --seed {config.train.seed}', *flags])
+    train = 'ltos train' if ranks == 1 else f'torchrun --nproc-per-node {ranks} -m ltos_pyg train'
+    return ' '.join([train, config.scenario, f'--algo {config.algo} --seed {config.train.seed}', *flags])
 
 
 # --- the parts of a card ---------------------------------------------------------------------------------------------
@@ -236,18 +237,20 @@ def _zero_shot(run: RunFolder, primary: str) -> Iterator[str]:
         if number == 0:
             yield '## In other settings'
             yield 'Without further training:'
-        differ = ', '.join(f'{name}={value}' for name, value in result['env'].items())
+        special = result['env'] | {key: result[key] for key in ('temperature',) if key in result}
+        differ = ', '.join(f'{name}={value}' for name, value in special.items())
         count = result['episodes']
         each = {None: 'One episode of each task', 1: 'One episode each'}.get(count, f'{count} episodes each')
         yield each + (f', with {differ}:' if differ else ':')
         yield markdown(*table_cells(result, metrics_of(result, primary)))
 
 
-def _training(plain: Mapping[str, Any], final: Mapping[str, Any], config: RunConfig) -> Iterator[str]:
+def _training(plain: Mapping[str, Any], final: Mapping[str, Any], config: RunConfig, ranks: int) -> Iterator[str]:
     """The budget, the seed, the command, the versions and the options of the environment."""
     versions = ', '.join(f'{name} {version}' for name, version in plain.get('versions', {}).items())
     hours = sum(final.get('seconds', {}).values()) / 3600
     rows = [
+        *([['processes', f'{ranks}: each has the batch and the replay that the options say']] if ranks > 1 else []),
         ['environment steps', f'{final["env_steps"]:,}'],
         ['gradient steps', f'{final["updates"]:,}'],
         *([['hours', f'{hours:.2f}, on {config.train.device}']] if hours else []),
@@ -257,7 +260,7 @@ def _training(plain: Mapping[str, Any], final: Mapping[str, Any], config: RunCon
         ['commit', str(plain.get('git_commit') or 'an installed package')],
     ]
     yield markdown(['what', 'value'], rows)
-    yield f'```bash\n{command_of(config)}\n```'
+    yield f'```bash\n{command_of(config, ranks)}\n```'
     options = ', '.join(f'`{field.name}={getattr(config.env, field.name)}`' for field in dataclasses.fields(config.env))
     yield f'Environment `{config.scenario}`: {options or "no options"}. All options are in `config.json`.'
 

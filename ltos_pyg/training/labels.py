@@ -44,9 +44,9 @@ def _shortened(mine: str, every: Sequence[str]) -> str:
 
 
 def _options_of(run: Mapping[str, Any]) -> dict[str, str]:
-    """The options that training depends on, but the seed, each as text."""
+    """The options that training depends on, but the seed, and the number of ranks, each as text."""
     left_out = {*RECORDING, 'seed', 'eval_every', 'eval_episodes', 'eval_seed'}
-    return {
+    return {'run.ranks': str(run.get('ranks', 1))} | {
         f'{part}.{name}': _as_text(value)
         for part in ('env', 'algorithm', 'train')
         for name, value in run.get(part, {}).items()

@@ -133,7 +133,7 @@ def train_run(
             _start_alike(trainer, ranks)
         trainer.run()
         with together(ranks):
-            result = _finish(run, config, trainer, make_env) if ranks.first else None
+            result = _finish(run, config, trainer, make_env, ranks) if ranks.first else None
         return ranks.from_first(result)
 
 
@@ -187,11 +187,12 @@ def _start(
         return nullcontext()
     if not resume:
         run.clear()
-    if resume:  # earlier results no longer hold, unless the policy stays as it is and is only evaluated again
-        grows = config.total_steps > run.config(scenario).total_steps
-        trained = run.is_finished or (saved is not None and saved[0] >= config.total_steps)
-        run.forget_results(zero_shot=grows or not trained)
-    run.write_config(config, ranks.size, scenario.primary_metric)
+    grows = resume and config.total_steps > run.config(scenario).total_steps
+    if grows or not run.is_finished:  # else the run is only evaluated again, and keeps its result until then
+        if resume:
+            trained = saved is not None and saved[0] >= config.total_steps
+            run.forget_results(zero_shot=grows or not trained)
+        run.write_config(config, ranks.size, scenario.primary_metric)
     return MetricsLogger(run.metrics_path, _resume_step(resume, saved), places)
 
 
@@ -202,7 +203,9 @@ def _start_alike(trainer: Trainer, ranks: Ranks) -> None:
         forget_after(trainer.store, -1)  # of a start that failed
 
 
-def _finish(run: RunFolder, config: RunConfig, trainer: Trainer, make_env: MakeEnv) -> dict[str, Any]:
+def _finish(
+    run: RunFolder, config: RunConfig, trainer: Trainer, make_env: MakeEnv, ranks: Ranks
+) -> dict[str, Any]:  # fmt: skip
     """Evaluates a trained run and writes the result."""
     if trainer.algorithm.updates == 0:
         print(
@@ -213,7 +216,12 @@ def _finish(run: RunFolder, config: RunConfig, trainer: Trainer, make_env: MakeE
         result = final_evaluation(trainer.algorithm, make_env, config) | _how_it_went(trainer)
     except KeyboardInterrupt:
         raise Interrupted from None
-    run.write_final(result)
+    if run.is_finished:  # it was only evaluated again
+        run.card_path.unlink(missing_ok=True)
+        run.write_final(result)
+        run.write_config(config, ranks.size, trainer.primary_metric)
+    else:
+        run.write_final(result)
     return result
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ltos_pyg.cli import main
 from ltos_pyg.cli.train import parse_options
+from ltos_pyg.envs import DilemmasEnv
 from ltos_pyg.envs.traffic.metrics import DESCRIPTIONS
 from ltos_pyg.experiments.catalogue import EXPERIMENTS, each_with_seeds, experiment
-from ltos_pyg.experiments.experiment import Experiment, Method, Run, Setting, read_experiment
+from ltos_pyg.experiments.experiment import MEASURING, Experiment, Method, Run, Setting, read_experiment
 from ltos_pyg.experiments.runner import config_of, plan
 from ltos_pyg.registry import scenario
 from ltos_pyg.training.metrics import LESS_IS_BETTER, less_is_better
@@ -183,8 +185,13 @@ def test_the_metric_of_each_setting_is_one_that_its_environment_reports():
     assert all(setting.scenario == 'traffic' for setting in settings)  # only there is it not the primary metric
 
 
-def test_less_is_better_in_the_metrics_of_traffic_that_tables_compare():
-    assert set(LESS_IS_BETTER) <= {*DESCRIPTIONS, 'attacks'}
+def test_less_is_better_in_what_is_lost_and_in_the_metrics_of_traffic_that_tables_compare():
+    lost = set()
+    for env in (DilemmasEnv(graph=graph) for graph in ('groups', 'double_star', 'offers')):
+        none = torch.zeros(env.reset(0).num_nodes, dtype=torch.long)
+        lost |= {name for name in env.step(none).info if name.startswith('lost_')}
+    assert lost == {name for name in LESS_IS_BETTER if name.startswith('lost_')}
+    assert set(LESS_IS_BETTER) <= {*DESCRIPTIONS, 'attacks', 'blanks', *lost}
     assert less_is_better('queue', 'average_travel_time', True)
     assert not less_is_better('return', 'average_travel_time', True)
     assert not less_is_better('finished', 'average_travel_time', True)
@@ -220,10 +227,33 @@ def test_an_experiment_that_cannot_be_reported_is_refused_before_it_is_trained(f
         two(**fields)
 
 
-def test_runs_that_are_only_measured_differently_are_one(tmp_path):
-    runs = [Run('prisoner', (('final_episodes', n),), 'dqn', 'default', (), 10) for n in (4, 8)]
-    (one,) = plan(runs, tmp_path)
-    assert one.run == runs[0]
+def test_a_run_cannot_have_two_evaluations_at_once(tmp_path):
+    def run(*options: tuple[str, int]) -> Run:
+        return Run('prisoner', options, 'dqn', 'default', (), 10)
+
+    usual = config_of(run()).train.final_episodes
+    assert usual is not None
+    (one,) = plan([run(), run(('final_episodes', usual))], tmp_path)
+    assert one.run == run()
+    for name in MEASURING:
+        with pytest.raises(ValueError, match=f"'prisoner-dqn-seed10' is asked for twice, with {name} = .* Give both"):
+            plan([run(), run((name, 7))], tmp_path)
+
+
+def test_a_number_and_its_whole_float_are_planned_under_both_names(tmp_path):
+    runs = [Run('jungle', (), 'fixed_ltos', 'default', (('kept', kept),), 10) for kept in (1, 1.0)]
+    assert [one.run.name for one in plan([*runs, *runs], tmp_path)] == [run.name for run in runs]
+    assert runs[0].name != runs[1].name
+
+
+def test_a_finished_run_of_other_evaluation_episodes_is_refused(tmp_path):
+    run = Run('prisoner', (), 'dqn', 'default', (), 10)
+    folder = RunFolder(tmp_path / run.name)
+    folder.write_config(config_of(run))
+    folder.write_final({'eval': {'policy': {}}, 'env_steps': 1})
+    assert plan([run], tmp_path)[0].state == 'finished'
+    with pytest.raises(ValueError, match=r'train\.eval_seed is 1000000, not 7'):
+        plan([dataclasses.replace(run, setting=(('eval_seed', 7),))], tmp_path)
 
 
 def test_two_runs_that_would_share_a_folder_are_refused(tmp_path):

@@ -21,7 +21,7 @@ import pytest
 from ltos_pyg.cli import main
 from ltos_pyg.cli.reproduce import _print_plan, _print_report, with_values
 from ltos_pyg.experiments.catalogue import EXPERIMENTS
-from ltos_pyg.experiments.experiment import Experiment, Method, Setting
+from ltos_pyg.experiments.experiment import Experiment, Method, Setting, read_experiment
 from ltos_pyg.experiments.figures import curves, lines, profiles
 from ltos_pyg.experiments.report import improvement_table, latex, results_of, table_of, with_seeds
 from ltos_pyg.experiments.reproduce import archive, reproduce, write_report, write_reports
@@ -615,10 +615,57 @@ def test_a_run_that_is_to_be_measured_otherwise_is_evaluated_again(finished, tmp
     assert again.final()['eval']['policy']['return']['count'] == 7
     assert before.final()['eval']['policy']['return']['count'] == 4
     assert again.metrics() == before.metrics()  # nothing was trained
-    again.final_path.unlink()  # as if it had been interrupted while it was measured again
-    assert reproduce([other], runs, tmp_path / 'out', ThisMachine(1), quiet=True) == []
     assert (again.zero_shot_path / 'mine.json').is_file()  # its policy is the same
     assert plan(other.runs(), runs)[0].state == 'finished'
+
+
+def test_a_run_is_measured_again_over_the_usual_episodes_of_its_scenario_too(finished, tmp_path, capsys):
+    runs = tmp_path / 'runs'
+    shutil.copytree(finished / 'runs', runs)
+    usual = {name: value for name, value in STEPS.items() if name != 'final_episodes'}
+    setting = Setting(label='prisoner', scenario='prisoner', options=usual)
+    other = dataclasses.replace(tiny(Method(label='DQN', algo='dqn'), seeds=1), settings=(setting,))
+    (planned,) = plan(other.runs(), runs)
+    assert planned.state == 'to measure'
+    _print_plan([planned], 1)
+    assert '--final-episodes 400 --resume' in capsys.readouterr().out
+    assert reproduce([other], runs, tmp_path / 'out', ThisMachine(1), quiet=True) == []
+    assert RunFolder(planned.folder).final()['eval']['policy']['return']['count'] == 400
+    assert plan(other.runs(), runs)[0].state == 'finished'
+
+
+def test_a_report_of_another_environments_runs_is_refused(tmp_path, monkeypatch, capsys):
+    file, runs = tmp_path / 'mine.toml', tmp_path / 'runs'
+    for module, prize in (('game_a', 1.0), ('game_b', -1.0)):
+        (tmp_path / f'{module}.py').write_text(
+            f'from ltos_pyg.envs import PrisonerEnv\n\n\nclass Game(PrisonerEnv):\n    sign = {prize}\n'
+        )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = '[[settings]]\nscenario = "MODULE:Game"\n[[methods]]\nalgo = "dqn"\n'
+    file.write_text(text.replace('MODULE', 'game_a'))
+    (planned,) = plan(read_experiment(file).limited(1).runs(), runs)
+    folder = RunFolder(planned.folder)
+    folder.write_config(planned.config)
+    folder.write_final({'eval': {'policy': {'return': {'mean': 1.0, 'std': 0.0, 'count': 1}}}, 'env_steps': 1})
+    folder.metrics_path.write_text('{"step": 0, "eval/return": 1.0}\n')
+    arguments = ['reproduce', str(file), '--seeds', '1', '--report', '--runs', str(runs), '--out', str(tmp_path / 'o')]
+    assert main(arguments) == 0
+    file.write_text(text.replace('MODULE', 'game_b'))
+    capsys.readouterr()
+    assert main(arguments) == 1
+    assert "scenario is 'game_a:Game', not 'game_b:Game'" in capsys.readouterr().err
+
+
+def test_an_experiment_says_whether_less_of_its_metric_is_better(finished, tmp_path):
+    shutil.copytree(finished / 'runs', tmp_path, dirs_exist_ok=True)
+    for run in tiny().runs():
+        folder = RunFolder(tmp_path / run.name)
+        final = folder.final()
+        final['eval']['policy']['return']['mean'] = 1.0 if run.algo == 'dqn' else 2.0
+        folder.write_final(final)
+    for lower, chance in ((None, 0), (True, 1), (False, 0)):
+        results = results_of(tiny(lower_is_better=lower), tmp_path)
+        assert improvement_table(results)[1] == ['DGN', f'{chance}.00 [{chance}.00, {chance}.00]']  # DQN is better
 
 
 def test_an_unknown_option_in_a_file_is_named_with_its_line(tmp_path, capsys):

@@ -93,6 +93,14 @@ def test_wrong_sweeps_are_refused(tmp_path):
     assert not (tmp_path / 'none').exists()
 
 
+@pytest.mark.parametrize('name', ['a?b/one', 'a%20b é', 'a#b'])
+def test_a_study_lies_in_its_folder_whatever_the_name(tmp_path, name):
+    out = tmp_path / name
+    out.mkdir(parents=True)
+    open_study(sweep(), out)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*') if path.is_file()] == [f'{name}/study.db']
+
+
 @pytest.mark.slow
 def test_a_sweep_runs_resumes_and_trains_with_its_best(tmp_path, capsys):
     out = tmp_path / 'sweep'

@@ -13,7 +13,7 @@ from ltos_pyg.cli import main
 from ltos_pyg.experiments.experiment import Experiment, Method, Setting
 from ltos_pyg.experiments.reproduce import archive, reproduce, write_report
 from ltos_pyg.experiments.runner import ThisMachine
-from ltos_pyg.experiments.zero_shot import _evaluate
+from ltos_pyg.experiments.zero_shot import _evaluate, missing_values
 from ltos_pyg.training.api import Run
 from ltos_pyg.training.run_folder import RunFolder
 
@@ -63,6 +63,30 @@ def test_a_zero_shot_table_evaluates_each_run_once_and_can_be_made_from_an_archi
     assert (tmp_path / 'again/table.md').read_bytes() == (out / 'far/table.md').read_bytes()
 
 
+def test_a_whole_number_may_be_written_as_a_float(tmp_path):
+    one = dataclasses.replace(FAR, methods=FAR.methods[:1], seeds=1, over={'horizon': [3e0]})
+    assert reproduce([one], tmp_path / 'runs', tmp_path / 'out', ThisMachine(), quiet=True) == []
+    assert missing_values([one], tmp_path / 'runs') == {}
+    table = (tmp_path / 'out/far/table.md').read_text()
+    assert '| horizon = 3 |' in table
+    assert 'not run' not in table
+
+
+def test_a_setting_without_the_metric_is_a_gap_in_the_table_and_each_metric_is_named(tmp_path):
+    runs = tmp_path / 'runs'
+    two = (*FAR.settings, Setting(label='length', scenario='prisoner', options=OPTIONS, metric='length'))
+    one = dataclasses.replace(FAR, methods=FAR.methods[:1], seeds=1, settings=two)
+    assert reproduce([one], runs, tmp_path / 'out', ThisMachine(), quiet=True) == []
+    (path,) = runs.glob('*/zero_shot/*.json')
+    result = json.loads(path.read_text())
+    del result['settings'][0]['eval']['length']  # as of an environment that reports it in some settings only
+    path.write_text(json.dumps(result))
+    write_report(one, runs, tmp_path / 'again')
+    rows = (tmp_path / 'again/table.md').read_text().splitlines()
+    assert rows[2].startswith('| trained by | seeds | return or length, as trained |')
+    assert [row.count('not run') for row in rows if row.startswith('| DQN')] == [0, 1]
+
+
 @pytest.mark.slow
 def test_values_that_are_missing_are_evaluated_and_runs_without_a_checkpoint_are_named(tmp_path):
     runs = tmp_path / 'runs'
@@ -94,6 +118,7 @@ def test_a_value_that_is_a_list_is_found_again(tmp_path):
     [
         ({'over': {'horizn': [3]}}, "unknown option 'horizn' of prisoner. Choose from: "),
         ({'over': {'horizon': [0]}}, r"setting horizon=0: 'horizon' must be an integer of at least 1 \(got 0\)"),
+        ({'over': {'horizon': [2.5]}}, r"'horizon' must be a whole number \(got 2.5\)"),
         ({'over': {'horizon': 3}}, r"'far': 'over' needs a list of values of 'horizon' \(got 3\)"),
         ({'over': {}}, "'far': report = 'zero_shot' and 'over' go together"),
         ({'report': 'table'}, "'far': report = 'zero_shot' and 'over' go together"),

@@ -19,7 +19,7 @@ from ltos_pyg.cli import main
 from ltos_pyg.cli.train import parse_options
 from ltos_pyg.envs import PrisonerEnv
 from ltos_pyg.training import pretrained
-from ltos_pyg.training.card import command_of, export_policy
+from ltos_pyg.training.card import command_of, export_policy, write_card
 from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.run_folder import RunFolder
 
@@ -219,6 +219,19 @@ def test_a_card_has_the_facts_of_the_run(run, exported):
     assert 'It was evaluated in the environment of its training only.' not in text
     assert main(['card', str(run.folder)]) == 0
     assert (run.folder / 'card.md').read_text().splitlines()[-1] == 'None is stated for the weights: ask the author.'
+
+
+def test_a_card_tells_a_temperature_and_several_processes(run, tmp_path):
+    folder = tmp_path / 'run'
+    shutil.copytree(run.folder, folder)
+    assert main(['evaluate', str(folder), '--over', 'horizon=10,20', '--episodes', '2', '--temperature', '5']) == 0
+    plain = json.loads((folder / 'config.json').read_text())
+    (folder / 'config.json').write_text(json.dumps(plain | {'ranks': 2}))
+    text = write_card(folder).read_text()
+    assert text.count('\n2 episodes each:\n') == 1
+    assert text.count('\n2 episodes each, with temperature=5.0:\n') == 1
+    assert '| processes | 2: each has the batch and the replay that the options say |' in text
+    assert '\ntorchrun --nproc-per-node 2 -m ltos_pyg train prisoner --algo ltos --seed 0 ' in text
 
 
 @pytest.mark.parametrize(

@@ -23,3 +23,9 @@ def run_on(net: str) -> dict[str, Any]:
 )
 def test_files_of_one_name_in_two_folders_are_two(nets, shown):
     assert distinct_labels([run_on(net) for net in nets]) == shown
+
+
+def test_a_run_of_several_processes_is_another_row():
+    alone = run_on('net.json')
+    assert distinct_labels([alone, alone | {'ranks': 2}]) == ['ltos, ranks=1', 'ltos, ranks=2']
+    assert distinct_labels([alone, alone | {'ranks': 1}]) == ['ltos', 'ltos']

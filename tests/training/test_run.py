@@ -258,7 +258,10 @@ def test_a_finished_run_gives_its_result_and_changes_nothing(whole, capsys):
     assert contents(whole) == before
 
 
-def test_a_finished_run_is_measured_again_and_renamed(whole, tmp_path, capsys):
+def test_a_finished_run_is_measured_again_and_renamed(whole, tmp_path, monkeypatch, capsys):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
     folder = tmp_path / 'copy'
     shutil.copytree(whole, folder)
     before = contents(folder)
@@ -278,6 +281,12 @@ def test_a_finished_run_is_measured_again_and_renamed(whole, tmp_path, capsys):
     assert (config['label'], config['train']['final_episodes']) == ('LToS, small', 3)
     assert rows(folder) == rows(whole)
     assert (folder / 'zero_shot' / 'horizon.json').is_file()  # still true
+    before = contents(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, 'final_evaluation', interrupted)
+        assert resume(folder, '--final-episodes', '4') != 0
+    for name in ('final.json', 'config.json'):  # of three episodes, until they are measured again
+        assert contents(folder)[name] == before[name]
     assert resume(folder) == 0  # six, as FLAGS say
     assert (
         json.loads((folder / 'final.json').read_text())['eval']
