@@ -111,6 +111,8 @@ def factorial(best_constant: float, learned: int) -> tuple[Method, ...]:
 
 
 OFFERS_BA = {'graph': 'offers', 'topology': 'ba'}
+GAINS = {'graph': 'radius', 'attack_gain_high': 6.0, 'eval_temperature': 0.0}
+LONG_REPLAY = {'replay_size': 120_000}
 DENSE_ROWS = (*(_fixed('edge', kept) for kept in (1.0, 'uniform', 0.2)), _learned('edge'), DGN, *SUMS)
 
 
@@ -238,12 +240,17 @@ _ALL = (
         ),
     ),
     Experiment(
-        name='replay-jungle', title='Jungle, 8 neighbours: a replay of the last 50,000 steps, and one of all 120,000',
-        seeds=2, methods=(LTOS_EDGE, FIXED_EDGE, DGN),
+        name='replay-jungle', title='Jungle: a replay of the last 50,000 steps, and one of all 120,000',
+        seeds=2, methods=(LTOS, LTOS_EDGE, FIXED_EDGE, DGN),
         settings=(
-            jungle('replay of 50,000', neighbours=8),
-            jungle('replay of 120,000', neighbours=8, replay_size=120_000),
+            jungle('k = 3, 50,000'), jungle('k = 3, 120,000', **LONG_REPLAY),
+            jungle('k = 8, 50,000', neighbours=8), jungle('k = 8, 120,000', neighbours=8, **LONG_REPLAY),
         ),
+    ),
+    Experiment(
+        name='replay-jungle-gains', title='Unequal gains: a replay of the last 50,000 steps, and one of all 120,000',
+        seeds=3, methods=(_learned('edge'), _fixed('edge', 0.2), _fixed('edge', 'uniform'), DGN),
+        settings=(jungle('50,000', **GAINS), jungle('120,000', **GAINS, **LONG_REPLAY)),
     ),
     Experiment(
         name='sharing-jungle-radius', title='Jungle, neighbours within 9 cells', report='sharing', seeds=3,
@@ -252,7 +259,7 @@ _ALL = (
     Experiment(
         name='sharing-jungle-gains', title='Jungle, half of the agents gain 6 from an attack', report='sharing',
         seeds=3, methods=DENSE_ROWS, compared='edge, learned',
-        settings=(jungle('gains', graph='radius', attack_gain_high=6.0, eval_temperature=0.0),),
+        settings=(jungle('gains', **GAINS),),
     ),
     Experiment(
         name='sharing-traffic', title='Generated grid of signals', report='sharing', seeds=1,
