@@ -11,8 +11,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageSequence
 
 import ltos_pyg
 from ltos_pyg import registry
@@ -228,6 +230,27 @@ def test_an_environment_without_render_says_so(modules, capsys, tmp_path):
     assert 'no GIF: Walk cannot be drawn: it has no method render()' in capsys.readouterr().err
     assert main(['watch', 'blind']) == 1
     assert 'it has no method render()' in capsys.readouterr().err
+
+
+def test_a_canvas_may_be_drawn_on_again_and_again(modules, tmp_path):
+    canvas = """picture = self.canvas
+        picture[:] = 0
+        picture[:, (10 * self.place.squeeze(1) + 30).long().clamp(0, 59)] = 255
+        return picture"""
+    start = WALK.index('picture = torch.zeros')
+    code = (WALK[:start] + canvas + '\n').replace('import torch\n', 'import numpy as np\nimport torch\n', 1)
+    code = code.replace(
+        'self.stride = horizon, stride',
+        'self.stride = horizon, stride\n        self.canvas = np.zeros((8, 60, 3), np.uint8)',
+    )
+    modules(canvas_env=code)
+    frames = []
+    for name in ('walk_env', 'canvas_env'):
+        assert main(['train', f'{name}:Walk', '--algo', 'dqn', *QUICK, '--stride', '1', '--out', name]) == 0
+        with Image.open(tmp_path / name / 'episode.gif') as gif:
+            frames.append([np.asarray(frame.convert('RGB')) for frame in ImageSequence.Iterator(gif)])
+    assert len(frames[0]) > 3
+    assert all(np.array_equal(*pair) for pair in zip(*frames, strict=True))
 
 
 def test_a_drawing_that_fails_does_not_fail_the_finished_run(modules, capsys, tmp_path):

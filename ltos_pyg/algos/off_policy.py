@@ -92,8 +92,8 @@ class OffPolicy(Algorithm):
         with new_weights(seed):
             self.network = self.build_network().to(self.device)
             self.build_more()
-        self.target = copy.deepcopy(self.network).requires_grad_(False)
-        self.averaged = copy.deepcopy(self.network).requires_grad_(False)
+        self.target = copy.deepcopy(self.network).requires_grad_(False).eval()
+        self.averaged = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.move_target = SoftUpdate(self.target, self.network)
         self.move_average = SoftUpdate(self.averaged, self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, fused=True)

@@ -87,6 +87,8 @@ def main(args: Sequence[str]) -> int:
         spec = env.spec
     algorithm = load_algorithm(config, spec, folder)
     if options.temperature is not None:
+        if not hasattr(algorithm.config, 'eval_temperature'):
+            raise ValueError(f"'--temperature' is not for {config.algo}, which has no eval_temperature. Leave it out.")
         algorithm.config = dataclasses.replace(algorithm.config, eval_temperature=options.temperature)
     episodes = options.episodes
     if episodes is None and spec.num_tasks is None:

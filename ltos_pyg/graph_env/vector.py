@@ -27,6 +27,7 @@ class SingleStep(NamedTuple):
     terminated: bool = False  # the task ended
     truncated: bool = False  # the game's own clock ran out (`horizon` is handled for you)
     info: Mapping[str, float] = MappingProxyType({})  # metrics of this step, the same names at every step
+    outcome: Mapping[str, float] = MappingProxyType({})  # metrics of the whole episode, read at its last step
 
 
 class SingleGraphEnv(ABC):
@@ -120,6 +121,7 @@ class VectorGraphEnv(GraphEnv):
         self.spec = _common_spec(self.envs)
         self._graphs: list[Snapshot] = []  # current graph of each game; empty before the first reset
         self._elapsed = [0] * num_envs
+        self._names: dict[str, set[str]] = {}  # of the metrics in `info` and in `outcome`, as first reported
         self._seed(seed)
 
     def reset(self, seed: int | None = None) -> Batch:
@@ -155,8 +157,40 @@ class VectorGraphEnv(GraphEnv):
             reward=reward.to(device),
             terminated=torch.tensor([step.terminated for step in steps], device=device),
             truncated=torch.tensor([step.truncated for step in steps], device=device),
-            info=_stack_info([step.info for step in steps], device),
+            info=self._metrics('info', [step.info for step in steps], device),
+            outcome=self._metrics(
+                'outcome', [step.outcome if end else None for step, end in zip(steps, ended, strict=True)], device
+            ),
         )
+
+    def _metrics(
+        self, part: str, games: Sequence[Mapping[str, float] | None], device: torch.device
+    ) -> dict[str, Tensor]:
+        """The metrics of all games, by name; 0 where a game reports none now."""
+        reported = [game for game in games if game is not None]
+        if not reported:
+            return {}
+        names = self._names.setdefault(part, set(reported[0]))
+        for game in reported:
+            if set(game) != names:
+                when = 'at every step' if part == 'info' else 'at the end of every episode'
+                move = 'Give 0 where there is nothing to report.'
+                if part == 'info':
+                    move += " What is known only at the end of an episode belongs into 'outcome'."
+                raise ValueError(
+                    f"'{part}' must have the same names in every game {when} (got {sorted(game)} after "
+                    f'{sorted(names)}). {move}'
+                )
+            for name, value in game.items():
+                if isinstance(value, str) or _size(value) != 1:
+                    raise ValueError(
+                        f"'{part}' must hold one number per game under each name (got {name!r}: {value!r}). Report a "
+                        f'mean or a sum over the agents.'
+                    )
+        return {
+            name: torch.tensor([0.0 if game is None else float(game[name]) for game in games], device=device)
+            for name in reported[0]
+        }
 
     def state_dict(self) -> dict[str, Any] | None:
         """The state of every game, or ``None`` if one of them offers none (or none has started)."""
@@ -210,7 +244,7 @@ class VectorGraphEnv(GraphEnv):
             )
         self._check(i, step.graph, 'step')
         for name in ('terminated', 'truncated'):
-            if np.size(getattr(step, name)) != 1:
+            if _size(getattr(step, name)) != 1:
                 raise ValueError(
                     f"'{name}' must be one bool for the whole episode (got {getattr(step, name)}). An agent that "
                     f'leaves is missing from the next graph, see node_id.'
@@ -338,21 +372,9 @@ def _reward(step: SingleStep, num_nodes: int) -> Tensor:
     return reward
 
 
-def _stack_info(infos: Sequence[Mapping[str, float]], device: torch.device) -> dict[str, Tensor]:
-    names = set(infos[0])
-    if any(set(info) != names for info in infos):
-        raise ValueError(
-            f"'info' must have the same names in every game at every step (got {[sorted(info) for info in infos]}). "
-            f'Give 0 where there is nothing to report.'
-        )
-    for info in infos:
-        for name, value in info.items():
-            if isinstance(value, str) or np.size(value) != 1:
-                raise ValueError(
-                    f"'info' must hold one number per game under each name (got {name!r}: {value!r}). Report a mean "
-                    f'or a sum over the agents.'
-                )
-    return {name: torch.tensor([float(info[name]) for info in infos], device=device) for name in infos[0]}
+def _size(value: Any) -> int:
+    """How many numbers there are in an array, a tensor, a list or a number."""
+    return value.numel() if isinstance(value, Tensor) else int(np.size(value))
 
 
 def _batch(graphs: Sequence[Snapshot]) -> Batch:

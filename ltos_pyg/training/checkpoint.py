@@ -265,5 +265,5 @@ def _differences(expected: Any, got: Any, where: str = '', older: bool = False) 
         for key in sorted(got.keys() if older else expected.keys() | got.keys()):
             name = f'{where}.{key}' if where else key
             yield from _differences(expected.get(key, '(absent)'), got.get(key, '(absent)'), name, older)
-    elif expected != got:
+    elif expected != got and not (expected != expected and got != got):  # NaN is equal to NaN here
         yield where, f"'{where}' expected {expected!r}, got {got!r}"

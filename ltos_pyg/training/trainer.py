@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, SupportsFloat
@@ -27,6 +27,7 @@ from ltos_pyg.training.config import TrainConfig
 from ltos_pyg.training.distributed import check_same_weights, save_part, together
 from ltos_pyg.training.evaluate import EpisodeTally, Stat, eval_episodes, evaluate
 from ltos_pyg.training.logging import MetricsLogger
+from ltos_pyg.training.metrics import OWN_METRICS
 
 Metrics = dict[str, float]
 
@@ -198,11 +199,14 @@ class Trainer:
         episodes: dict[str, Tensor] = {}
         if bool(step.ended.any()):
             episodes = self.tally.finish(step.ended.cpu(), step.outcome)
-            self.window.add({f'train/{name}': float(value.mean()) for name, value in episodes.items()})
+            means = {f'train/{name}': float(value.mean()) for name, value in episodes.items()}
+            self.window.add(means, int(step.ended.sum()))
         self.graph = step.graph
         t3 = time.perf_counter()
         for _ in range(self.ranks.least(algo.due_updates)):
-            self.window.add(algo.update())
+            metrics = algo.update()
+            _check_free(metrics)
+            self.window.add(metrics)
         t4 = time.perf_counter()
         for name, took in zip(('act', 'env', 'replay', 'learn'), (t1 - t0, t2 - t1, t3 - t2, t4 - t3), strict=True):
             self.seconds[name] += took
@@ -269,11 +273,10 @@ class Trainer:
         """Adds metrics to the next row of the log, as means since the last one.
 
         Raises:
-            ValueError: If a name is one of the row's own: ``step``, ``updates``, ``seconds/...``.
+            ValueError: If a name is one of the row's own: ``step``, ``updates``, ``seconds/...``, or ``train/...`` of a
+                metric of episodes.
         """
-        for name in metrics:
-            if name in ('step', 'updates') or name.startswith('seconds/'):
-                raise ValueError(f"'{name}' is a name of the log's own: give your metric another one")
+        _check_free(metrics, taken=[f'train/{name}' for name in (*OWN_METRICS, *self.tally.sums)])
         self.window.add({name: float(value) for name, value in metrics.items()})
 
     def stop(self, reason: str) -> None:
@@ -398,11 +401,11 @@ class MetricWindow:
         self.sums: dict[str, tuple[float, int]] = {}
         self.latest: Metrics = {}
 
-    def add(self, metrics: Metrics) -> None:
-        """Adds one value each."""
+    def add(self, metrics: Metrics, count: int = 1) -> None:
+        """Adds a value each, which is the mean of ``count`` numbers."""
         for name, value in metrics.items():
-            total, count = self.sums.get(name, (0.0, 0))
-            self.sums[name] = (total + float(value), count + 1)
+            total, number = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (total + float(value) * count, number + count)
             self.latest[name] = float(value)
 
     def merge(self, sums: Sequence[dict[str, tuple[float, int]]]) -> None:
@@ -428,20 +431,33 @@ class MetricWindow:
 
 
 def flatten(stats: dict[str, Stat]) -> Metrics:
-    """An evaluation under its names in the log: ``eval/return``, ``eval/return_std``, …"""
+    """An evaluation under its names in the log: ``eval/return``, ``eval/return_std``, …
+
+    If the environment has a metric of such a name, for instance ``speed_std`` beside ``speed``, that one is meant.
+    """
     flat: Metrics = {}
     for name, stat in stats.items():
         flat |= {f'eval/{name}': stat.mean, f'eval/{name}_std': stat.std}
-    return flat | {'eval/episodes': float(stats['return'].count)}
+    flat['eval/episodes'] = float(stats['return'].count)
+    return flat | {f'eval/{name}': stat.mean for name, stat in stats.items()}
+
+
+def _check_free(metrics: Iterable[str], taken: Sequence[str] = ()) -> None:
+    """Raises a ``ValueError`` if a metric has a name that a row of the log has for something else."""
+    for name in metrics:
+        if name in ('step', 'updates', *taken) or name.startswith('seconds/'):
+            raise ValueError(f"'{name}' is a name of the log's own: give your metric another one")
 
 
 def _as_numbers(metrics: dict[str, Any]) -> None:
-    """Turns what callbacks added to an evaluation into floats; what is no number is removed and named."""
+    """Turns what callbacks added to an evaluation into floats; what is no number, or has a name of the log's own, is
+    removed and named."""
     for name, value in list(metrics.items()):
+        del metrics[name]
+        _check_free([name])
         try:
             metrics[name] = float(value)
         except (TypeError, ValueError):
-            del metrics[name]
             raise ValueError(f"metrics['{name}'] must be a number (got {value!r})") from None
 
 

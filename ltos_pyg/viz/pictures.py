@@ -105,7 +105,7 @@ def _checked(shown: Any, env: GraphEnv) -> Any:
             f'{_name(env)}.render() must return an RGB array (H, W, 3) of uint8, or text (got {got}). PettingZoo and '
             f"Gymnasium environments must be made with render_mode='rgb_array'."
         )
-    return picture[:, :, :3]
+    return picture[:, :, :3].copy()  # it may be a canvas on which the next picture is drawn
 
 
 def _name(env: Any) -> str:

@@ -31,7 +31,7 @@ from algos_zoo import (
     without_edges,
 )
 
-from ltos_pyg.algos import Algorithm, NonFiniteLossError
+from ltos_pyg.algos import DQN, Algorithm, DQNConfig, NonFiniteLossError
 from ltos_pyg.algos.base import SoftUpdate
 from ltos_pyg.algos.losses import td_loss
 from ltos_pyg.data import Snapshot
@@ -278,6 +278,20 @@ def test_the_networks_behind_follow_the_one_that_learns(variant):
         mean = {name: beta * old + (1 - beta) * now[name] for name, old in mean.items()}
     torch.testing.assert_close(weights(algo.target), slow)
     torch.testing.assert_close(weights(algo.averaged), mean)
+
+
+def test_dropout_in_a_network_of_ones_own_is_off_where_no_gradient_is_wanted():
+    class Drops(DQN):
+        def build_network(self) -> torch.nn.Module:
+            network = super().build_network()
+            network.head = torch.nn.Sequential(network.head, torch.nn.Dropout(0.5))
+            return network
+
+    env = jungle()
+    algo = Drops(env.spec, DQNConfig(total_steps=9_000, replay_size=500, hidden_channels=16))
+    graph = env.reset(seed=0)
+    for network, same in ((algo.averaged, True), (algo.target, True), (algo.network, False)):
+        assert torch.equal(*(algo.q_values(network, graph, None) for _ in range(2))) == same
 
 
 def test_double_q_is_an_option_of_every_method():

@@ -19,14 +19,18 @@ from checker_zoo import (
 from torch import Tensor
 from torch_geometric.data import Batch
 
+from ltos_pyg.data import Snapshot
 from ltos_pyg.envs import JungleEnv, PrisonerEnv
 from ltos_pyg.graph_env import (
     EnvCheckError,
     EnvCheckWarning,
     GraphEnv,
     GraphStep,
+    SingleGraphEnv,
+    SingleStep,
     VectorGraphEnv,
     check_env,
+    fully_connected,
 )
 from ltos_pyg.graph_env.checker import CLAUSES
 
@@ -314,7 +318,25 @@ class NeverStartsAnew(Drift):
         pass
 
 
+class Clock(SingleGraphEnv):
+    """Its state at the horizon is that at the start, as the hour of a day."""
+
+    num_features, num_actions, max_nodes, symmetric, horizon = 1, 2, 2, True, 6
+
+    def start(self) -> Snapshot:
+        self.hour = 0
+        return self.look()
+
+    def step(self, action: Tensor) -> SingleStep:
+        self.hour = (self.hour + 1) % 6
+        return SingleStep(self.look(), action.float())
+
+    def look(self) -> Snapshot:
+        return Snapshot(x=torch.full((2, 1), float(self.hour)), edge_index=fully_connected(2))
+
+
 WARNED = {
+    'does start() begin a new episode?': lambda: VectorGraphEnv(Clock, num_envs=4),
     'no episode ended within 30 steps': Endless,
     'seeds 0 and 1 gave the same episodes, but reset() without a seed': OneSeed,
     'all graphs of a batch start in the same state': OneStartForAll,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
+import ltos_pyg
 from ltos_pyg.data import Snapshot
 from ltos_pyg.graph_env import (
     GraphEnvSpec,
@@ -273,6 +274,59 @@ def test_info_has_the_same_names_everywhere():
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"'info' must have the same names in every game .*\['odd'\]"):
         env.step(torch.zeros(16, dtype=torch.int64))
+
+
+def test_info_has_the_same_names_at_every_step():
+    def step(self, action):
+        self.seen = self.seen + 1
+        last = bool((self.seen == 4).all())
+        return SingleStep(self.look(), torch.ones(2), info={'won': 1.0} if last else {})
+
+    env = VectorGraphEnv(with_method('step', step), num_envs=2)
+    env.reset(seed=0)
+    for _ in range(3):
+        env.step(torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"'info' must have the same names .* belongs into 'outcome'"):
+        env.step(torch.zeros(4, dtype=torch.int64))
+
+
+def test_an_outcome_is_that_of_the_episode_and_not_divided_by_its_length(tmp_path):
+    class Raffle(Count):
+        def step(self, action: Tensor) -> SingleStep:
+            step = super().step(action)
+            won = torch.rand((), generator=self.generator) < 0.5
+            return step._replace(outcome={'won': won}, terminated=(self.seen[0, 0] == 2) & won)
+
+    env = VectorGraphEnv(Raffle, num_envs=8)
+    check_env(lambda: VectorGraphEnv(Raffle, num_envs=8), steps=30)
+    env.reset(seed=1)
+    ended = 0
+    for _ in range(4):
+        step = env.step(torch.zeros(16, dtype=torch.int64))
+        assert set(step.outcome) == ({'won'} if bool(step.ended.any()) else set())
+        ended += int(step.ended.sum())
+        if step.outcome:
+            assert bool((step.outcome['won'][step.terminated] == 1).all())
+            assert bool((step.outcome['won'][~step.ended] == 0).all())
+    assert ended >= 8
+    steps = {'learning_starts': 100, 'num_envs': 8, 'eval_episodes': 8, 'final_episodes': 64, 'media': False}
+    run = ltos_pyg.train(Raffle, 'dqn', 200, out=tmp_path, **steps)
+    won = run.result['eval']['policy']['won']
+    assert won['count'] == 64
+    assert 0.5 < won['mean'] < 0.95  # half of those that are not ended by it, and all that are: 0.75
+
+
+def test_numbers_of_a_game_may_be_tensors_of_one_element():
+    def step(self, action):
+        self.seen = self.seen + 1
+        over = (self.seen > 2).all()
+        return SingleStep(self.look(), torch.ones(2), terminated=over, info={'seen': self.seen.mean()})
+
+    env = VectorGraphEnv(with_method('step', step), num_envs=2)
+    env.reset(seed=0)
+    steps = [env.step(torch.zeros(4, dtype=torch.int64)) for _ in range(3)]
+    assert [step.terminated.tolist() for step in steps] == [[False, False], [False, False], [True, True]]
+    assert [step.info['seen'].dim() for step in steps] == [1, 1, 1]
 
 
 def test_graphs_of_a_batch_have_the_same_fields():

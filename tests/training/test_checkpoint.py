@@ -352,6 +352,14 @@ def test_another_config_is_refused_field_by_field(tmp_path):
     assert 'Resume with the config that it was saved with' in message
 
 
+def test_an_option_that_is_not_a_number_is_equal_to_itself(tmp_path):
+    nan = float('nan')
+    CheckpointStore(tmp_path, fingerprint={'env': {'x': nan}}).save(1, {})
+    assert CheckpointStore(tmp_path).load_latest(expect={'env': {'x': nan}}) == (1, {})
+    with pytest.raises(ValueError, match=r"'env\.x' expected 1\.0, got nan"):
+        CheckpointStore(tmp_path).load_latest(expect={'env': {'x': 1.0}})
+
+
 def test_another_format_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, 'FORMAT', 99)

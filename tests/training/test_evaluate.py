@@ -319,6 +319,13 @@ def test_results_get_names_of_their_own_in_the_log():
     }
 
 
+def test_a_metric_of_the_environment_keeps_its_name_in_the_log():
+    stats = {'return': Stat(1.0, 0.5, 4), 'speed_std': Stat(3.0, 0.1, 4), 'speed': Stat(10.0, 0.2, 4)}
+    for order in (stats, dict(reversed(stats.items()))):
+        flat = flatten(order | {'episodes': Stat(7.0, 0.0, 4)})
+        assert (flat['eval/speed_std'], flat['eval/return_std'], flat['eval/episodes']) == (3.0, 0.5, 7.0)
+
+
 def test_episodes_that_do_not_end_are_spoken_of_before_they_are_given_up(monkeypatch, capsys):
     class Endless(SingleGraphEnv):
         num_features, num_actions, max_nodes = 1, 2, 2

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from trainer_zoo import TRAIN, Bomb, Lottery, differing, flat, jungle, lottery, make_algo, untimed
 
 from ltos_pyg.algos import NonFiniteLossError
 from ltos_pyg.envs import JungleEnv
-from ltos_pyg.graph_env import GraphStep, VectorGraphEnv
+from ltos_pyg.graph_env import GraphStep, SingleStep, VectorGraphEnv
+from ltos_pyg.training.callbacks import Callback, CallbackError, CustomMetric
 from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.config import TrainConfig, check_device
 from ltos_pyg.training.logging import MetricsLogger, read_metrics
@@ -53,6 +55,64 @@ def test_a_window_means_what_came_since_it_was_last_asked():
     assert window.means() == {}
     window.add({'q': 4.0})
     assert window.latest == {'loss': 5.0, 'q': 4.0}
+
+
+def test_a_window_weighs_means_by_their_number():
+    window = MetricWindow()
+    window.add({'return': 0.0})
+    window.add({'return': 100.0}, count=3)
+    assert window.means() == {'return': 75.0}
+
+
+def test_the_log_of_training_has_the_mean_over_episodes_however_many_end_at_once(tmp_path, make_trainer):
+    class Uneven(Lottery):
+        """Some episodes end at once, without a reward; the others together at the horizon."""
+
+        def step(self, action: Tensor) -> SingleStep:
+            fails = float(torch.rand(1, generator=self.generator)) < 0.1
+            return SingleStep(self.start(), torch.full((2,), 1.0 - fails), terminated=fails)
+
+    returns: list[float] = []
+
+    class Returns(Callback):
+        def on_episode_end(self, trainer: Trainer, episodes: dict[str, Tensor]) -> None:
+            returns.extend(episodes['return'].tolist())
+
+    trainer = make_trainer(tmp_path, lambda num_envs: VectorGraphEnv(Uneven, num_envs), 'dqn', log_every=200)
+    trainer.callbacks = (Returns(),)
+    trainer.run()
+    (row,) = [row for row in read_metrics(tmp_path / 'metrics.jsonl') if 'train/return' in row]
+    assert len({*returns}) > 2
+    assert row['train/return'] == pytest.approx(sum(returns) / len(returns))
+
+
+@pytest.mark.parametrize('name', ['step', 'updates', 'seconds/act'])
+def test_names_of_the_log_are_taken(tmp_path, make_trainer, name):
+    trainer = make_trainer(tmp_path, algo='dqn')
+    update = trainer.algorithm.update
+    trainer.algorithm.update = lambda: update() | {name: 1.0}
+    with pytest.raises(ValueError, match=f"'{name}' is a name of the log's own: give your metric another one"):
+        trainer.run()
+
+    class Names(Callback):
+        def on_evaluation(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+            metrics[name] = 1.0
+
+    trainer = make_trainer(tmp_path / 'evaluation', algo='dqn')
+    trainer.callbacks = (Names(),)
+    with pytest.raises(CallbackError, match=f"'{name}' is a name of the log's own"):
+        trainer.run()
+    again = make_trainer(tmp_path / 'evaluation', algo='dqn')  # what was saved is sound
+    again.load(again.store.load_latest()[1])
+    again.run()
+
+
+@pytest.mark.parametrize('name', ['return', 'attacks'])  # of every episode, and of this environment
+def test_a_metric_of_a_callback_does_not_mix_with_one_of_episodes(tmp_path, make_trainer, name):
+    trainer = make_trainer(tmp_path, algo='dqn')
+    trainer.callbacks = (CustomMetric(name, lambda trainer: 100.0),)
+    with pytest.raises(CallbackError, match=f"'train/{name}' is a name of the log's own"):
+        trainer.run()
 
 
 def test_a_window_is_saved_and_continues():

@@ -20,9 +20,11 @@ class EpisodeEnds:
         self.count = {'truncated': 0, 'terminated': 0}
         self.restarted = {'truncated': 0, 'terminated': 0}
         self.moved = False  # whether any step changed a graph
+        self.by_library = False  # whether it is the library that restarts an episode
 
     def note(self, played: Played) -> None:
         step = played.step
+        self.by_library = played.own_limit
         self.moved = self.moved or bool(differences(digest_seen(played.acted), digest_seen(step.successor)))
         for name in self.count:
             for i in getattr(step, name).nonzero().flatten().tolist():
@@ -35,7 +37,9 @@ class EpisodeEnds:
         for name, count in self.count.items():
             if self.moved and count >= 3 and self.restarted[name] == 0:
                 text = f'`graph` is the same as `successor` in all {count} episodes that were {name}'
-                if name == 'terminated':
+                if self.by_library:
+                    warn(f'{text}: does start() begin a new episode?')
+                elif name == 'terminated':
                     warn(f'{text}: does a new episode start within the step?')
                 else:
                     fail('restart', 'at the ends', '`successor` to be the end of an episode, `graph` a new start', text)
