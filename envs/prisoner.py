@@ -143,13 +143,19 @@ class PrisonerEnv(GraphEnv):
         return GraphStep(graph, successor, reward, terminated, truncated, info)
 
     def state_dict(self) -> dict[str, Any]:
-        return {'cell': self._cell.cpu(), 'clock': self._clock.cpu(), 'streams': self._streams.cpu().clone()}
+        state = {'cell': self._cell.cpu(), 'clock': self._clock.cpu(), 'streams': self._streams.cpu().clone()}
+        return state | {'length': self.length}
 
     def load_state_dict(self, state: dict[str, Any]) -> Batch:
         if tuple(state['cell'].shape) != (self.num_envs, 2):
             raise ValueError(
                 f"'state' is of {state['cell'].size(0)} episodes, expected num_envs={self.num_envs}. Build the env "
                 f'with the num_envs of the saved one.'
+            )
+        if state.get('length', self.length) != self.length:  # earlier versions did not save it
+            raise ValueError(
+                f"'state' is of a corridor of length {state['length']}, expected {self.length}. Build the env with the "
+                f'options of the saved one.'
             )
         self._cell, self._clock = state['cell'].to(self.device), state['clock'].to(self.device)
         self._streams = state['streams'].to(self.device, copy=True)

@@ -180,9 +180,15 @@ def drive(
         The phases chosen at each decision, (decisions, B, I).
 
     Raises:
-        ValueError: If the horizon is not a multiple of a decision, or the yellow is not shorter than one.
+        ValueError: If the horizon, or the time for which fixed-time control shows a phase, is not a multiple of a
+            decision, or the yellow is not shorter than one.
     """
     check_timing(seconds, yellow)
+    if isinstance(controller, FixedTime) and controller.seconds % seconds:
+        raise ValueError(
+            f"'seconds' of FixedTime (--fixed-seconds) must be a multiple of a decision's {seconds} s, for phases "
+            f'change at decisions only (got {controller.seconds})'
+        )
     check_count('horizon', horizon, seconds)
     if horizon % seconds:
         raise ValueError(f"'horizon' must be a multiple of a decision's {seconds} s (got {horizon})")

@@ -171,6 +171,7 @@ def simulate(args: Simulate, names: tuple[str, ...]) -> dict[str, dict[str, Any]
     from ltos_pyg.training.evaluate import Stat
 
     check_count('--episodes', args.episodes, 1)
+    check_count('--seed', args.seed, 0)
     flows = () if args.flow is None else (args.flow,)
     tasks = load_tasks((args.net,), flows, args.demand_seed, args.demands, args.turn, args.one_road)
     values: dict[str, dict[str, list[Any]]] = {name: {} for name in names}

@@ -186,6 +186,8 @@ def check_sharing(sharing: Sharing, edge_index: Tensor, num_nodes: int, atol: fl
         return
     check_finite('sharing.given', given)
     check_finite('sharing.kept', kept)
+    atol = max(atol, 4 * torch.finfo(kept.dtype).eps)  # half precision has fewer digits
+    given, kept = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (given, kept))
     total = kept.index_add(0, edge_index[0], given)
     off = (total - 1).abs() > atol
     if bool((given < -atol).any()) or bool((kept < -atol).any()) or bool(off.any()):

@@ -159,3 +159,5 @@ def test_bad_actions_and_states_are_refused() -> None:
         env.step(torch.full((4,), 2))
     with pytest.raises(ValueError, match='of 2 episodes, expected num_envs=3'):
         PrisonerEnv(num_envs=3).load_state_dict(env.state_dict())
+    with pytest.raises(ValueError, match='of a corridor of length 9, expected 11'):
+        PrisonerEnv(num_envs=env.num_envs, length=11).load_state_dict(env.state_dict())

@@ -10,6 +10,7 @@ from torch_geometric.nn import GATConv
 from torch_geometric.transforms import ToSparseTensor
 from torch_geometric.utils import to_edge_index
 
+from ltos_pyg.graph_env import fully_connected
 from ltos_pyg.nn import (
     DGN,
     DGNConv,
@@ -98,6 +99,16 @@ def test_weights_that_are_being_learned_are_refused_alike():
 def test_weights_on_the_simplex_pass_within_the_tolerance():
     check_sharing(Sharing(torch.tensor(HALF), torch.tensor([0.5, 0.5, 0.50005, 1.0])), EDGES, 4)
     check_sharing(keep_all(EDGES[:, :0], 0), EDGES[:, :0], 0)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_weights_in_half_precision_pass_if_they_are_right(dtype):
+    edges = fully_connected(40)
+    logits = torch.randn(edges.size(1) + 40, generator=torch.Generator().manual_seed(0)).to(dtype)
+    right = sender_softmax(logits[: edges.size(1)], logits[edges.size(1) :], edges)
+    check_sharing(right, edges, 40)
+    with pytest.raises(ValueError, match=r"'sharing' must lie on the simplex"):
+        check_sharing(Sharing(right.given, right.kept + 0.1), edges, 40)
 
 
 ROWS = r'needs one row per {}: expected {} rows, got shape {}'

@@ -168,10 +168,14 @@ def test_selfishness_is_recorded_for_each_signal_and_drawn() -> None:
             room = 0.05 * np.ptp(places)
             assert low + room < places.min()
             assert places.max() < high - room
+    colours = {tuple(dot) for axes in figure.axes[2:5] for dot in axes.collections[0].get_facecolor()}
+    assert len(colours) == 1  # a constant is one colour in all maps, that of the colour bar
 
 
 def test_without_sharing_there_is_no_selfishness() -> None:
-    with pytest.raises(ValueError, match='this run has no sharing weights: expected one of ltos or fixed_ltos'):
+    with pytest.raises(
+        ValueError, match='this run has no sharing weights: expected one of ltos, ltos_edge or fixed_ltos'
+    ):
         selfishness_of(Wandering(shares=False), grid())  # type: ignore[arg-type]
 
 

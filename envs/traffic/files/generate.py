@@ -283,10 +283,11 @@ def _starts(profile: Sequence[tuple[int, int, int]], scale: float) -> list[int]:
 
 def _ways(network: Mapping[str, Any]) -> tuple[list[str], dict[str, dict[str, list[str]]]]:
     """Roads into the network, and the roads after each road, by kind of movement."""
-    virtual = {i['id'] for i in network['intersections'] if i['virtual']}
+    virtual = {i['id'] for i in network['intersections'] if i.get('virtual', False)}
     onward: dict[str, dict[str, list[str]]] = {road['id']: {} for road in network['roads']}
     for intersection in network['intersections']:
-        for link in intersection['roadLinks']:
+        links = () if intersection['id'] in virtual else intersection.get('roadLinks', ())
+        for link in links:
             onward[link['startRoad']].setdefault(link['type'], []).append(link['endRoad'])
     entries = [r['id'] for r in network['roads'] if r['startIntersection'] in virtual and onward[r['id']]]
     if not entries:

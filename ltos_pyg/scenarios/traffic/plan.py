@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -56,6 +57,9 @@ def write_plan(folder: Path, out: Path) -> int:
     if out.suffix not in ('.csv', '.npz'):
         raise ValueError(f"'out' must end in .csv or .npz (got '{out}')")
     algorithm, env = load_traffic_run(folder)
+    tasks = env.spec.num_tasks or 1
+    if tasks > 1:
+        print(f'ltos: the run has {tasks} networks or demands; the plan is of the first', file=sys.stderr)
     names = env.engines[0].network.signal_ids
     rows = signal_plan(traffic_moments(algorithm, env), env.choices[0].yellow, env.yellow)
     out.parent.mkdir(parents=True, exist_ok=True)

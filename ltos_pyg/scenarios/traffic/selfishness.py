@@ -56,7 +56,7 @@ def selfishness_of(algorithm: Algorithm, env: TrafficEnv, seed: int = 0) -> Self
     moments = list(traffic_moments(algorithm, env, seed))
     kept = [moment.kept for moment in moments if moment.kept is not None]
     if not kept:
-        raise ValueError('this run has no sharing weights: expected one of ltos or fixed_ltos')
+        raise ValueError('this run has no sharing weights: expected one of ltos, ltos_edge or fixed_ltos')
     network = env.engines[0].network
     position = network.intersection_xy[network.signals]
     return Selfishness(
@@ -122,6 +122,8 @@ def selfishness_figure(data: Selfishness, maps: int = 6) -> Any:
     axes.set_title(f'one line per agent; grey: vehicles on the roads{also}')
     axes.legend(loc='best', ncols=2)
     low, high = float(data.kept.min()), float(data.kept.max())
+    if high - low < CONSTANT:  # one colour for a constant
+        low, high = low - 0.05, high + 0.05
     panels = np.atleast_1d(below.subplots(1, maps))
     for axis, k in zip(panels, np.linspace(0, len(data.time) - 1, 2 * maps + 1).astype(int)[1::2], strict=True):
         for a, b in data.roads:

@@ -118,6 +118,13 @@ def test_fixed_time_shows_each_choice_in_turn_for_its_seconds() -> None:
     assert plan[:, 0, 0].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4] * 2
 
 
+def test_fixed_time_that_decisions_cannot_keep_is_refused() -> None:
+    _, choices, engine = small()
+    for seconds in (5, 15):
+        with pytest.raises(ValueError, match=rf"must be a multiple of a decision's 10 s, .* \(got {seconds}\)"):
+            drive(engine, FixedTime(choices, seconds), choices, horizon=240)
+
+
 def test_random_phases_are_all_drawn_equally_often_and_again_from_a_seed() -> None:
     _, choices, engine = small(num_envs=50)
     draw = RandomPhase(choices, seed=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -156,6 +157,16 @@ def test_turns_are_as_frequent_as_asked(grid):
     taken = Counter(kinds[pair] for v in flow for pair in pairwise(v['route']))
     share = {kind: n / taken.total() for kind, n in taken.items()}
     assert share == pytest.approx({'go_straight': 0.7, 'turn_left': 0.15, 'turn_right': 0.15}, abs=0.015)
+
+
+def test_demand_needs_no_more_of_a_network_than_the_loader(grid):
+    short = copy.deepcopy(grid)
+    for intersection in short['intersections']:
+        if intersection['virtual']:
+            del intersection['roadLinks']
+        else:
+            del intersection['virtual']
+    assert generate_flow(short, turn=0.3, seed=3) == generate_flow(grid, turn=0.3, seed=3)
 
 
 def test_seeds_and_scale(grid):
