@@ -111,8 +111,8 @@ def factorial(best_constant: float, learned: int) -> tuple[Method, ...]:
 
 
 OFFERS_BA = {'graph': 'offers', 'topology': 'ba'}
-GAINS = {'graph': 'radius', 'attack_gain_high': 6.0, 'eval_temperature': 0.0}
-LONG_REPLAY = {'replay_size': 120_000}
+GAINS: dict[str, Any] = {'graph': 'radius', 'attack_gain_high': 6.0, 'eval_temperature': 0.0}
+LONG_REPLAY: dict[str, Any] = {'replay_size': 120_000}
 DENSE_ROWS = (*(_fixed('edge', kept) for kept in (1.0, 'uniform', 0.2)), _learned('edge'), DGN, *SUMS)
 
 
