@@ -27,7 +27,7 @@ class SingleStep(NamedTuple):
     terminated: bool = False  # the task ended
     truncated: bool = False  # the game's own clock ran out (`horizon` is handled for you)
     info: Mapping[str, float] = MappingProxyType({})  # metrics of this step, the same names at every step
-    outcome: Mapping[str, float] = MappingProxyType({})  # metrics of the whole episode, read at its last step
+    outcome: Mapping[str, float] = MappingProxyType({})  # metrics of the whole episode: read where it ends
 
 
 class SingleGraphEnv(ABC):
