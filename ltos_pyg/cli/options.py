@@ -115,7 +115,7 @@ def other_options(env: Any, changes: Sequence[str]) -> Any:
         if name not in known:
             raise ValueError(f"unknown option '{name}' of the environment. Choose from: {', '.join(known)}")
         flags += of
-    return tyro.cli(type(env), default=env, args=flags, prog='ltos evaluate RUN')
+    return tyro.cli(type(env), default=env, args=whole_numbers(flags, env), prog='ltos evaluate RUN')
 
 
 def env_flags(change: str) -> tuple[str, list[str]]:
