@@ -157,7 +157,7 @@ def _evaluate_over(
     )
     differ = {env_flags(text)[0]: getattr(settings[0].env, env_flags(text)[0]) for text in fixed}
     result = zero_shot.as_result(config, settings, differ, episodes, options.seed) | provenance()
-    special = list(fixed)
+    special = [f'{name}={zero_shot.option_text(value)}' for name, value in differ.items()]
     if options.temperature is not None:
         result['temperature'] = options.temperature
         special.append(f'temperature={options.temperature}')
