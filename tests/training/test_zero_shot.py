@@ -130,7 +130,8 @@ def test_the_command_prints_a_table_and_leaves_the_same_numbers(run, capsys):
 
 
 def test_options_for_all_settings_are_part_of_the_name(run, capsys):
-    args = ['evaluate', str(run.folder), '--over', 'size=10,12', '--env', 'num_foods=2', '--env', 'horizon=3e0', '--json']
+    fixed = ['--env', 'num_foods=2', '--env', 'horizon=3e0']
+    args = ['evaluate', str(run.folder), '--over', 'size=10,12', *fixed, '--json']
     assert main([*args, '--episodes', '2']) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed['env'] == {'num_foods': 2, 'horizon': 3}
