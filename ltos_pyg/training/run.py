@@ -216,12 +216,11 @@ def _finish(
         result = final_evaluation(trainer.algorithm, make_env, config) | _how_it_went(trainer)
     except KeyboardInterrupt:
         raise Interrupted from None
-    if run.is_finished:  # it was only evaluated again
+    again = run.is_finished  # it was only evaluated again, and has its former options until now
+    run.write_final(result)
+    if again:
         run.card_path.unlink(missing_ok=True)
-        run.write_final(result)
         run.write_config(config, ranks.size, trainer.primary_metric)
-    else:
-        run.write_final(result)
     return result
 
 
