@@ -124,6 +124,11 @@ def test_a_trace_is_replayed(capsys, files, tmp_path):
         (['simulate', '--net', '1x1', '--flow', 'nowhere.json'], "flow 'nowhere.json' cannot be read"),
         (['simulate', '--net', '1x1', '--yellow', '10'], "'yellow' must be shorter than a decision of 10 s (got 10)"),
         (['simulate', '--net', '1x1', '--episodes', '0'], "'--episodes' must be an integer of at least 1 (got 0)"),
+        (['simulate', '--net', '1x1', '--seed', '-1'], "'--seed' must be an integer of at least 0 (got -1)"),
+        (
+            ['simulate', '--net', '1x1', '--fixed-seconds', '5', '--controller', 'fixed'],
+            "a multiple of a decision's 10 s",
+        ),
         (['simulate', '--net', '1x1', '--phases', '-1'], "'phases' must be an integer of at least 1 (got -1)"),
         (['generate', '--rows', '0', '--out', 'x'], "'rows' must be an integer of at least 1 (got 0)"),
         (['plan', 'nowhere'], "'nowhere' is not a run folder"),

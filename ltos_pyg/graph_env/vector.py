@@ -176,7 +176,7 @@ class VectorGraphEnv(GraphEnv):
                 when = 'at every step' if part == 'info' else 'at the end of every episode'
                 move = 'Give 0 where there is nothing to report.'
                 if part == 'info':
-                    move += " What is known only at the end of an episode belongs into 'outcome'."
+                    move += " What is known only at the end of an episode belongs in 'outcome'."
                 raise ValueError(
                     f"'{part}' must have the same names in every game {when} (got {sorted(game)} after "
                     f'{sorted(names)}). {move}'

@@ -237,8 +237,8 @@ def _zero_shot(run: RunFolder, primary: str) -> Iterator[str]:
         if number == 0:
             yield '## In other settings'
             yield 'Without further training:'
-        special = result['env'] | {key: result[key] for key in ('temperature',) if key in result}
-        differ = ', '.join(f'{name}={value}' for name, value in special.items())
+        drawn = {'temperature': result['temperature']} if 'temperature' in result else {}
+        differ = ', '.join(f'{name}={value}' for name, value in (result['env'] | drawn).items())
         count = result['episodes']
         each = {None: 'One episode of each task', 1: 'One episode each'}.get(count, f'{count} episodes each')
         yield each + (f', with {differ}:' if differ else ':')

@@ -44,7 +44,7 @@ def _shortened(mine: str, every: Sequence[str]) -> str:
 
 
 def _options_of(run: Mapping[str, Any]) -> dict[str, str]:
-    """The options that training depends on, but the seed, and the number of ranks, each as text."""
+    """The number of ranks, and the options that training depends on but for the seed, each as text."""
     left_out = {*RECORDING, 'seed', 'eval_every', 'eval_episodes', 'eval_seed'}
     return {'run.ranks': str(run.get('ranks', 1))} | {
         f'{part}.{name}': _as_text(value)

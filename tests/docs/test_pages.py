@@ -187,6 +187,20 @@ def test_the_table_of_figures_5_and_6_is_that_of_the_kept_runs():
             assert numbers == [f'{end["policy"]["reward"]["mean"]:.3f}' for end in runs], (row[0], label)
 
 
+def test_runs_with_both_replays_are_the_same_while_nothing_is_forgotten():
+    differ, pairs = [], 0
+    for long in sorted((DOCS / 'results/runs').glob('jungle-*replay_size=120000-*')):
+        rows = []
+        for run in (long, long.with_name(long.name.replace('replay_size=120000-', ''))):
+            text = (run / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()
+            rows.append([row for row in map(json.loads, text) if row['step'] <= 40_000])
+        pairs += 1
+        if rows[0] != rows[1]:
+            differ.append(long.name)
+    assert pairs >= 12
+    assert differ == ['jungle-neighbours=8-replay_size=120000-ltos-seed11']
+
+
 def test_the_table_of_zero_shot_offers_is_that_of_the_kept_runs():
     text = page('results.md').partition('`ltos reproduce zero-shot-offers`')[2].partition('\n\n**')[0]
     shown = [line.split(' | ')[2:] for line in text.splitlines() if line.startswith(('| LToS', '| trained control'))]

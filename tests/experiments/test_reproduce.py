@@ -636,10 +636,9 @@ def test_a_run_is_measured_again_over_the_usual_episodes_of_its_scenario_too(fin
 
 def test_a_report_of_another_environments_runs_is_refused(tmp_path, monkeypatch, capsys):
     file, runs = tmp_path / 'mine.toml', tmp_path / 'runs'
-    for module, prize in (('game_a', 1.0), ('game_b', -1.0)):
-        (tmp_path / f'{module}.py').write_text(
-            f'from ltos_pyg.envs import PrisonerEnv\n\n\nclass Game(PrisonerEnv):\n    sign = {prize}\n'
-        )
+    code = 'from ltos_pyg.envs import PrisonerEnv\n\n\nclass Game(PrisonerEnv):\n    pass\n'
+    for module in ('game_a', 'game_b'):
+        (tmp_path / f'{module}.py').write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
     text = '[[settings]]\nscenario = "MODULE:Game"\n[[methods]]\nalgo = "dqn"\n'
     file.write_text(text.replace('MODULE', 'game_a'))

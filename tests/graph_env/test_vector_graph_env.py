@@ -286,7 +286,7 @@ def test_info_has_the_same_names_at_every_step():
     env.reset(seed=0)
     for _ in range(3):
         env.step(torch.zeros(4, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"'info' must have the same names .* belongs into 'outcome'"):
+    with pytest.raises(ValueError, match=r"'info' must have the same names .* belongs in 'outcome'"):
         env.step(torch.zeros(4, dtype=torch.int64))
 
 
