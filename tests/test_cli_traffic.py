@@ -190,6 +190,8 @@ def test_each_task_is_trained_on_and_played_once(capsys, tmp_path):
     assert [setting['eval']['duration']['count'] for setting in result['settings']] == [1, 2]
     printed(capsys, ['card', str(tmp_path / 'all')])
     assert 'One episode of each task:' in (tmp_path / 'all' / 'card.md').read_text()
+    assert main(['traffic', 'plan', str(tmp_path / 'all'), '--out', str(tmp_path / 'plan.csv')]) == 0
+    assert 'the run has 3 networks or demands; the plan is of the first' in capsys.readouterr().err
 
 
 def test_runs_on_traffic_are_plotted_by_duration(capsys, runs, tmp_path):
