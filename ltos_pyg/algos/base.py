@@ -188,16 +188,20 @@ def repeat_sharing(sharing: Sharing | None, times: int) -> Sharing | None:
 class SoftUpdate:
     r"""Moves a target network towards another one: :math:`\theta' \leftarrow \theta' + \tau (\theta - \theta')`.
 
-    The parameters are listed once: going through the modules again takes longer than moving small networks.
+    Buffers, such as running means, are copied. Parameters and buffers are listed once: going through the modules again
+    takes longer than moving small networks.
     """
 
     def __init__(self, target: nn.Module, online: nn.Module) -> None:
         self.target: list[Tensor] = list(target.parameters())
         self.online: list[Tensor] = list(online.parameters())
+        self.buffers = list(zip(target.buffers(), online.buffers(), strict=True))
 
     def __call__(self, tau: float) -> None:
         with torch.no_grad():
             torch._foreach_lerp_(self.target, self.online, tau)
+            for target, online in self.buffers:
+                target.copy_(online)
 
 
 def first_nonfinite(named: dict[str, Tensor | None]) -> str | None:

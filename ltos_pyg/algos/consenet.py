@@ -141,6 +141,12 @@ class ConseNet(ActorCritic):
         with torch.no_grad():
             return value - (policy * self.network.critic.alternatives(view.x, hot)).sum(-1)
 
+    def loss(self, segment: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = super().loss(segment)
+        if self.config.critic == 'joint':  # agents receive no messages
+            del metrics['dropped_edges']
+        return loss, metrics
+
     def observe(self, graph: Batch, decision: Decision, step: GraphStep) -> None:
         super().observe(graph, decision, step)
         if self.rollout.full:

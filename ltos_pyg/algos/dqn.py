@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from ltos_pyg.algos import ranks
 from ltos_pyg.algos.base import Decision, repeat_sharing
 from ltos_pyg.algos.exploration import epsilon_greedy, linear_schedule, softmax_choice
 from ltos_pyg.algos.losses import double_q_value, gap_to_best, gather_next_value, masked, mean, td_loss, td_target
@@ -84,11 +85,13 @@ class DQN(OffPolicy):
         return self.q_values(self.averaged, views, repeat_sharing(sharing, times))
 
     def epsilon(self, graph: Batch) -> Tensor:
-        """Current chance of a random action, for each node (N,); in the last graphs of the batch it falls to 0."""
-        c = self.config
+        """Current chance of a random action, for each node (N,); in the last graphs of the batch, counted over all
+        ranks, it falls to 0."""
+        c, all_ranks = self.config, ranks.current()
         ends = (c.epsilon_end, 0.0)
         rate, greedy_rate = (linear_schedule(c.epsilon_start, e, c.epsilon_fraction, self.progress) for e in ends)
-        greedy = graph.batch >= graph.num_graphs - round(c.greedy_fraction * graph.num_graphs)
+        total = graph.num_graphs * all_ranks.size
+        greedy = graph.batch + all_ranks.rank * graph.num_graphs >= total - round(c.greedy_fraction * total)
         return torch.where(greedy, greedy_rate, rate)
 
     def choose_sharing(self, graph: Batch, explore: bool) -> Sharing | None:

@@ -29,7 +29,7 @@ class IPConfig(OffPolicyConfig):
 
     n_step: int = 1  # rewards summed before the bootstrap; entropy counts at the last step only
     beta: float = 0.05  # weight of the policies' entropy: reward per nat
-    rounds: int = 2  # rounds of message passing per step
+    rounds: int = 2  # rounds of message passing per step; messages reach rounds - 1 hops
     aggr: Literal['add', 'mean'] = 'add'  # how messages are aggregated; 'mean' does not grow with the neighbours
     gumbel: float = 1.0  # temperature of the relaxation through which an action's gradient reaches its agent
 

@@ -115,12 +115,12 @@ class Segment:
         return self.by_agent(discounted_returns(self.by_step(reward), bootstrap, self.goes_on, gamma))
 
     def minus_graph_mean(self, surplus: Tensor) -> Tensor:
-        """(n, M) less its mean over the graphs at each step, where an agent is in several: this removes, for example,
-        payments that do not depend on the agent's action."""
+        """(n, M) less its mean over the graphs of all ranks at each step, where an agent is in several: this removes,
+        for example, payments that do not depend on the agent's action."""
         by_step, here = self.by_step(surplus), self.by_step(self.present)
-        count = here.sum(-1, keepdim=True)
-        mean = by_step.sum(-1, keepdim=True) / count.clamp(min=1)
-        return self.by_agent(by_step - mean * (here & (count > 1)))
+        sums = [by_step.sum(-1, keepdim=True), here.sum(-1, keepdim=True).to(by_step.dtype)]
+        total, count = (part * ranks.current().size for part in ranks.current().average(sums))
+        return self.by_agent(by_step - total / count.clamp(min=1) * (here & (count > 1)))
 
     def credit(self, inner: Tensor, gamma: float) -> Tensor:
         r"""Weight of a unit of payment at each moment in the learning from earlier actions, the mirror of

@@ -48,6 +48,9 @@ class NeurComm(ActorCritic):
     actions. Rewards are those of :class:`~ltos_pyg.algos.actor_critic.ActorCritic`: discounted in space by ``alpha``;
     ``alpha=None`` is the reference's global reward, the sum over the graph.
 
+    Besides what :class:`~ltos_pyg.algos.actor_critic.ActorCritic` lists, one thing differs from the authors' code: at
+    the first step of an episode the policies of the step before are zeros, there uniform.
+
     Each agent's weights are per slot, so an agent whose neighbours change receives messages from different agents in
     the same slot: where the graph changes, the method is not well defined, as the LToS paper reports.
     """

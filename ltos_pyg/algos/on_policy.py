@@ -120,10 +120,11 @@ class OnPolicy(Algorithm):
 
     def act_in(self, spec: GraphEnvSpec) -> None:
         self.inputs = ObservationScaler(spec).to(self.device)
+        self.by_place = spec.fixed_nodes
 
     def layout(self, graph: Batch) -> AgentLayout:
         """Agent layout: by position where the environment declares fixed nodes, else by ``node_id``."""
-        return AgentLayout.of(graph, self.num_agents, by_place=self.spec.fixed_nodes)
+        return AgentLayout.of(graph, self.num_agents, by_place=self.by_place)
 
     def view(self, graph: Batch) -> tuple[View, AgentLayout, Tensor]:
         """A batch in the agent layout, and how many edges found no slot."""

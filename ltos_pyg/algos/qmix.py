@@ -110,9 +110,13 @@ class QMIX(DQN):
     def build_network(self) -> nn.Module:
         return QMIXNetwork(self.spec, self.config)
 
+    def act_in(self, spec: GraphEnvSpec) -> None:
+        super().act_in(spec)
+        self.by_place = spec.fixed_nodes
+
     def slot(self, graph: Batch) -> Tensor | None:
         """The slot of each node, (N,), if the mixer uses slots."""
-        return slots(graph, self.spec) if self.config.mixing == 'slots' else None
+        return slots(graph, self.spec.max_nodes, self.by_place) if self.config.mixing == 'slots' else None
 
     def q_values(self, network: nn.Module, graph: Batch, sharing: Sharing | None = None) -> Tensor:
         x, edge_index, _ = self.inputs(graph)

@@ -7,7 +7,6 @@ from typing import Literal
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.nn.per_agent import agent_of_node
 
 TeamReward = Literal['mean', 'sum']
@@ -28,20 +27,19 @@ def reward_of(kind: str, graph: Batch, reward: Tensor) -> Tensor:
     return (total / graph.ptr.to(reward.device).diff().clamp(min=1)).index_select(0, batch)
 
 
-def slots(graph: Batch, spec: GraphEnvSpec) -> Tensor:
-    """The slot of each node (N,), in [0, max_nodes): its position in its graph, or ``node_id`` where nodes enter and
-    leave.
+def slots(graph: Batch, num_slots: int, by_place: bool) -> Tensor:
+    """The slot of each node (N,), in [0, num_slots): its position in its graph with ``by_place``, else its ``node_id``.
 
     Raises:
-        ValueError: Without ``node_id`` where nodes enter and leave, or if one is not below the number of slots (checked
-            on the CPU only).
+        ValueError: Without ``node_id`` where it is needed, or if one is not below the number of slots (checked on the
+            CPU only).
     """
-    slot = agent_of_node(graph, spec.fixed_nodes, 'a slot of its own')
-    if spec.fixed_nodes:
+    slot = agent_of_node(graph, by_place, 'a slot of its own')
+    if by_place:
         return slot
-    if slot.device.type == 'cpu' and slot.numel() > 0 and int(slot.max()) >= spec.max_nodes:
+    if slot.device.type == 'cpu' and slot.numel() > 0 and int(slot.max()) >= num_slots:
         raise ValueError(
-            f"'node_id' must lie below spec.max_nodes={spec.max_nodes}, as each agent has a slot of its own "
+            f"'node_id' must lie below spec.max_nodes={num_slots}, as each agent has a slot of its own "
             f'(got {int(slot.max())}). Number the agents from 0, or take a method without slots (qmix --mixing shared).'
         )
     return slot

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import random
 from functools import cache
@@ -30,10 +31,12 @@ from algos_zoo import (
     weights,
     without_edges,
 )
+from torch import nn
 
 from ltos_pyg.algos import DQN, Algorithm, DQNConfig, NonFiniteLossError
 from ltos_pyg.algos.base import SoftUpdate
 from ltos_pyg.algos.losses import td_loss
+from ltos_pyg.algos.ranks import Ranks, training_with
 from ltos_pyg.data import Snapshot
 from ltos_pyg.envs import JungleEnv
 from ltos_pyg.graph_env import VectorGraphEnv, fully_connected
@@ -313,6 +316,37 @@ def test_exploration_fades_and_in_a_part_of_the_streams_wholly(variant):
         algo.env_steps = env_steps
         expected = torch.tensor([first] * 15 + [last] * 5)  # the last graph of four
         torch.testing.assert_close(algo.epsilon(graph), expected)
+
+
+def test_the_streams_without_exploration_are_counted_over_all_ranks():
+    env = jungle(1)
+    algo = make('dqn', env, epsilon_end=0.2)  # greedy_fraction is 0.5
+    graph, algo.env_steps = env.reset(0), algo.config.total_steps
+    chances = []
+    for rank in range(4):
+        with training_with(Ranks(rank, 4)):
+            chances.append(algo.epsilon(graph)[0].item())
+    assert chances == pytest.approx([0.2, 0.2, 0.0, 0.0])
+
+
+class Normalised(DQN):
+    """DQN with a network that keeps running means."""
+
+    def build_network(self) -> Any:
+        network = super().build_network()
+        network.trunk.encoder = nn.Sequential(nn.BatchNorm1d(self.spec.num_features), network.trunk.encoder)
+        return network
+
+
+def test_running_means_in_a_network_of_ones_own_reach_the_networks_that_act_and_make_targets():
+    env = jungle()
+    algo = Normalised(env.spec, dataclasses.replace(make('dqn', env).config), 0)
+    Loop(algo, env).until(3)
+    algo.update()
+    online, target, averaged = (m.trunk.encoder[0].running_mean for m in (algo.network, algo.target, algo.averaged))
+    assert online.abs().max() > 0
+    assert torch.equal(online, target)
+    assert torch.equal(online, averaged)
 
 
 # --- when numbers go wrong -------------------------------------------------------------------------------------------

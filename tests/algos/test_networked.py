@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,14 @@ from algos_zoo import Crowd, differing, flat, isolated
 from networked_zoo import NETWORKED, Loop, Path3, make, path3
 from torch_geometric.data import Batch
 
-from ltos_pyg.algos import NonFiniteLossError
+from ltos_pyg.algos import QMIX, NonFiniteLossError, QMIXConfig
 from ltos_pyg.cli import main
 from ltos_pyg.data import Snapshot
 from ltos_pyg.envs import JungleEnv
-from ltos_pyg.graph_env import SingleStep, VectorGraphEnv
+from ltos_pyg.graph_env import SingleStep, VectorGraphEnv, fully_connected
 from ltos_pyg.registry import SCENARIOS
 from ltos_pyg.registry import scenario as scenario_named
-from ltos_pyg.training.evaluate import evaluate
+from ltos_pyg.training.evaluate import evaluate, playing_in
 
 every = pytest.mark.parametrize('variant', NETWORKED)
 OWN = [v for v in NETWORKED if v != 'ip']
@@ -150,7 +151,26 @@ def test_jungle_is_played(variant):
     env = JungleEnv(num_envs=2, num_agents=5, num_foods=4, size=8, horizon=12)
     loop = Loop(make(variant, env, max_neighbours=2), env).until(4)
     assert all(np.isfinite(value) for row in loop.metrics for value in row.values())
-    assert max(row['dropped_edges'] for row in loop.metrics) > 0  # five agents, two slots
+    if variant == 'consenet':  # its critic sees all agents, so none receives messages
+        assert all('dropped_edges' not in row for row in loop.metrics)
+    else:
+        assert max(row['dropped_edges'] for row in loop.metrics) > 0  # five agents, two slots
+
+
+@pytest.mark.parametrize('variant', [*OWN, 'qmix'])
+def test_where_it_plays_decides_how_agents_are_told_apart(variant):
+    graph = Batch.from_data_list(
+        [Snapshot(x=torch.rand(2, 2), edge_index=fully_connected(2), node_id=torch.tensor([1, 3]))]
+    )
+    env = crowd()
+    fixed = dataclasses.replace(env.spec, fixed_nodes=True)
+    make_it = make if variant in OWN else lambda _, env: QMIX(env.spec, QMIXConfig())
+    algo = make_it(variant, SimpleNamespace(spec=fixed))
+    who = lambda: (algo.layout(graph).place if variant in OWN else algo.slot(graph)).tolist()
+    assert who() == [0, 1]
+    with playing_in(algo, fixed, env.spec):
+        assert who() == [1, 3]
+    assert who() == [0, 1]
 
 
 @own_networks

@@ -23,6 +23,7 @@ import ltos_pyg
 from ltos_pyg import cli
 from ltos_pyg.algos import ALGORITHMS, DGN, NonFiniteLossError
 from ltos_pyg.algos.base import guarded_step
+from ltos_pyg.algos.lio import Segment
 from ltos_pyg.algos.ranks import RankError, Ranks, current
 from ltos_pyg.envs import JungleEnv, PrisonerEnv
 from ltos_pyg.registry import scenario
@@ -32,7 +33,8 @@ from ltos_pyg.training.distributed import own_config, own_device, together
 SMALL: dict[str, Any] = {
     'n_step': 2, 'batch_size': 4, 'replay_size': 200, 'hidden_channels': 8, 'encoder_channels': (8,), 'num_layers': 1,
     'heads': 2, 'phi_starts': 0.1, 'phi_every': 2, 'phi_channels': 8, 'search_channels': 8, 'candidates': 4,
-    'rollout_steps': 4, 'policy_channels': (8,), 'incentive_channels': (8,), 'max_neighbours': 3,
+    'greedy_fraction': 0.0, 'rollout_steps': 4, 'policy_channels': (8,), 'incentive_channels': (8,),
+    'max_neighbours': 3,
 }  # fmt: skip
 TOGETHER = [name for name, (maker, _) in ALGORITHMS.items() if maker.data_parallel]  # type: ignore[attr-defined]
 
@@ -81,8 +83,15 @@ def test_two_ranks_with_equal_data_learn_what_one_process_learns(tmp_path):
     assert differing(first['ltos'], learn('ltos', seed=1)) != []
 
 
+def segment(present: Tensor) -> Segment:
+    """A segment of LIO in which one agent is present at some of the moments, in one graph."""
+    nothing = torch.zeros(0)
+    return Segment(nothing, nothing, nothing, present.unsqueeze(0), nothing, torch.zeros(len(present), 1, 1), *3 * [0])  # type: ignore[arg-type]
+
+
 def step_with(rank: int) -> int:
-    """Gradients are averaged, over the ranks that have one; one rank's NaN is refused by both."""
+    """Gradients are averaged, over the ranks that have one, and so is LIO's baseline; one rank's NaN is refused by
+    both."""
     network = nn.ModuleDict({name: nn.Linear(2, 1, bias=False).double() for name in ('a', 'b', 'c')})
     for layer in network.values():
         nn.init.ones_(layer.weight)
@@ -96,6 +105,10 @@ def step_with(rank: int) -> int:
     assert network['b'].weight.tolist() == [[1 - 0.5, 1 - 1.0]]
     assert network['c'].weight.grad is None
     before = network['a'].weight.clone()
+    by_rank = torch.tensor([[1.0, 3.0], [8.0, 5.0]])  # surplus of two moments, one graph a rank; agent 0 is in both
+    present = torch.tensor([True, rank == 0])  # at the second moment it is in rank 0's graph alone
+    left = segment(present).minus_graph_mean((by_rank[rank] * present).unsqueeze(0))
+    assert left.tolist() == [[1 - 4.5, 3.0]] if rank == 0 else [[8 - 4.5, 0.0]]
     loss = network['a'](x).sum() * (math.nan if rank == 1 else 1.0)
     with pytest.raises(NonFiniteLossError, match=r'^loss is NaN or infinite at gradient step 7; this step was not'):
         guarded_step(optimizer, {'network': network}, loss, 1.0, 6)
@@ -103,7 +116,7 @@ def step_with(rank: int) -> int:
     return 0
 
 
-def test_gradients_are_averaged_and_one_ranks_nan_is_refused_by_all(tmp_path):
+def test_gradients_and_baselines_are_averaged_and_one_ranks_nan_is_refused_by_all(tmp_path):
     both(tmp_path, step_with)
 
 
