@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +48,12 @@ def _run(size: int, agents: int, batch: int, steps: int) -> list[tuple[float, fl
     """Wall-clock and CPU seconds of a gradient step, for each rank."""
     context = multiprocessing.get_context('spawn')  # where there is a GPU, PyTorch fails in a fork
     with tempfile.TemporaryDirectory() as folder:
-        tell = context.SimpleQueue()
-        args = size, str(Path(folder) / 'meeting'), agents, batch, steps, tell
-        ranks = [context.Process(target=_rank, args=(rank, *args)) for rank in range(size)]
-        for process in ranks:
-            process.start()
-        found = [tell.get() for _ in ranks]
-        for process in ranks:
-            process.join()
-    return found
+        run = partial(_rank, size=size, meeting=str(Path(folder) / 'meeting'), agents=agents, batch=batch, steps=steps)
+        with ProcessPoolExecutor(size, mp_context=context) as pool:  # raises if a rank dies
+            return list(pool.map(run, range(size)))
 
 
-def _rank(rank: int, size: int, meeting: str, agents: int, batch: int, steps: int, tell: Any) -> None:
+def _rank(rank: int, size: int, meeting: str, agents: int, batch: int, steps: int) -> tuple[float, float]:
     os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')
     if size > 1:
         dist.init_process_group('gloo', store=dist.FileStore(meeting, size), rank=rank, world_size=size)
@@ -75,6 +71,7 @@ def _rank(rank: int, size: int, meeting: str, agents: int, batch: int, steps: in
         clock, cpu = time.perf_counter(), time.process_time()
         for _ in range(steps):
             learner.update()
-        tell.put(((time.perf_counter() - clock) / steps, (time.process_time() - cpu) / steps))
+        found = (time.perf_counter() - clock) / steps, (time.process_time() - cpu) / steps
     if size > 1:
         dist.destroy_process_group()
+    return found

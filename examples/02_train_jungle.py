@@ -19,7 +19,9 @@ def main(steps: int, seed: int) -> None:
     torch.set_num_threads(1)
     board = {'num_agents': 8, 'num_foods': 5, 'size': 16}
     env = JungleEnv(num_envs=16, **board)
-    config = LToSConfig(total_steps=steps, learning_starts=500, hidden_channels=64, encoder_channels=(128,))
+    config = LToSConfig(
+        total_steps=steps, learning_starts=min(500, steps // 4), hidden_channels=64, encoder_channels=(128,)
+    )
     agent = LToS(env.spec, config, seed)
 
     def report() -> None:

@@ -31,7 +31,7 @@ def main(steps: int, num_envs: int) -> None:
     print(f'{graph.num_graphs} graphs in one batch: {graph.num_nodes} nodes, {graph.num_edges} edges')
     start = time.perf_counter()
     for _ in range(steps):
-        x, edge_attr = graph.x.float(), graph.edge_attr.float()
+        x, edge_attr = graph.x * env.spec.scale('feature'), graph.edge_attr * env.spec.scale('edge')
         sharing = phi(x, graph.edge_index, edge_attr)
         action = q_network(x, graph.edge_index, edge_attr).argmax(-1)
         step: GraphStep = env.step(action)

@@ -27,8 +27,8 @@ from ltos_pyg.data.ring_kernels import (
     inspect,
     inspect_played,
 )
-from ltos_pyg.nn.functional import Sharing
-from ltos_pyg.nn.validation import check_edge_index, check_finite, check_rows, check_sharing
+from ltos_pyg.nn.functional import Sharing, check_sharing
+from ltos_pyg.nn.validation import check_edge_index, check_finite, check_rows
 
 if TYPE_CHECKING:
     from ltos_pyg.graph_env import GraphEnvSpec, GraphStep

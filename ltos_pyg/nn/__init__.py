@@ -1,7 +1,7 @@
 """Layers and models of learned reward sharing, for any PyTorch Geometric model."""
 
 from ltos_pyg.nn.conv import DGNConv, IntentionConv, LToSConv
-from ltos_pyg.nn.functional import Sharing, constant_sharing, keep_all, sender_softmax, share_value
+from ltos_pyg.nn.functional import Sharing, check_sharing, constant_sharing, keep_all, sender_softmax, share_value
 from ltos_pyg.nn.heads import EdgePolicyHead, EdgeQHead, QHead
 from ltos_pyg.nn.mixers import QMixer
 from ltos_pyg.nn.models import DGN, DGNTrunk, SharingPolicy
@@ -14,7 +14,6 @@ from ltos_pyg.nn.networked import (
     spatial_weights,
 )
 from ltos_pyg.nn.per_agent import AgentLayout, AgentLinear, AgentLSTMCell, AgentMLP, gather_slots
-from ltos_pyg.nn.validation import check_sharing
 
 __all__ = [
     'DGN',

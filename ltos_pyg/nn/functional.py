@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ltos_pyg.nn.validation import check_edge_index, check_rows, check_tensor, check_unit_interval
+from ltos_pyg.nn.validation import (
+    check_edge_index,
+    check_finite,
+    check_rows,
+    check_tensor,
+    check_unit_interval,
+    may_look_at_values,
+)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -55,6 +62,66 @@ def as_sharing(sharing: Any) -> Sharing:
     )
 
 
+def fitting_sharing(sharing: Any, num_edges: int, num_nodes: int) -> Sharing:
+    """A pair ``(given, kept)`` as :class:`Sharing`, with one weight, or one of each head, per edge and node.
+
+    Raises:
+        ValueError: If it is no pair, or shapes or dtypes do not fit.
+    """
+    given, kept = sharing = as_sharing(sharing)
+    check_rows('sharing.given', given, num_edges, 'edge')
+    check_rows('sharing.kept', kept, num_nodes, 'node')
+    _check_alike('sharing.given', given, 'sharing.kept', kept)
+    return sharing
+
+
+def single_sharing(sharing: Any, num_edges: int, num_nodes: int) -> Sharing:
+    """:func:`fitting_sharing`, refusing weights of several heads."""
+    given, kept = sharing = fitting_sharing(sharing, num_edges, num_nodes)
+    if given.dim() != 1:
+        raise ValueError(
+            f"'sharing' needs one weight per edge and node: expected given (E,) and kept (N,), got "
+            f'{tuple(given.shape)} and {tuple(kept.shape)}. Choose one head: Sharing(given[:, h], kept[:, h]).'
+        )
+    return sharing
+
+
+def _check_alike(edge_name: str, of_edge: Tensor, node_name: str, of_node: Tensor) -> None:
+    """Raises a ``ValueError`` unless both are floating-point numbers of one dtype with the same number of heads."""
+    if of_edge.shape[1:] != of_node.shape[1:]:
+        raise ValueError(
+            f"'{edge_name}' and '{node_name}' must agree in the number of heads (got {tuple(of_edge.shape)} and "
+            f'{tuple(of_node.shape)})'
+        )
+    if of_edge.dtype != of_node.dtype or not of_edge.is_floating_point():
+        raise ValueError(
+            f"'{edge_name}' and '{node_name}' must have one floating-point dtype (got {of_edge.dtype} and "
+            f'{of_node.dtype}). Convert both, e.g. with .float().'
+        )
+
+
+def check_sharing(sharing: Sharing, edge_index: Tensor, num_nodes: int, atol: float = 1e-4) -> None:
+    """Raises a ``ValueError`` unless the weights fit the graph and lie on each sender's simplex, within ``atol``."""
+    check_edge_index(edge_index, num_nodes)
+    given, kept = (part.detach() for part in fitting_sharing(sharing, edge_index.size(1), num_nodes))
+    if not may_look_at_values(given):
+        return
+    check_finite('sharing.given', given)
+    check_finite('sharing.kept', kept)
+    atol = max(atol, 4 * torch.finfo(kept.dtype).eps)  # half precision has fewer digits
+    given, kept = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (given, kept))
+    total = kept.index_add(0, edge_index[0], given)
+    off = (total - 1).abs() > atol
+    if bool((given < -atol).any()) or bool((kept < -atol).any()) or bool(off.any()):
+        worst = float((total - 1).abs().max()) if total.numel() else 0.0
+        raise ValueError(
+            f"'sharing' must lie on the simplex of each sender: no weight below 0, and kept + given over out-edges = 1 "
+            f'(got sums off by up to {worst:.3g} at {int(off.sum())} of {off.numel()} nodes, smallest weight '
+            f'{min([float(t.min()) for t in (given, kept) if t.numel()], default=0.0):.3g}). '
+            f'Make weights with ltos_pyg.nn.sender_softmax or constant_sharing.'
+        )
+
+
 def sender_softmax(edge_logit: Tensor, self_logit: Tensor, edge_index: Tensor) -> Sharing:
     r"""Softmax over each sender's {self} and out-edges.
 
@@ -78,11 +145,7 @@ def sender_softmax(edge_logit: Tensor, self_logit: Tensor, edge_index: Tensor) -
     check_tensor('self_logit', self_logit)
     check_edge_index(edge_index, self_logit.size(0))
     check_rows('edge_logit', edge_logit, edge_index.size(1), 'edge')
-    if edge_logit.shape[1:] != self_logit.shape[1:]:
-        raise ValueError(
-            f"'edge_logit' and 'self_logit' must agree in the number of heads (got {tuple(edge_logit.shape)} and "
-            f'{tuple(self_logit.shape)})'
-        )
+    _check_alike('edge_logit', edge_logit, 'self_logit', self_logit)
     alone = out_degree(edge_index, self_logit.size(0)) == 0
     self_logit = self_logit.masked_fill(alone.view(-1, *[1] * (self_logit.dim() - 1)), 0.0)
     # in float32, for half precision cannot add up the parts of a hub
@@ -145,6 +208,8 @@ def constant_sharing(edge_index: Tensor, num_nodes: int, kept: Tensor | float | 
             fit it.
     """
     check_edge_index(edge_index, num_nodes)
+    if isinstance(kept, str):
+        raise ValueError(f"'kept' must be a number in [0, 1], one per node, or None for uniform weights (got '{kept}')")
     sender = edge_index[0]
     dtype = kept.dtype if isinstance(kept, Tensor) and kept.is_floating_point() else torch.float32
     degree = out_degree(edge_index, num_nodes, torch.promote_types(dtype, torch.float32))
@@ -184,15 +249,7 @@ def share_value(value: Tensor, edge_index: Tensor, sharing: Sharing) -> Tensor:
     if value.dim() not in (1, 2):
         raise ValueError(f"'value' must have shape (N,) or (N, D) (got {tuple(value.shape)})")
     check_edge_index(edge_index, value.size(0))
-    sharing = as_sharing(sharing)
-    check_rows('sharing.given', sharing.given, edge_index.size(1), 'edge')
-    check_rows('sharing.kept', sharing.kept, value.size(0), 'node')
-    given, kept = sharing
-    if given.dim() != 1 or kept.dim() != 1:
-        raise ValueError(
-            f"'sharing' needs one weight per edge and node: expected given (E,) and kept (N,), got "
-            f'{tuple(given.shape)} and {tuple(kept.shape)}. Choose one head: Sharing(given[:, h], kept[:, h]).'
-        )
+    sharing = single_sharing(sharing, edge_index.size(1), value.size(0))
     return weighted_sum(value, value.index_select(0, edge_index[0]), edge_index[1], sharing)
 
 

@@ -7,7 +7,7 @@ from torch.nn.functional import leaky_relu
 from torch_geometric.nn import Linear
 
 from ltos_pyg.nn.functional import Sharing, at_least_float32, kept_logit, softmax_by_sender, weighted_sum
-from ltos_pyg.nn.validation import check_edge_index, check_node_features, check_tensor, edge_features
+from ltos_pyg.nn.validation import check_edge_index, check_node_features, check_pairs, edge_features
 
 
 def add_edges(pair: Tensor, lin_edge: Linear | None, edge_attr: Tensor | None) -> Tensor:
@@ -182,11 +182,7 @@ class EdgeQHead(nn.Module):
     def forward(self, h: Tensor, pairs: Tensor, edge_attr: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns (own values, pair values)."""
         check_node_features(h, 'h')
-        check_tensor('pairs', pairs)
-        if pairs.dim() != 2 or pairs.size(0) != 2:
-            raise ValueError(
-                f"'pairs' must have shape (2, P), row 0 whose reward, row 1 whose action (got {tuple(pairs.shape)})"
-            )
+        check_pairs(pairs, h.size(0))
         hidden = self.lin_owner(h).index_select(0, pairs[0])
         hidden += self.lin_actor(h).index_select(0, pairs[1])
         hidden = add_edges(hidden, self.lin_edge, edge_attr).relu_()

@@ -51,7 +51,7 @@ def attention_forward(
     qkv: Array, edge_attr: Array, edge_key: Array, edge_value: Array, sender: Array, ptr: Array, order: Array,
     alpha: Array, mean_attr: Array, out: Array,
 ) -> None:  # fmt: skip
-    """Writes ``alpha`` (E + N, H), ``mean_attr`` (N, H, D) and ``out`` (N, H, C)."""
+    """Writes ``alpha`` (E + N, H), ``mean_attr`` (N, D, H) and ``out`` (N, H, C)."""
     N, _, H, C = qkv.shape
     D = edge_attr.shape[1]
     scale = np.float32(1 / math.sqrt(C))

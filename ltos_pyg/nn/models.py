@@ -11,9 +11,9 @@ from torch_geometric.nn import MLP, Linear
 
 from ltos_pyg.nn.conv.by_name import Conv, make_conv
 from ltos_pyg.nn.conv.dgn_conv import DGNConv
-from ltos_pyg.nn.functional import Sharing
+from ltos_pyg.nn.functional import Sharing, single_sharing
 from ltos_pyg.nn.heads import EdgePolicyHead, QHead
-from ltos_pyg.nn.validation import check_node_features, check_rows, edge_features
+from ltos_pyg.nn.validation import check_edge_index, check_node_features, edge_features
 
 SMALL_SHARE = 0.02  # shares below it have nearly the same features
 
@@ -136,8 +136,8 @@ class DGNTrunk(nn.Module):
         if sharing is None:
             h = self.encoder(x) if copies == 1 else self.encoder(x).repeat(copies, 1)
         else:
-            check_rows('sharing.given', sharing.given, edge_index.size(1), 'edge')
-            check_rows('sharing.kept', sharing.kept, copies * x.size(0), 'node')
+            check_edge_index(edge_index, copies * x.size(0))
+            sharing = single_sharing(sharing, edge_index.size(1), copies * x.size(0))
             of_node, of_edge = sharing_features(edge_index, sharing)
             h = self._encode(x, of_node, copies)
             edge_attr = edge_features(edge_attr, self.edge_dim, edge_index.size(1))

@@ -159,6 +159,11 @@ class AgentMLP(nn.Module):
         lins = [AgentLinear(num_agents, i, o) for i, o in hidden]
         self.lins = nn.ModuleList([*lins, AgentLinear(num_agents, *last, bias=bias, gain=gain)])
 
+    def reset_parameters(self) -> None:
+        """Draws new weights."""
+        for lin in self.lins:
+            lin.reset_parameters()
+
     def forward(self, x: Tensor) -> Tensor:
         """(n, G, F) to (n, G, F')."""
         *hidden, last = self.lins
@@ -179,6 +184,11 @@ class AgentLSTMCell(nn.Module):
         super().__init__()
         self.input = AgentLinear(num_agents, in_channels, 4 * hidden_channels)
         self.hidden = AgentLinear(num_agents, hidden_channels, 4 * hidden_channels, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Draws new weights."""
+        self.input.reset_parameters()
+        self.hidden.reset_parameters()
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         h, c = state

@@ -10,14 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from ltos_pyg.nn.functional import Sharing
-
 
 _edges_are_trusted: ContextVar[bool] = ContextVar('edges_are_trusted', default=False)
 
@@ -40,23 +35,31 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
-def _may_look_at_values(tensor: Tensor) -> bool:
+def may_look_at_values(tensor: Tensor) -> bool:
+    """Whether the numbers in a tensor may be checked, see this module's docstring."""
     return tensor.device.type == 'cpu' and not is_traced()
 
 
 def check_below(name: str, value: Tensor, end: int, what: str) -> None:
     """Raises a ``ValueError`` unless all entries lie in [0, end). (Not checked on CUDA.)"""
-    if _may_look_at_values(value) and value.numel() > 0 and not 0 <= int(value.min()) <= int(value.max()) < end:
+    if may_look_at_values(value) and value.numel() > 0 and not 0 <= int(value.min()) <= int(value.max()) < end:
         raise ValueError(f"'{name}' must be {what}, in [0, {end}) (got {int(value.min())}..{int(value.max())})")
 
 
-def check_in_channels(in_channels: object) -> None:
-    """Raises a ``ValueError`` for PyG's pair of sizes, ``(-1, -1)``: the layers here work on one set of nodes."""
+def check_sizes(in_channels: object, out_channels: int, edge_dim: int | None) -> None:
+    """Raises a ``ValueError`` for sizes that features cannot have, and for PyG's pair of sizes, ``(-1, -1)``: the
+    layers here work on one set of nodes."""
     if isinstance(in_channels, tuple | list):
         raise ValueError(
             f"'in_channels' must be one int, for this layer works on one set of nodes (got {in_channels}). Make a "
             f'graph of two sets one graph first, e.g. by HeteroData.to_homogeneous().'
         )
+    if isinstance(in_channels, int) and in_channels < -1:
+        raise ValueError(f"'in_channels' must be at least 0, or -1: as the first input (got {in_channels})")
+    if out_channels < 1:
+        raise ValueError(f"'out_channels' must be at least 1 (got {out_channels})")
+    if edge_dim is not None and edge_dim < 0:
+        raise ValueError(f"'edge_dim' must be at least 0, or None without edge features (got {edge_dim})")
 
 
 def check_node_features(x: object, name: str = 'x') -> None:
@@ -112,7 +115,7 @@ def check_edge_index(edge_index: Tensor, num_nodes: int) -> None:
         )
     if edge_index.dtype != torch.int64:
         raise ValueError(f"'edge_index' must be torch.int64 (got {edge_index.dtype}). Convert it with .long().")
-    if not _may_look_at_values(edge_index) or edge_index.size(1) == 0 or _edges_are_trusted.get():
+    if not may_look_at_values(edge_index) or edge_index.size(1) == 0 or _edges_are_trusted.get():
         return
     low, high = edge_index.aminmax()
     if int(low) < 0 or int(high) >= num_nodes:
@@ -127,6 +130,18 @@ def check_edge_index(edge_index: Tensor, num_nodes: int) -> None:
             f"'edge_index' must be free of self-loops: the share kept is not an edge (got {len(where)}, first "
             f'at edges {where[:5]}). Drop them with torch_geometric.utils.remove_self_loops.'
         )
+
+
+def check_pairs(pairs: Tensor, num_nodes: int) -> None:
+    """Raises a ``ValueError`` unless ``pairs`` is a (2, P) int64 tensor over ``num_nodes`` nodes."""
+    check_tensor('pairs', pairs)
+    if pairs.dim() != 2 or pairs.size(0) != 2 or pairs.dtype != torch.int64:
+        raise ValueError(
+            f"'pairs' must be a (2, P) tensor of torch.int64, row 0 whose reward, row 1 whose action (got "
+            f'{tuple(pairs.shape)} of {pairs.dtype})'
+        )
+    if not _edges_are_trusted.get():
+        check_below('pairs', pairs, num_nodes, 'numbers of nodes')
 
 
 def edge_features(edge_attr: Tensor | None, edge_dim: int | None, num_edges: int) -> Tensor | None:
@@ -155,7 +170,7 @@ def edge_features(edge_attr: Tensor | None, edge_dim: int | None, num_edges: int
 
 def check_finite(name: str, tensor: Tensor) -> None:
     """Raises a ``ValueError`` that counts and locates NaN and infinite entries."""
-    if not tensor.is_floating_point() or not _may_look_at_values(tensor):
+    if not tensor.is_floating_point() or not may_look_at_values(tensor):
         return
     bad = ~tensor.isfinite()
     if bool(bad.any()):
@@ -168,33 +183,8 @@ def check_finite(name: str, tensor: Tensor) -> None:
 
 def check_unit_interval(name: str, tensor: Tensor) -> None:
     """Raises a ``ValueError`` unless every entry lies in [0, 1]."""
-    if not _may_look_at_values(tensor) or tensor.numel() == 0:
+    if not may_look_at_values(tensor) or tensor.numel() == 0:
         return
     low, high = (float(bound) for bound in tensor.detach().aminmax())
     if not (low >= 0 and high <= 1):
         raise ValueError(f"'{name}' must lie in [0, 1] (got {low:.4g}..{high:.4g}): it is a share of the whole.")
-
-
-def check_sharing(sharing: Sharing, edge_index: Tensor, num_nodes: int, atol: float = 1e-4) -> None:
-    """Raises a ``ValueError`` unless the weights fit the graph and lie on each sender's simplex, within ``atol``."""
-    check_edge_index(edge_index, num_nodes)
-    given, kept = sharing
-    check_rows('sharing.given', given, edge_index.size(1), 'edge')
-    check_rows('sharing.kept', kept, num_nodes, 'node')
-    given, kept = given.detach(), kept.detach()
-    if not _may_look_at_values(given):
-        return
-    check_finite('sharing.given', given)
-    check_finite('sharing.kept', kept)
-    atol = max(atol, 4 * torch.finfo(kept.dtype).eps)  # half precision has fewer digits
-    given, kept = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (given, kept))
-    total = kept.index_add(0, edge_index[0], given)
-    off = (total - 1).abs() > atol
-    if bool((given < -atol).any()) or bool((kept < -atol).any()) or bool(off.any()):
-        worst = float((total - 1).abs().max()) if total.numel() else 0.0
-        raise ValueError(
-            f"'sharing' must lie on the simplex of each sender: no weight below 0, and kept + given over out-edges = 1 "
-            f'(got sums off by up to {worst:.3g} at {int(off.sum())} of {off.numel()} nodes, smallest weight '
-            f'{min([float(t.min()) for t in (given, kept) if t.numel()], default=0.0):.3g}). '
-            f'Make weights with ltos_pyg.nn.sender_softmax or constant_sharing.'
-        )

@@ -326,7 +326,7 @@ def _draw(axes: Any, curve: Curve, rank: int, ranks: int) -> None:
         curve.mean,
         **look,
         markersize=5,
-        markevery=_spread(curve.step.size, rank, ranks),
+        markevery=sorted({*_spread(curve.step.size, rank, ranks), *_isolated(curve.mean)}),
         label=f'{curve.label} ({n} seed{"" if n == 1 else "s"})',
     )
     if n >= _SEEDS_FOR_BARS:
@@ -341,6 +341,13 @@ def look_of(rank: int) -> dict[str, Any]:
     """How the line of the method of this rank looks: colour and marker, and from the eighth method on dashes."""
     dash = LINES[rank // len(COLOURS) % len(LINES)]
     return {'color': COLOURS[rank % len(COLOURS)], 'marker': MARKERS[rank % len(MARKERS)], 'linestyle': dash}
+
+
+def _isolated(values: Array) -> list[int]:
+    """Where a number stands between two that are NaN, or beside one at an end: no line leads there."""
+    finite = np.isfinite(values)
+    beside = np.pad(finite, 1)
+    return [int(i) for i in np.flatnonzero(finite & ~beside[:-2] & ~beside[2:])]
 
 
 def _spread(size: int, rank: int, ranks: int) -> list[int]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ NAMES = '0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ'
 _FINE = 2  # a picture is drawn this many times larger and then shrunk, which smooths the edges
 _TITLE, _LEGEND, _MARGIN = 26, 34, 8  # pixels
 _NARROWEST = 420  # pixels that the legend needs
+_LONGEST_PAUSE = 655_350  # milliseconds, of a GIF
 
 
 def _empty_edges() -> Any:
@@ -71,7 +73,7 @@ class Scene:
         self._set('given', self._shares('given', self.given, edges, 'edge'))
         self._set('kept', self._shares('kept', self.kept, n, 'agent'))
         kinds = np.zeros(n, np.int64) if self.kinds is None else _array(self.kinds, np.int64)
-        labels = self.labels or [NAMES[i] if i < len(NAMES) else '?' for i in range(n)]
+        labels = self.labels if len(self.labels) > 0 else [NAMES[i] if i < len(NAMES) else '?' for i in range(n)]
         for name, value in (('kinds', kinds), ('labels', labels)):
             if len(value) != n:
                 raise ValueError(f"'{name}' needs one entry per agent: expected {n}, got {len(value)}")
@@ -312,25 +314,31 @@ def pillow() -> tuple[Any, Any, Any]:
 
 def save_gif(frames: Iterable[Frame], path: Path | str, fps: float = 8) -> Path:
     """Writes frames as an endless GIF; all of them share one palette, so that nothing flickers. A frame equal to the
-    one before is stored as a longer pause.
+    one before is stored as a longer pause, of at most 655 s: the format has no longer ones.
 
     Raises:
-        ValueError: If there is no frame, their sizes differ, or ``fps`` is not in (0, 50] (the format counts 10 ms).
+        ValueError: If there is no frame, their sizes differ, or ``fps`` is not in [0.002, 50] (pauses are whole 10 ms).
         OSError: As :func:`~ltos_pyg.training.atomic.atomic_write`.
     """
     image = pillow()[0]
-    if not 0 < fps <= 50:
-        raise ValueError(f"'fps' must lie in (0, 50] (got {fps}): players slow down faster files")
+    if not 0.002 <= fps <= 50:
+        raise ValueError(f"'fps' must lie in [0.002, 50] (got {fps}): players slow down faster files")
     stack = _same_size(frames)
     palette = _palette(stack)
-    first, *others = (image.fromarray(frame).quantize(palette=palette, dither=image.Dither.NONE) for frame in stack)
+    pictures = [image.fromarray(frame).quantize(palette=palette, dither=image.Dither.NONE) for frame in stack]
     pause = 10 * round(100 / fps)  # milliseconds
+    first, *others = _without_longer_pauses(pictures, _LONGEST_PAUSE // pause)
     return atomic_write(
         Path(path),
         lambda file: first.save(
             file, format='GIF', save_all=True, append_images=others, duration=pause, loop=0, optimize=False
         ),
     )
+
+
+def _without_longer_pauses(pictures: list[Any], most: int) -> list[Any]:
+    """The pictures, but at most so many equal ones after each other."""
+    return [picture for _, equal in groupby(pictures, key=lambda p: p.tobytes()) for picture in islice(equal, most)]
 
 
 def _palette(frames: list[Frame]) -> Any:
@@ -396,7 +404,7 @@ def terminal_view(scene: Scene, colour: bool = False) -> str:
     taken: set[tuple[int, int]] = set()
     victims = set(scene.marks[:, 1].tolist())
     for i, (x, y) in enumerate(_cells(scene.positions, scene.size)):
-        grid[y][x] = '+' if (y, x) in taken else scene.labels[i][:1]
+        grid[y][x] = '+' if (y, x) in taken else (scene.labels[i] or '?')[:1]
         ink[y, x] = ATTACK if i in victims else (30, 120, 220)
         taken.add((y, x))
     lines = [' '.join(_tint(sign, ink.get((y, x)), colour) for x, sign in enumerate(row)) for y, row in enumerate(grid)]

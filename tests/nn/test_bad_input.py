@@ -49,6 +49,9 @@ def takes_edges():
     return {
         **calls,
         'LToSConv.share': lambda e: LToSConv(5, 6).share(X, e),
+        'trunk with sharing': lambda e: DGN(5, 3, sharing=True)(
+            X, e, None, Sharing(torch.zeros(columns(e)), torch.ones(4))
+        ),
         'share_value': lambda e: share_value(X, e, Sharing(torch.zeros(columns(e)), torch.ones(4))),
         'sender_softmax': lambda e: sender_softmax(torch.zeros(columns(e)), torch.zeros(4), e),
         'constant_sharing': lambda e: constant_sharing(e, 4),
@@ -126,6 +129,46 @@ CALLS = {
         lambda: share_value(X, EDGES, Sharing(torch.zeros(3, 2), torch.ones(4, 2))),
         r'one weight per edge and node.*got \(3, 2\) and \(4, 2\)\. Choose one head',
     ),
+    'weights of two dtypes': (
+        lambda: share_value(X, EDGES, Sharing(UNIFORM.given, UNIFORM.kept.double())),
+        r"'sharing\.given' and 'sharing\.kept' must have one floating-point dtype \(got torch\.float32 and",
+    ),
+    'whole numbers as weights': (
+        lambda: check_sharing(Sharing(torch.zeros(3).long(), torch.ones(4).long()), EDGES, 4),
+        r"'sharing\.given' and 'sharing\.kept' must have one floating-point dtype \(got torch\.int64",
+    ),
+    'no weights': (
+        lambda: check_sharing(None, EDGES, 4),
+        r'sharing weights must be Sharing\(given, kept\).*got NoneType',
+    ),
+    'weights of other heads': (
+        lambda: check_sharing(Sharing(torch.zeros(3, 2), torch.ones(4, 3)), EDGES, 4),
+        r"'sharing\.given' and 'sharing\.kept' must agree in the number of heads \(got \(3, 2\) and \(4, 3\)\)",
+    ),
+    'whole numbers as logits': (
+        lambda: sender_softmax(torch.zeros(3).long(), torch.zeros(4).long(), EDGES),
+        r"'edge_logit' and 'self_logit' must have one floating-point dtype \(got torch\.int64 and torch\.int64\)",
+    ),
+    'a word as share': (
+        lambda: constant_sharing(EDGES, 4, 'uniform'),
+        r"'kept' must be a number in \[0, 1\], one per node, or None for uniform weights \(got 'uniform'\)",
+    ),
+    'LToSConv: features beside weights': (
+        lambda: LToSConv(5, 6)(X, EDGES, torch.randn(3, 2), share=UNIFORM),
+        r"'edge_attr' was given to a layer without edge features",
+    ),
+    'pairs of nodes that are not there': (
+        lambda: EdgeQHead(5, 3)(X, EDGES + 2),
+        r"'pairs' must be numbers of nodes, in \[0, 4\) \(got 2\.\.4\)",
+    ),
+    'pairs of floats': (
+        lambda: EdgeQHead(5, 3)(X, EDGES.float()),
+        r"'pairs' must be a \(2, P\) tensor of torch\.int64",
+    ),
+    'trunk: weights of several heads': (
+        lambda: DGN(5, 3, sharing=True)(X, EDGES, None, Sharing(torch.zeros(3, 1), torch.ones(4, 1))),
+        r"'sharing' needs one weight per edge and node.*got \(3, 1\) and \(4, 1\)",
+    ),
     'logits of another graph': (
         lambda: sender_softmax(torch.zeros(2), torch.zeros(4), EDGES),
         r"'edge_logit' needs one row per edge: expected 3 rows",
@@ -170,6 +213,14 @@ CALLS = {
             r"'x' must be one tensor \(N, F\), for this layer works on one set of nodes \(got a tuple\)\. Make a",
         )
         for conv in (LToSConv, DGNConv, IntentionConv)
+    },
+    **{
+        f'{conv.__name__}: {name} {size}': (
+            lambda conv=conv, name=name, size=size: conv(**{'in_channels': 5, 'out_channels': 8, name: size}),
+            rf"'{name}' must be at least \d.* \(got {size}\)",
+        )
+        for conv in (LToSConv, DGNConv, IntentionConv)
+        for name, size in (('in_channels', -2), ('out_channels', 0), ('edge_dim', -1))
     },
     **{
         f'{conv.__name__}: two sizes': (
@@ -337,7 +388,7 @@ def test_edge_features_are_not_dropped_in_silence():
 
 
 def test_pairs_of_pair_values_are_edges():
-    with pytest.raises(ValueError, match=r"'pairs' must have shape \(2, P\)"):
+    with pytest.raises(ValueError, match=r"'pairs' must be a \(2, P\) tensor"):
         EdgeQHead(5, 3)(X, EDGES.t())
 
 

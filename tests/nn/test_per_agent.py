@@ -98,3 +98,11 @@ def test_agent_mlp_is_its_layers_with_relu_between_and_no_slot_is_no_input():
     assert mlp.lins[1].bias is None
     assert AgentMLP(2, [3, 0])(x).shape == (2, 6, 0)
     assert_close(AgentLinear(2, 0, 4)(x[..., :0]), torch.zeros(2, 6, 4))
+
+
+@pytest.mark.parametrize('module', [AgentMLP(2, [3, 4, 5]), AgentLSTMCell(2, 3, 4)], ids=['MLP', 'LSTM'])
+def test_reset_parameters_draws_every_weight_anew(module):
+    for parameter in module.parameters():
+        torch.nn.init.constant_(parameter, 7.0)
+    module.reset_parameters()
+    assert not any((p == 7).any() for p in module.parameters())

@@ -176,6 +176,13 @@ def test_a_value_that_is_not_finite_hides_no_value_of_another_seed(tmp_path):
         plot_curves(folders[1:], out=tmp_path / 'none.png')
 
 
+def test_a_value_between_gaps_has_a_marker(tmp_path):
+    values = [None] * 4 + [1] + [None] * 7
+    folder = write_run(tmp_path / 'a', values, steps=range(0, 120, 10))
+    (line,) = curve_figure(aggregate([folder])).axes[0].get_lines()
+    assert line.get_markevery().count(4) == 1
+
+
 # --- the summary -----------------------------------------------------------------------------------------------------
 
 

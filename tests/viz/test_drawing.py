@@ -205,6 +205,17 @@ def test_equal_frames_are_a_longer_pause(frames, tmp_path):
         assert gif.info['duration'] == 200
 
 
+def test_labels_may_be_an_array_and_an_empty_one_keeps_its_cell():
+    scene = Scene(size=(3, 1), positions=[[0, 0], [2, 0]], labels=np.array(['', 'b']))
+    assert terminal_view(scene).splitlines()[0].rstrip() == '? · b'
+
+
+def test_a_pause_longer_than_a_gif_has_is_shortened(frames, tmp_path):
+    with Image.open(save_gif([*[frames[0]] * 3, frames[1]], tmp_path / 'a.gif', fps=0.003)) as gif:
+        assert gif.n_frames == 2
+        assert gif.info['duration'] == 333_330  # one of three: two would be 666 s
+
+
 def test_pngs_are_the_frames(frames, tmp_path):
     paths = save_pngs(iter(frames), tmp_path / 'new' / 'episode')
     assert [path.name for path in paths] == [f'frame_{i:04d}.png' for i in range(len(frames))]
@@ -224,9 +235,9 @@ def test_frames_of_several_sizes_or_none_are_refused(frames, tmp_path, save):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('fps', [0, -1, 60])
+@pytest.mark.parametrize('fps', [0, -1, 0.001, 60])
 def test_a_speed_that_gifs_do_not_have(frames, tmp_path, fps):
-    with pytest.raises(ValueError, match=r"'fps' must lie in \(0, 50\]"):
+    with pytest.raises(ValueError, match=r"'fps' must lie in \[0\.002, 50\]"):
         save_gif(frames, tmp_path / 'x.gif', fps=fps)
 
 

@@ -9,7 +9,7 @@ from torch_geometric.nn.aggr import SumAggregation
 
 from ltos_pyg.nn.functional import at_least_float32
 from ltos_pyg.nn.kernels import can_use_kernel, neighbour_attention
-from ltos_pyg.nn.validation import check_edge_index, check_in_channels, check_node_features, edge_features
+from ltos_pyg.nn.validation import check_edge_index, check_node_features, check_sizes, edge_features
 
 
 class DGNConv(MessagePassing):
@@ -37,7 +37,7 @@ class DGNConv(MessagePassing):
     ``torch.export``, ``torch.jit.trace`` and ``torch.func``, while message hooks or an explainer are attached, and in
     subclasses with messages of their own, in plain PyTorch. The kernel has a first derivative only, by backward (no
     second one, no forward mode, no vectorised Jacobian): set ``ltos_pyg.nn.kernels.MIN_EDGES`` to ``sys.maxsize`` for
-    more. ``torch.jit.script``, deprecated by PyTorch, is not supported.
+    them. ``torch.jit.script``, deprecated by PyTorch, is not supported.
 
     Args:
         in_channels (int): Size of each node feature. ``-1`` infers it at the first call.
@@ -62,7 +62,7 @@ class DGNConv(MessagePassing):
     def __init__(
         self, in_channels: int, out_channels: int, heads: int = 8, edge_dim: int | None = None, bias: bool = True
     ) -> None:
-        check_in_channels(in_channels)
+        check_sizes(in_channels, out_channels, edge_dim)
         super().__init__(aggr='add', node_dim=0)
         if heads < 1 or out_channels % heads != 0:
             raise ValueError(

@@ -9,9 +9,9 @@ from torch_geometric.nn.resolver import activation_resolver
 
 from ltos_pyg.nn.validation import (
     check_edge_index,
-    check_in_channels,
     check_node_features,
     check_rows,
+    check_sizes,
     edge_features,
 )
 
@@ -56,7 +56,7 @@ class IntentionConv(MessagePassing):
     ) -> None:
         if rounds < 1:
             raise ValueError(f"'rounds' must be at least 1 (got {rounds})")
-        check_in_channels(in_channels)
+        check_sizes(in_channels, out_channels, edge_dim)
         super().__init__(aggr=aggr, node_dim=0)
         self.in_channels, self.out_channels, self.rounds, self.edge_dim = in_channels, out_channels, rounds, edge_dim
         self.activation = activation_resolver(activation) if isinstance(activation, str) else activation

@@ -6,7 +6,7 @@ from torch_geometric.nn import Linear, MessagePassing
 from torch_geometric.nn.inits import glorot, zeros
 
 from ltos_pyg.nn.functional import Sharing, as_sharing, at_least_float32, softmax_by_sender
-from ltos_pyg.nn.validation import check_edge_index, check_in_channels, check_node_features, check_rows, edge_features
+from ltos_pyg.nn.validation import check_edge_index, check_node_features, check_rows, check_sizes, edge_features
 
 
 class LToSConv(MessagePassing):
@@ -71,7 +71,7 @@ class LToSConv(MessagePassing):
         negative_slope: float = 0.2,
         bias: bool = True,
     ) -> None:
-        check_in_channels(in_channels)
+        check_sizes(in_channels, out_channels, edge_dim)
         super().__init__(aggr='add', node_dim=0)
         if heads < 1 or out_channels % heads != 0:
             raise ValueError(f"'heads' must divide 'out_channels' (got {heads} heads, {out_channels} channels)")
@@ -117,6 +117,8 @@ class LToSConv(MessagePassing):
         if share is None:
             share = self._share(value, edge_index, edge_attr)
         else:
+            if edge_attr is not None:
+                edge_features(edge_attr, self.edge_dim, edge_index.size(1))
             share = as_sharing(share)
             given = self._per_head('share.given', share.given, edge_index.size(1), 'edge')
             share = Sharing(given, self._per_head('share.kept', share.kept, x.size(0), 'node'))
