@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+NAME_BYTES = 200  # longest name of a run folder: file systems allow 255, and files that are being written add some
 
 
 def rounded(*values: float) -> list[str]:
@@ -33,3 +36,11 @@ def finite(content: Any) -> Any:
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
     return '\n'.join(f'| {" | ".join(line)} |' for line in [header, ['---'] * len(header), *rows])
+
+
+def shortened(name: str, end: str) -> str:
+    """The name of a file or folder with this end: one of more than ``NAME_BYTES`` is cut, and then has its hash."""
+    if len((name + end).encode()) <= NAME_BYTES:
+        return name + end
+    end = f'-{hashlib.sha256(name.encode()).hexdigest()[:16]}{end}'
+    return name.encode()[: NAME_BYTES - len(end.encode())].decode(errors='ignore') + end

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -84,6 +87,12 @@ class Ranks:
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def wait_for_end(self, seconds: float) -> None:
+        """Waits until a rank that does not wait has ended, at most so long."""
+        with suppress(RuntimeError):  # its connection was closed, or the time is over
+            dist.all_reduce(torch.zeros(1), async_op=True).wait(timedelta(seconds=seconds))
+        time.sleep(1)  # it closes the connection before it prints its error
+
     def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
         """Overwrites each tensor by rank 0's."""
         if self.size > 1:
@@ -107,10 +116,10 @@ def _peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        found = ' '.join(str(error).split())[:160]
+        found = textwrap.shorten(str(error), 160, placeholder=' …')
         raise RankError(
             f'another process of this run ended, or did not answer in time ({found}). Look for its own message; then '
-            f'start all processes again with --resume: the last checkpoint of the run is complete.'
+            f'start all processes again with --resume, which continues from the last checkpoint, if there is one.'
         ) from error
 
 

@@ -161,9 +161,6 @@ def _evaluate_over(
     if options.temperature is not None:
         result['temperature'] = options.temperature
         special.append(f'temperature={options.temperature}')
-    if not is_packaged(folder):
-        path = RunFolder(folder).write_zero_shot(zero_shot.result_name(list(grid), special), result)
-        print(f'wrote {path}', file=sys.stderr)
     metrics = zero_shot.metrics_of(result, scenario.primary_metric, options.metric)
     if options.json:
         print(json.dumps(finite(result), indent=2))
@@ -171,4 +168,7 @@ def _evaluate_over(
         print(zero_shot.as_csv(result, metrics))
     else:
         print((table if options.format == 'text' else markdown)(*zero_shot.table_cells(result, metrics)))
+    if not is_packaged(folder):
+        path = RunFolder(folder).write_zero_shot(zero_shot.result_name(list(grid), special), result)
+        print(f'wrote {path}', file=sys.stderr)
     return 0

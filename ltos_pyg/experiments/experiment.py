@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ltos_pyg import registry
+from ltos_pyg.formatting import shortened
 from ltos_pyg.ranges import as_option, check_range
 from ltos_pyg.training.config import ENV_PREFIX, flags_of
 
 FIRST_SEED = 10  # settings were chosen on 100 to 104; 0 to 9 were used while bugs were fixed, some settings on them
-NAME_BYTES = 200  # longest name of a run folder: file systems allow 255, and files that are being written add some
 MEASURING = ('final_episodes', 'eval_episodes', 'eval_every', 'eval_seed')  # options of evaluations
 NOT_TRAINING = (*MEASURING, 'media', 'threads', 'device', 'checkpoint_every', 'log_every')
 """Options that change what is measured or saved, but not what is trained: not in the name of a run folder."""
@@ -116,14 +115,6 @@ class Run:
         imports = [flag for name in self.imports for flag in ('--import', name)]
         where = ['--seed', str(self.seed), '--label', self.label, '--no-media', '--out', str(folder)]
         return ['train', self.scenario, '--algo', self.algo, *preset, *flags, *imports, *where]
-
-
-def shortened(name: str, end: str) -> str:
-    """The name of a file or folder with this end: one of more than ``NAME_BYTES`` is cut, and then has its hash."""
-    if len((name + end).encode()) <= NAME_BYTES:
-        return name + end
-    end = f'-{hashlib.sha256(name.encode()).hexdigest()[:16]}{end}'
-    return name.encode()[: NAME_BYTES - len(end.encode())].decode(errors='ignore') + end
 
 
 def _shown(options: Options) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ltos_pyg import __version__
 from ltos_pyg.experiments import figures
-from ltos_pyg.experiments.experiment import Experiment, shortened
+from ltos_pyg.experiments.experiment import Experiment
 from ltos_pyg.experiments.report import (
     Result,
     csv_of,
@@ -25,7 +25,7 @@ from ltos_pyg.experiments.report import (
 from ltos_pyg.experiments.runner import Backend, Failure, Planned, ThisMachine, one_driver, plan, train_missing
 from ltos_pyg.experiments.tables import markdown
 from ltos_pyg.experiments.zero_shot import EPISODES, check_over, evaluate_missing, zero_shot_csv, zero_shot_table
-from ltos_pyg.formatting import finite
+from ltos_pyg.formatting import finite, shortened
 from ltos_pyg.training.atomic import write_text
 from ltos_pyg.training.run_folder import RunFolder, provenance, write_json
 

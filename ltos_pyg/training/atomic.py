@@ -42,7 +42,7 @@ def atomic_write(path: Path | str, write: Callable[[BinaryIO], None]) -> Path:
         _sync_folder(path.parent)
     except BaseException as error:
         message = _explain(error, path) if isinstance(error, OSError) else ''  # before the temporary file is removed
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             temp.unlink()
         if isinstance(error, OSError):
             raise OSError(error.errno, message) from error
@@ -75,12 +75,15 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _explain(error: OSError, path: Path) -> str:
-    before = 'the earlier file is untouched' if path.exists() else 'there was no earlier file'
+    # os.path: Path.exists raises for a name that no file can have
+    before = 'the earlier file is untouched' if os.path.exists(path) else 'there was no earlier file'
     if not path.parent.is_dir():
         return f"cannot write '{path}': the folder '{path.parent}' does not exist. Create it first."
     free = shutil.disk_usage(path.parent).free
     reason = _NO_ROOM.get(error.errno or 0, error.strerror or str(error))
     move = 'Free some space' if error.errno in _NO_ROOM else 'Check the permissions of the folder'
+    if error.errno == errno.ENAMETOOLONG:
+        move = 'Give it a shorter name'
     return (
         f"cannot write '{path}': {reason} ({free:,} bytes free; {before}). {move}, or choose another folder, and go on."
     )

@@ -139,7 +139,7 @@ class BestModel(_Best):
     Args:
         metric: E.g. ``'reward'``; default: the scenario's primary metric.
         lower_is_better: Default: for the primary metric, what the scenario declares. Of the other metrics, lower is
-            better for queues, delays, travel times and attacks, and higher for the rest.
+            better for queues, delays, travel times, attacks and losses (``lost_...``), and higher for the rest.
     """
 
     def on_evaluation(self, trainer: Trainer, metrics: Metrics) -> None:

@@ -98,7 +98,9 @@ def _check_free(target: RunFolder, run: RunFolder) -> None:
     path = target.path
     if not path.exists():
         return
-    if not path.is_dir() or (any(path.iterdir()) and not target.policy_path.is_file()):
+    if not path.is_dir() or (
+        not target.policy_path.is_file() and any(file.suffix != '.tmp' for file in path.iterdir())
+    ):
         raise ValueError(f"'{path}' must be a new folder, or one that ltos card made (got another). Choose a new one.")
     if path.samefile(run.path):
         raise ValueError(f"'{path}' is the policy to export: expected another folder as target. Choose a new one.")

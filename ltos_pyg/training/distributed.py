@@ -27,6 +27,8 @@ from ltos_pyg.training.config import RunConfig, check_device
 
 TIMEOUT = timedelta(days=1)  # that ranks wait for rank 0's evaluations; where one dies, torchrun ends the others
 
+LAST_WORDS = 60.0  # seconds that the other ranks wait for one that failed to close its files and to print its error
+
 
 @contextmanager
 def join(device: str) -> Iterator[Ranks]:
@@ -107,7 +109,9 @@ def own_config(config: RunConfig, ranks: Ranks) -> RunConfig:
 def together(ranks: Ranks) -> Iterator[None]:
     """Context of work that may fail on some ranks; it ends when all ranks are through. Nothing is exchanged in it.
 
-    If ranks fail, all of them end: the lowest that failed raises its error, the others exit quietly with code 1.
+    If ranks fail, all of them end: the lowest that failed raises its error, the others exit quietly with code 1. They
+    wait until it has ended, for torchrun kills all processes when one exits, and it must first close its files and
+    print its error.
     """
     failed: Exception | None = None
     try:
@@ -118,6 +122,7 @@ def together(ranks: Ranks) -> Iterator[None]:
     if failed is not None and ranks.rank == every.index(True):
         raise failed
     if any(every):
+        ranks.wait_for_end(LAST_WORDS)
         raise SystemExit(1)
 
 

@@ -84,7 +84,8 @@ def _acquire(path: Path, doing: str, wait: bool) -> int:
             if os.path.samestat(os.fstat(file), path.stat()):
                 break
         os.close(file)
-    os.truncate(file, 0)
     now = time.strftime('%Y-%m-%d %H:%M:%S')
-    os.write(file, f'process {os.getpid()} on {socket.gethostname()} (since {now})'.encode())
+    with suppress(OSError):  # a full disk: the lock holds without a name in it
+        os.truncate(file, 0)
+        os.write(file, f'process {os.getpid()} on {socket.gethostname()} (since {now})'.encode())
     return file

@@ -88,8 +88,9 @@ def train_run(
     with join(config.train.device) as ranks, ExitStack() as stack:
         with together(ranks):
             if ranks.first:
-                _check_room(run, resume)
+                _check_room(run, resume)  # before the lock makes the folder
                 stack.enter_context(run.lock())
+                _check_room(run, resume)  # another process may have trained in it until now
             if resume and run.holds_run:
                 check_number(run.ranks(), ranks)
             before = run.config(scenario) if resume else config

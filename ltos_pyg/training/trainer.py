@@ -125,6 +125,7 @@ class Trainer:
                 self._call('on_start')
                 if algo.env_steps == 0:  # now rather than at the first checkpoint
                     check_plain({'algorithm': algo.state_dict(), 'env': self.env.state_dict()}, 'state')
+                self._check_callback_states()
                 if algo.env_steps == 0 and self.last_eval_step < 0:
                     self.evaluate()
             while self.hooks.since is not None or (
@@ -247,6 +248,7 @@ class Trainer:
                 metrics = flatten(stats)
                 self.hooks.metrics = metrics
             self._call('on_evaluation', metrics)
+            self._check_callback_states()
             self.last_eval = dict(metrics)
             self.hooks.metrics = None
             self.hooks.called.pop('on_evaluation', None)
@@ -284,7 +286,12 @@ class Trainer:
         self.stopped = reason
 
     def save(self) -> None:
-        """Saves a checkpoint with everything that a resumed run needs."""
+        """Saves a checkpoint with everything that a resumed run needs.
+
+        Raises:
+            CallbackError: If the state of a callback cannot be saved; all else is saved first.
+        """
+        callbacks, unsaved = self._callback_states()
         if self.hooks.metrics is not None:  # callbacks may have added numbers of other types
             self.hooks.metrics = {name: float(value) for name, value in self.hooks.metrics.items()}
         state = {
@@ -300,7 +307,7 @@ class Trainer:
             'hooks': asdict(self.hooks),
             'inexact_resumes': list(self.inexact_resumes),
             'first_rewards': self._rewards,
-            'callbacks': {name: callback.state_dict() for name, callback in self._named_callbacks()},
+            'callbacks': callbacks,
         }
         if state['env'] is None and not self._said_inexact:
             self._said_inexact = True
@@ -310,14 +317,57 @@ class Trainer:
             )
         check_same_weights(self.algorithm, self.ranks)
         save_part(self.store, self.algorithm.env_steps, state, self.ranks)
+        with together(self.ranks):
+            if unsaved is not None:
+                raise unsaved
 
-    @state_must_fit()
+    def _check_callback_states(self) -> None:
+        """Raises a ``CallbackError`` if the state of a callback cannot be saved: early, not at the next checkpoint."""
+        _, failed = self._callback_states()
+        if failed is not None:
+            raise failed
+
+    def _callback_states(self) -> tuple[dict[str, Any], CallbackError | None]:
+        """The states of the callbacks that can be saved, and an error that names one that cannot."""
+        states: dict[str, Any] = {}
+        failed: CallbackError | None = None
+        for name, callback in self._named_callbacks():
+            try:
+                state = callback.state_dict()
+                check_plain(state, 'state')
+            except Exception as error:
+                failed = CallbackError(
+                    f'the state of {type(callback).__name__} cannot be saved: state_dict() raised, or returned what '
+                    f'checkpoints do not hold ({type(error).__name__}: {error}). All else was saved at step '
+                    f'{self.algorithm.env_steps:,}: fix the callback, then resume the run.'
+                )
+                failed.__cause__ = error
+            else:
+                states[name] = state
+        return states, failed
+
     def load(self, state: dict[str, Any]) -> None:
-        """Continues from a checkpoint; raises a ``ValueError`` if it does not fit."""
+        """Continues from a checkpoint.
+
+        Raises:
+            ValueError: If it does not fit, or the environment does not take its part.
+            CallbackError: If a callback does not take its part.
+        """
+        with state_must_fit():
+            self._load(state)
+        self._load_callbacks(state.get('callbacks', {}))
+
+    def _load(self, state: dict[str, Any]) -> None:
         self.algorithm.load_state_dict(state['algorithm'])
         self.inexact_resumes = list(state.get('inexact_resumes', []))
         if state['env'] is not None:
-            self.graph = self.env.load_state_dict(state['env'])
+            try:
+                self.graph = self.env.load_state_dict(state['env'])
+            except Exception as error:
+                raise ValueError(
+                    f'the environment does not take its state of the checkpoint: load_state_dict raised '
+                    f'{type(error).__name__}: {error}. Make it read the state that was saved, or start a new run.'
+                ) from error
             self.tally.sums, self.tally.per_node = state['tally'], set(state.get('per_node', ()))
         else:
             self.algorithm.restart_episodes()
@@ -331,7 +381,6 @@ class Trainer:
         self.stopped = state.get('stopped')
         self.hooks = HookProgress(**state.get('hooks', {}))
         self._rewards = state.get('first_rewards')
-        self._load_callbacks(state.get('callbacks', {}))
 
     def _load_callbacks(self, saved: dict[str, dict[str, Any]]) -> None:
         """Gives each callback the saved state of the callback of its class; several of one class are matched in order.
@@ -346,7 +395,14 @@ class Trainer:
             states, callbacks = before.get(kind, []), now.get(kind, [])
             if len(states) == len(callbacks):
                 for callback, state in zip(callbacks, states, strict=True):
-                    callback.load_state_dict(state)
+                    try:
+                        callback.load_state_dict(state)
+                    except Exception as error:
+                        raise CallbackError(
+                            f'{kind} does not take its state of the checkpoint: load_state_dict raised '
+                            f'{type(error).__name__}: {error}. Make it read the state that was saved, or resume '
+                            f'without it.'
+                        ) from error
             elif any(states) or any(callback.state_dict() for callback in callbacks):
                 self._say(
                     f'the checkpoint has the state of {len(states)} {kind}, and the resumed run has {len(callbacks)}: '

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ltos_pyg.algos import Algorithm
-from ltos_pyg.formatting import rounded
+from ltos_pyg.formatting import rounded, shortened
 from ltos_pyg.graph_env import GraphEnvSpec
 from ltos_pyg.progress import Progress
 from ltos_pyg.training.config import MakeEnv, RunConfig
@@ -206,8 +206,8 @@ def as_result(
 
 
 def result_name(over: Sequence[str], special: Sequence[str]) -> str:
-    """The file name of an evaluation: the varied options, and what differs from training in all settings."""
-    return re.sub(r'[^\w.+=-]+', '_', '--'.join(['+'.join(over), *special]))
+    """The name of an evaluation's file: the varied options, and what differs from training in all settings."""
+    return shortened(re.sub(r'[^\w.+=-]+', '_', '--'.join(['+'.join(over), *special])), '')
 
 
 def metrics_of(result: Mapping[str, Any], primary: str, wanted: Sequence[str] = ()) -> list[str]:

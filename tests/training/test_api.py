@@ -325,6 +325,43 @@ def test_a_callback_that_raises_leaves_a_run_that_continues_to_the_same_end(tmp_
     assert all(torch.equal(value, weights(run.folder)[name]) for name, value in weights(whole.folder).items())
 
 
+@pytest.mark.parametrize('late', [False, True])
+def test_a_callback_whose_state_cannot_be_saved_is_named_and_all_else_is_saved(tmp_path, late):
+    class Best(Callback):
+        def __init__(self, kind: Any) -> None:
+            self.kind, self.best = kind, None if late else kind(0)
+
+        def on_step(self, trainer: Any) -> None:
+            self.best = self.kind(trainer.algorithm.env_steps)
+
+        def state_dict(self) -> dict[str, Any]:
+            return {'best': self.best}
+
+    with pytest.raises(CallbackError, match=r'the state of Best cannot be saved: .*got float64.*: fix the callback'):
+        train(out=tmp_path / 'run', callbacks=[Best(np.float64)])
+    assert CheckpointStore(tmp_path / 'run' / 'checkpoints').steps() == ([80] if late else [0])  # 80: an evaluation
+    run = train(out=tmp_path / 'run', resume=True, callbacks=[Best(float)])
+    whole = train(out=tmp_path / 'whole')
+    assert all(torch.equal(value, weights(run.folder)[name]) for name, value in weights(whole.folder).items())
+
+
+def test_a_callback_and_an_environment_that_do_not_take_their_state_are_named(tmp_path, monkeypatch):
+    class Counts(Callback):
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.count = state['count']
+
+    train(out=tmp_path / 'run', callbacks=[Counts()])
+    with pytest.raises(CallbackError, match=r"Counts does not take its state .* raised KeyError: 'count'"):
+        train(out=tmp_path / 'run', resume=True, steps=200, callbacks=[Counts()])
+
+    def refuses(env: Any, state: Any) -> None:
+        raise KeyError('board')
+
+    monkeypatch.setattr(PrisonerEnv, 'load_state_dict', refuses)
+    with pytest.raises(ValueError, match=r"the environment does not take its state .* raised KeyError: 'board'"):
+        train(out=tmp_path / 'run', resume=True, steps=200)
+
+
 class RaisesOnce(Callback):
     """Adds a metric, and raises at the first call of a hook in a step."""
 

@@ -123,6 +123,9 @@ def test_an_export_is_replaced_and_other_folders_are_left_alone(run, exported, t
     assert main(['card', str(run.folder), '--out', str(exported)]) == 0
     assert not (exported / 'episode.gif').exists()
     assert 'None is stated for the weights' in (exported / 'README.md').read_text()
+    (tmp_path / 'killed').mkdir()
+    (tmp_path / 'killed' / '.policy.pt.12ab.tmp').touch()  # of an export that was killed
+    assert main(['card', str(run.folder), '--out', str(tmp_path / 'killed')]) == 0
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine' / 'thesis.tex').touch()
     for out in (tmp_path / 'mine', run.folder):

@@ -114,6 +114,11 @@ def test_a_full_disk_is_reported_with_file_room_and_next_move(tmp_path, earlier,
     assert files(tmp_path) == (['a.pt'] if earlier else [])
 
 
+def test_a_name_that_no_file_can_have_is_reported(tmp_path):
+    with pytest.raises(OSError, match=r"cannot write '.*a{300}': File name too long .* Give it a shorter name, or"):
+        atomic_write(tmp_path / ('a' * 300), lambda file: file.write(b''))
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(OSError, match=r"the folder '.*nowhere' does not exist. Create it first") as caught:
         atomic_write(tmp_path / 'nowhere' / 'a', lambda file: file.write(b''))

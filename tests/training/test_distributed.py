@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,9 @@ def segment(present: Tensor) -> Segment:
     return Segment(nothing, nothing, nothing, present.unsqueeze(0), nothing, torch.zeros(len(present), 1, 1), *3 * [0])  # type: ignore[arg-type]
 
 
-def step_with(rank: int) -> int:
+def step_with(rank: int, closed: Path) -> int:
     """Gradients are averaged, over the ranks that have one, and so is LIO's baseline; one rank's NaN is refused by
-    both."""
+    both; one rank's error ends both, its own last."""
     network = nn.ModuleDict({name: nn.Linear(2, 1, bias=False).double() for name in ('a', 'b', 'c')})
     for layer in network.values():
         nn.init.ones_(layer.weight)
@@ -113,11 +114,24 @@ def step_with(rank: int) -> int:
     with pytest.raises(NonFiniteLossError, match=r'^loss is NaN or infinite at gradient step 7; this step was not'):
         guarded_step(optimizer, {'network': network}, loss, 1.0, 6)
     assert torch.equal(network['a'].weight, before)
+
+    with pytest.raises(ValueError if rank == 0 else SystemExit):
+        fail_on_rank_0()
+    if rank == 0:  # closes its files as it ends; rank 1 waits for that
+        time.sleep(0.5)
+        closed.touch()
+    assert closed.exists()
     return 0
 
 
-def test_gradients_and_baselines_are_averaged_and_one_ranks_nan_is_refused_by_all(tmp_path):
-    both(tmp_path, step_with)
+def fail_on_rank_0() -> None:
+    with together(current()):
+        if current().first:
+            raise ValueError('rank 0 alone')
+
+
+def test_gradients_and_baselines_are_averaged_and_one_ranks_failure_ends_all(tmp_path):
+    both(tmp_path, step_with, tmp_path / 'closed')
 
 
 def test_each_rank_has_a_seed_of_its_own_and_rank_0_that_of_the_run():

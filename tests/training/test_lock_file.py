@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import threading
 import time
 from pathlib import Path
@@ -37,6 +38,22 @@ def test_a_disk_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     message = r"cannot lock '.*run.lock': No locks available. Choose a folder on a disk"
     with pytest.raises(OSError, match=message), hold_lock(path, 'tests it'):
         pass
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='needs resource limits')
+def test_a_full_disk_leaves_no_lock_behind(tmp_path: Path) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with hold_lock(tmp_path / 'run.lock', 'tests it'):
+            assert is_locked(tmp_path / 'run.lock')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not is_locked(tmp_path / 'run.lock')
+    with hold_lock(tmp_path / 'run.lock', 'tests it'):
+        assert 'process' in (tmp_path / 'run.lock').read_text()
 
 
 def test_a_lock_that_another_process_only_looks_at_is_not_in_use(tmp_path: Path) -> None:

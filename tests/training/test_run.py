@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from ltos_pyg import cli
 from ltos_pyg.registry import scenario
-from ltos_pyg.training import run
+from ltos_pyg.training import lock_file, run
 from ltos_pyg.training.checkpoint import CheckpointStore
 from ltos_pyg.training.logging import read_metrics
 from ltos_pyg.training.run import load_algorithm
@@ -193,6 +194,22 @@ def test_ctrl_c_saves_and_the_run_continues_where_it_was(whole, tmp_path):
     assert len(steps_in(folder)) == 1
     assert 0 < steps_in(folder)[0] < LAST
     assert resume(folder) == 0
+    assert_same_end(folder, whole)
+
+
+def test_a_run_that_ends_while_another_waits_for_its_folder_is_left_as_it_is(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_file, 'PATIENCE', 60)
+    folder = tmp_path / 'shared'
+    folder.mkdir()
+    with ThreadPoolExecutor() as pool:
+        with RunFolder(folder).lock():
+            config = RunFolder(whole).config()
+            waits = pool.submit(run.train_run, config, scenario('prisoner'), folder)
+            time.sleep(1)
+            for path in whole.iterdir():
+                shutil.copytree(path, folder / path.name) if path.is_dir() else shutil.copy(path, folder)
+        with pytest.raises(ValueError, match=r'already holds a run\. Continue it with --resume'):
+            waits.result()
     assert_same_end(folder, whole)
 
 

@@ -20,7 +20,7 @@ from ltos_pyg.graph_env import Symmetries
 from ltos_pyg.training import zero_shot
 from ltos_pyg.training.evaluate import evaluate, playing_in
 from ltos_pyg.training.run_folder import RunFolder
-from ltos_pyg.training.zero_shot import as_csv, metrics_of, table_cells
+from ltos_pyg.training.zero_shot import as_csv, metrics_of, result_name, table_cells
 
 LOOP: dict[str, Any] = {
     'num_envs': 8,
@@ -140,6 +140,13 @@ def test_options_for_all_settings_are_part_of_the_name(run, capsys):
     assert main(['evaluate', str(run.folder), '--over', 'size=10', '--episodes', '2', '--temperature', '0.5']) == 0
     stored = json.loads((run.folder / 'zero_shot' / 'size--temperature=0.5.json').read_text())
     assert stored['temperature'] == 0.5
+
+
+def test_a_name_of_many_files_is_cut():
+    names = [result_name(['demands'], [f'net={"/folder/of/someone/" * 20}{i}.json']) for i in (1, 2)]
+    assert all(len(name) <= 200 and name.startswith('demands--net=_folder_of_someone') for name in names)
+    assert names[0] != names[1]
+    assert result_name(['size'], ['horizon=3']) == 'size--horizon=3'
 
 
 def test_one_episode_has_no_interval(run):
