@@ -161,8 +161,9 @@ class AgentMLP(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draws new weights."""
-        for lin in self.lins:
-            lin.reset_parameters()
+        for lin in self.modules():
+            if isinstance(lin, AgentLinear):
+                lin.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, G, F) to (n, G, F')."""
