@@ -133,8 +133,8 @@ def test_how_often_a_constant_beats_the_learned_weights_of_its_run_is_as_the_res
         error = sum(stat['std'] ** 2 / stat['count'] for stat in (phi, constant)) ** 0.5
         if constant['mean'] - phi['mean'] > 1.5 * error:
             better[name] = round((constant['mean'] - phi['mean']) / error, 1)
-    assert better == {'jungle-num_agents=10-num_foods=6-ltos_edge-seed10': 1.8}
-    said = f'in one of {len(learned)} learned runs (1.8 standard errors, LToS-edge with 10 agents; games'
+    assert better == {}
+    said = f'in none of {len(learned)} learned runs (games'
     assert said in page('results.md')
 
 
