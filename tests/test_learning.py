@@ -135,7 +135,7 @@ def test_what_an_agent_sees_itself_is_learnt_without_messages(algo):
     [
         ('dqn', 2_400, 0.2, 0.5),
         ('dgn', 2_400, 0.97, 1),
-        ('ltos', 3_600, 0.97, 1),
+        pytest.param('ltos', 3_600, 0.97, 1, marks=pytest.mark.slow),
         pytest.param('ltos_edge', 3_600, 0.97, 1, marks=pytest.mark.slow),
     ],
 )

@@ -29,7 +29,9 @@ def compiled(module, backend):
     return torch.compile(module, fullgraph=True, dynamic=True, backend=backend)
 
 
-@pytest.mark.parametrize('case', PORTED, ids=str)
+@pytest.mark.parametrize(
+    'case', [case if case.edge_dim else pytest.param(case, marks=pytest.mark.slow) for case in PORTED], ids=str
+)
 def test_export_agrees_on_sizes_it_was_not_traced_on(case, device):
     module = case.module().to(device).eval()
     sizes = (TRACED, *OTHERS, MANY_EDGES)

@@ -142,7 +142,7 @@ def test_the_loop_logs_evaluates_and_saves_when_it_is_asked_to(tmp_path, make_tr
     assert not any('keep' in name for row in rows for name in row)  # other weights are for the closing evaluation
 
 
-@pytest.mark.parametrize('algo', ['dqn', 'fixed_ltos', 'ltos'])
+@pytest.mark.parametrize('algo', ['dqn', pytest.param('fixed_ltos', marks=pytest.mark.slow), 'ltos'])
 @pytest.mark.parametrize('at', [60, 180])
 def test_a_run_resumed_from_a_checkpoint_is_the_run_itself(tmp_path, make_trainer, algo, at):
     whole, parts = (make_trainer(tmp_path / name, algo=algo) for name in ('whole', 'parts'))
