@@ -1,9 +1,9 @@
 """Learned sharing weights against every control, in one picture.
 
 Reads the tables that `ltos reproduce sharing-groups sharing-star ... --report` writes, and draws a row for each
-setting: a mark is the interquartile mean over seeds, a line its 95 % bootstrap interval. `ROWS` lists the
-rows of a table that a mark stands for; of several, the best is drawn. The best possible value is 1 on the games, and
-0.97 on the prisoner.
+setting: a mark is the interquartile mean over seeds, a line its 95 % bootstrap interval. `ROWS` lists the rows of a
+table that a mark stands for; of several, the best is drawn. The best possible value is 1 on the games, and 0.97 on the
+prisoner.
 
 You will see a printed line for each setting, and the picture in the file that `--out` names.
 

@@ -114,8 +114,8 @@ def assert_gradients(
     """Asserts that the gradients by every input and parameter agree with finite differences.
 
     For each of them one random direction is compared, with a fixed seed, so large layers are checked quickly. The layer
-    is copied and evaluated in float64. The arguments are those of :func:`assert_equivariant`, floating-point
-    inputs are differentiated.
+    is copied and evaluated in float64. The arguments are those of :func:`assert_equivariant`, floating-point inputs are
+    differentiated.
 
     Raises:
         AssertionError: With what :func:`torch.autograd.gradcheck` found.

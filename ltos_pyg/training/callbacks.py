@@ -19,7 +19,7 @@ Metrics = dict[str, float]
 
 
 class CallbackError(RuntimeError):
-    """A callback raised; the run was saved first."""
+    """A callback raised, or its state cannot be saved or read; what was trained until then is saved."""
 
 
 class Callback:

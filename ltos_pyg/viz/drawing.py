@@ -322,7 +322,9 @@ def save_gif(frames: Iterable[Frame], path: Path | str, fps: float = 8) -> Path:
     """
     image = pillow()[0]
     if not 0.002 <= fps <= 50:
-        raise ValueError(f"'fps' must lie in [0.002, 50] (got {fps}): players slow down faster files")
+        raise ValueError(
+            f"'fps' must lie in [0.002, 50] (got {fps}): players slow down faster files, and no pause is longer"
+        )
     stack = _same_size(frames)
     palette = _palette(stack)
     pictures = [image.fromarray(frame).quantize(palette=palette, dither=image.Dither.NONE) for frame in stack]
